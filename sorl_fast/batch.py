@@ -1,0 +1,22 @@
+"""The minibatch that data hands to learning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Batch(NamedTuple):
+    """Transitions (x, a, r, x', mask). B batch, O observation, A action; all float32, one device."""
+
+    observations: torch.Tensor  # x [B, O]
+    actions: torch.Tensor  # a [B, A], in [-1, 1]
+    rewards: torch.Tensor  # r [B]
+    next_observations: torch.Tensor  # x' [B, O]
+    masks: torch.Tensor  # [B], 0 where the task is done (no bootstrap), 1 elsewhere
+
+    def to(self, *args: Any, **kwargs: Any) -> Batch:
+        """Apply `torch.Tensor.to` to every field."""
+        return Batch(*(x.to(*args, **kwargs) for x in self))

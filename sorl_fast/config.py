@@ -1,0 +1,314 @@
+"""Every default, unit and paper symbol, checked once when a config is made.
+
+Presets are those of the paper's Table of per-environment settings (arXiv 2505.22866). An environment
+outside that table has no preset: q_coef must then be given.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from .errors import BadInput
+
+QAgg = Literal["mean", "min"]
+
+
+def option(default: Any = MISSING, *, help: str) -> Any:  # noqa: A002 - argparse's own word
+    """Declare a dataclass field whose `help` is the command line's text for its flag."""
+    return field(default=default, metadata={"help": help})
+
+
+def _check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> None:
+    if not ok:
+        flag = name.replace("_", "-")
+        raise BadInput(f"{name} is {value!r}, but must be {bound}. {remedy or f'Set --{flag}.'}")
+
+
+def _is_power_of_two(n: int) -> bool:
+    return n >= 1 and n & (n - 1) == 0
+
+
+def euler_steps(m_max: int) -> tuple[int, ...]:
+    """Return the step counts {1, 2, 4, ..., m_max} that a policy with that maximum is trained for."""
+    return tuple(2**i for i in range(m_max.bit_length()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What is learned, and by which rule: the whole of SORL's algorithm, and nothing of the machine.
+
+    Two trainings with equal AgentConfig, data, seed and device type are the same experiment.
+    """
+
+    # fmt: off
+    hidden: int = option(512, help="width H of every hidden layer, actor and critic")
+    depth: int = option(4, help="number of hidden layers, actor and critic")
+    ensemble: int = option(2, help="number E of critics")
+    m_disc: int = option(8, help="M_disc: finest Euler grid the actor learns; a power of two")
+    m_btt: int = option(8, help="M_BTT: most Euler steps the Q loss goes back through; a power of two, at most m_disc")
+    q_coef: float = option(help="weight of the Q loss in the actor loss; no default outside the paper's table")
+    fm_coef: float = option(10.0, help="weight of the flow-matching loss in the actor loss")
+    sc_coef: float = option(10.0, help="weight of the self-consistency loss in the actor loss")
+    gamma: float = option(0.99, help="discount, in [0, 1)")
+    q_agg: QAgg = option("mean", help="how the critic ensemble is aggregated in TD targets and best-of-N: mean or min")
+    tau: float = option(0.005, help="EMA rate of both target networks, in (0, 1]")
+    actor_lr: float = option(1e-4, help="Adam's learning rate, actor")
+    critic_lr: float = option(1e-4, help="Adam's learning rate, critic ensemble")
+    adam_b1: float = option(0.9, help="Adam's first moment decay")
+    adam_b2: float = option(0.999, help="Adam's second moment decay")
+    adam_eps: float = option(1e-8, help="Adam's epsilon")
+    clip_norm: float = option(1.0, help="global-norm clip of each network's gradient")
+    batch_size: int = option(256, help="transitions a minibatch")
+    flow_eps: float = option(1e-5, help="e in x_t = (1-(1-e)t) x0 + t a")
+    normalize_obs: bool = option(False, help="standardise observations by the data set's mean and deviation; saved with the policy")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "depth", "ensemble", "batch_size"):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+        for name in ("m_disc", "m_btt"):
+            value = getattr(self, name)
+            ok = isinstance(value, int) and _is_power_of_two(value)
+            _check(ok, name, value, "a power of two: 1, 2, 4, 8, ...")
+        _check(self.m_btt <= self.m_disc, "m_btt", self.m_btt, f"at most m_disc = {self.m_disc}")
+        for name in ("q_coef", "fm_coef", "sc_coef"):
+            value = getattr(self, name)
+            _check(math.isfinite(value) and value >= 0, name, value, "finite and not negative")
+        for name in ("gamma", "adam_b1", "adam_b2"):
+            value = getattr(self, name)
+            _check(0 <= value < 1, name, value, "in [0, 1)")
+        _check(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
+        _check(0 <= self.flow_eps < 1, "flow_eps", self.flow_eps, "in [0, 1)")
+        for name in ("actor_lr", "critic_lr", "clip_norm", "adam_eps"):
+            value = getattr(self, name)
+            _check(math.isfinite(value) and value > 0, name, value, "finite and above 0")
+        _check(self.q_agg in ("mean", "min"), "q_agg", self.q_agg, "mean or min")
+
+    @property
+    def train_steps(self) -> tuple[int, ...]:
+        """Step counts {1, 2, 4, ..., m_disc} that the trained actor may act with."""
+        return euler_steps(self.m_disc)
+
+    @property
+    def btt_steps(self) -> tuple[int, ...]:
+        """Step counts {1, 2, 4, ..., m_btt} that the Q and TD losses draw k from."""
+        return euler_steps(self.m_btt)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a config from `to_dict`'s values; an unknown field is refused by name."""
+        return cls(**_known(cls, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run: where from, where to, how long, how often. The algorithm is `AgentConfig`."""
+
+    # fmt: off
+    env: str = option(help="OGBench name such as cube-single-play-singletask-task2-v0, or any name of your own for --data FILE.npz")
+    data: str = option(help="folder of OGBench files, or one .npz of your own transitions")
+    out: str = option(help="the run's folder, made by this command")
+    steps: int = option(1_000_000, help="updates in all, also with --resume")
+    seed: int = option(0, help="seeds the weights, the minibatches and all noise")
+    log_every: int = option(500, help="updates between lines of log.jsonl; 0: never")
+    val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
+    eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never")
+    eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
+    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; those above m_disc are left out")
+    eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")
+    checkpoint_every: int = option(10_000, help="updates between checkpoints; 0: only at the end")
+    keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
+    workers: int = option(2, help="processes of the periodic evaluation")
+    device: str = option("cpu", help="torch device of the training: cpu, cuda, cuda:1, ...")
+    threads: int = option(0, help="torch threads; 0: one a core that this process may use")
+    download: bool = option(False, help="let ogbench download missing data files")
+    tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in ("env", "data", "out"):
+            _check(bool(getattr(self, name)), name, getattr(self, name), "given")
+        for name in (
+            *("steps", "seed", "log_every", "val_every", "eval_every"),
+            *("checkpoint_every", "threads"),
+        ):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
+        _check(self.seed < 2**63, "seed", self.seed, "below 2^63")
+        for name in ("eval_episodes", "workers", "keep_checkpoints"):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+        for name in ("eval_steps", "eval_candidates"):
+            value = getattr(self, name)
+            ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
+            _check(ok, name, value, "one or more integers of at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a config from `to_dict`'s values; an unknown field is refused by name."""
+        known = _known(cls, values)
+        for name in ("eval_steps", "eval_candidates"):
+            if name in known:
+                known[name] = tuple(known[name])
+        return cls(**known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectConfig:
+    """One data collection with OGBench's oracles."""
+
+    # fmt: off
+    env: str = option(help="data set name such as cube-single-play-v0 or pointmaze-medium-navigate-v0")
+    out: str = option(help="folder that receives {env}.npz and {env}-val.npz")
+    episodes: int = option(1000, help="training episodes; a tenth more, at least one, for validation")
+    seed: int = option(0, help="episode e is seeded from (seed, e) alone")
+    workers: int = option(2, help="processes")
+    force: bool = option(False, help="replace finished files")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in ("env", "out"):
+            _check(bool(getattr(self, name)), name, getattr(self, name), "given")
+        for name in ("episodes", "workers"):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+        ok = isinstance(self.seed, int) and 0 <= self.seed < 2**63
+        _check(ok, "seed", self.seed, "in [0, 2^63)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """One evaluation: a grid of cells (steps M, candidates N), each over the same seeded starts."""
+
+    # fmt: off
+    steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M, a row of cells each")
+    candidates: tuple[int, ...] = option((1, 4, 8), help="candidates N of best-of-N, a column of cells each")
+    episodes: int = option(50, help="episodes a cell")
+    seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
+    workers: int = option(2, help="processes, each with its own simulator")
+    backend: str = option("numpy", help="sampler backend: numpy or torch")
+    success_timing: Literal["post", "pre"] = option("post", help="success judged on s' (post, the paper's) or on s (pre, the default of ogbench 1.2)")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "workers"):
+            value = getattr(self, name)
+            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+        for name in ("steps", "candidates"):
+            value = getattr(self, name)
+            ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
+            _check(ok, name, value, "one or more integers of at least 1")
+        ok = isinstance(self.seed, int) and 0 <= self.seed < 2**32
+        _check(ok, "seed", self.seed, "in [0, 2^32)")
+        timing = self.success_timing
+        _check(timing in ("post", "pre"), "success_timing", timing, "post or pre")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The paper's setting of one environment family, and its results (success in %, 5 tasks, 8 seeds)."""
+
+    family: str
+    q_coef: float
+    gamma: float
+    q_agg: QAgg
+    obs_dim: int
+    act_dim: int
+    episode_limit: int
+    paper_sorl: float
+    paper_sorl_std: float
+    paper_fql: float
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The family's five single-task environments."""
+        return tuple(f"{self.family}-singletask-task{i}-v0" for i in range(1, 6))
+
+    @property
+    def dataset(self) -> str:
+        """The OGBench data set that all five tasks are relabelled from."""
+        return f"{self.family}-v0"
+
+    @property
+    def collectable(self) -> bool:
+        """Whether `sorl-fast collect` can make the data set; the others need a trained expert."""
+        return self.family.startswith(("cube-", "scene-", "puzzle-", "pointmaze-"))
+
+
+PRESETS: dict[str, Preset] = {
+    p.family: p
+    for p in (
+        Preset("antmaze-large-navigate", 500, 0.99, "min", 29, 8, 1000, 89, 2, 79),
+        Preset("antmaze-giant-navigate", 500, 0.995, "min", 29, 8, 1000, 9, 6, 9),
+        Preset("humanoidmaze-medium-navigate", 100, 0.995, "mean", 69, 21, 2000, 64, 4, 58),
+        Preset("humanoidmaze-large-navigate", 500, 0.995, "mean", 69, 21, 2000, 5, 2, 4),
+        Preset("antsoccer-arena-navigate", 500, 0.995, "mean", 42, 8, 1000, 69, 2, 60),
+        Preset("cube-single-play", 10, 0.99, "mean", 28, 5, 200, 97, 1, 96),
+        Preset("cube-double-play", 50, 0.99, "mean", 37, 5, 500, 25, 3, 29),
+        Preset("scene-play", 100, 0.99, "mean", 40, 5, 750, 57, 2, 56),
+    )
+}
+
+_SINGLETASK = re.compile(r"^(?P<family>.+)-singletask(-task[1-5])?-v0$")
+
+
+def dataset_name(env: str) -> str:
+    """Return the OGBench data set of an environment: its name without `-singletask[-taskK]`."""
+    match = _SINGLETASK.match(env)
+    return f"{match['family']}-v0" if match else env
+
+
+def find_preset(env: str) -> Preset | None:
+    """Return the paper's setting for `env`, a single-task name of a family in the table, or None."""
+    match = _SINGLETASK.match(env)
+    return PRESETS.get(match["family"]) if match else None
+
+
+def agent_config(env: str, **given: Any) -> AgentConfig:
+    """Return the preset of `env` with the fields in `given` replaced.
+
+    Raises
+    ------
+    BadInput
+        `env` has no preset and `given` has no q_coef, or a value is out of its bounds.
+    """
+    preset = find_preset(env)
+    if preset is not None:
+        base = {"q_coef": preset.q_coef, "gamma": preset.gamma, "q_agg": preset.q_agg}
+        return AgentConfig(**(base | given))
+    if "q_coef" not in given:
+        raise BadInput(
+            f"environment {env!r} has no preset, so q_coef must be given: add --q-coef (the paper "
+            "used 10 to 500; start at 10 for manipulation, 100 or more for locomotion). "
+            "`sorl-fast envs` lists the environments that have presets"
+        )
+    return AgentConfig(**given)
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(cls)}
+    unknown = sorted(set(values) - names)
+    if unknown:
+        raise BadInput(
+            f"{cls.__name__} has no field {unknown[0]!r}; it was written by another version. "
+            f"Its fields are {', '.join(sorted(names))}"
+        )
+    return dict(values)
