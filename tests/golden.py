@@ -100,7 +100,9 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
 
     for k in g.step_counts("q"):
         noise = a[f"q{k}/noise"]
-        note("Q actions", relative(g.actor.sample(batch.observations, noise, k), a[f"q{k}/actions"]))
+        note(
+            "Q actions", relative(g.actor.sample(batch.observations, noise, k), a[f"q{k}/actions"])
+        )
         q, values = losses.q_loss(g.actor, g.critic, batch, k, noise)
         note("Q values", relative(values, a[f"q{k}/q"]))
         note("Q loss", relative(q, a[f"q{k}/loss"], floor=1.0))
@@ -139,7 +141,9 @@ def main(argv: list[str]) -> int:
         for quantity, error in check(Path(name)).items():
             print(f"  {quantity:26s} {error:.2e}{'' if error <= TOLERANCE else '   TOO FAR'}")
             worst = max(worst, error)
-    print(f"worst {worst:.2e}, tolerance {TOLERANCE:.0e}: {'ok' if worst <= TOLERANCE else 'FAILED'}")
+    print(
+        f"worst {worst:.2e}, tolerance {TOLERANCE:.0e}: {'ok' if worst <= TOLERANCE else 'FAILED'}"
+    )
     return 0 if worst <= TOLERANCE else 1
 
 

@@ -41,7 +41,9 @@ class Network(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters by their names in the policy file, `{i}/{w,b,g,c}`."""
-        return {f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)}
+        return {
+            f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)
+        }
 
 
 def _ordered(layer: nn.Module) -> list[tuple[str, Tensor]]:

@@ -135,7 +135,8 @@ def best_of_n(
         aggregated Q [B]. A candidate whose action or Q is not finite never wins against one that is.
     """
     B, N, A = noise.shape
-    rows = obs.unsqueeze(1).expand(B, N, obs.shape[-1]).reshape(B * N, -1)
+    O = obs.shape[-1]
+    rows = obs.unsqueeze(1).expand(B, N, O).reshape(B * N, O)
     z = denoise(actor, rows, noise.reshape(B * N, A), steps)
     finite = z.isfinite().all(-1)
     low = torch.as_tensor(low, dtype=z.dtype, device=z.device)
