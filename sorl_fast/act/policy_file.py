@@ -136,6 +136,9 @@ class Policy:
         object.__setattr__(self, "actor", actor)
         object.__setattr__(self, "critic", critic)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return loads, (dumps(self),)  # a copy in another process is as immutable as this one
+
     @property
     def train_steps(self) -> tuple[int, ...]:
         """Step counts {1, 2, 4, ..., m_disc} that the actor was trained for."""
@@ -187,7 +190,7 @@ def load(path: str | os.PathLike[str]) -> Policy:
         data = path.read_bytes()
     except OSError as err:
         raise BadInput(
-            f"policy file {path} cannot be read: {err.strerror or err}. Check its permissions"
+            f"policy file {path} cannot be read: {err.strerror or err}. Check its path and permissions"
         ) from err
     return loads(data, str(path))
 
@@ -403,7 +406,7 @@ def _expected(
     obs_dim: int, act_dim: int, hidden: int, ensemble: int, depth: int
 ) -> dict[str, tuple[int, ...]]:
     """Return every tensor's name and shape."""
-    O, A, H, E = obs_dim, act_dim, hidden, ensemble  # noqa: E741
+    O, A, H, E = obs_dim, act_dim, hidden, ensemble
     shapes: dict[str, tuple[int, ...]] = {}
     for i in range(depth + 1):
         last = i == depth
@@ -445,13 +448,14 @@ def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.fl
     if given.shape != shape:
         _refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
     with np.errstate(all="ignore"):
-        array = np.array(given, np.float32, order="C")
+        # on bytes, since a numpy array that owns its memory can be made writeable again
+        data = np.ascontiguousarray(given, "<f4").tobytes()
+        array = np.frombuffer(data, np.float32).reshape(shape)
         # a NaN goes through min and max, which unlike isfinite make no array of the file's size
         finite = np.isfinite(array.min()) and np.isfinite(array.max())
     if not finite:
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         _refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
-    array.flags.writeable = False
     return array
 
 

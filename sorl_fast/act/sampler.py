@@ -162,7 +162,7 @@ class Sampler:
             A shape, dtype or number is wrong; the message names it, the bound and the remedy.
         """
         x = self._session.array("obs", obs)
-        O = self.policy.obs_dim  # noqa: E741
+        O = self.policy.obs_dim
         single = x.ndim == 1
         if x.ndim not in (1, 2) or x.shape[-1] != O:
             raise BadInput(
