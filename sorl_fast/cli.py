@@ -6,7 +6,8 @@ import json
 import shlex
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -77,16 +78,19 @@ def _make(config: type, values: dict[str, Any]) -> Any:
     return config(**values)
 
 
-def _needs_extra(err: ImportError, extra: str) -> BadInput:
-    return BadInput(f"{err.name or err} is not installed: pip install 'sorl-fast[{extra}]'")
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say which extra of the package is missing when an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        raise BadInput(f"{err.name} is not installed: pip install 'sorl-fast[{name}]'") from err
 
 
 def _collect(args: argparse.Namespace) -> int:
     config = _make(CollectConfig, _given(args, CollectConfig))
-    try:
+    with _extra("train"):
         from .data.collect import collect
-    except ImportError as err:
-        raise _needs_extra(err, "train") from err
     print(collect(config))
     return 0
 
@@ -118,10 +122,8 @@ def _envs(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     config = _make(TrainConfig, _given(args, TrainConfig))
     agent = agent_config(config.env, **_given(args, AgentConfig))
-    try:
+    with _extra("train"):
         from .learn.train import train
-    except ImportError as err:
-        raise _needs_extra(err, "train") from err
     result = train(agent, config, resume=args.resume, command=args.command_line)
     print(f"{result.step} updates made. Policy: {result.policy}")
     return 0
@@ -145,8 +147,9 @@ def _policy_path(run: str) -> tuple[Path, Path | None]:
 def _eval(args: argparse.Namespace) -> int:
     config = _make(EvalConfig, _given(args, EvalConfig))
     policy, folder = _policy_path(args.run)
-    from .act.evaluate import evaluate
-    from .report import terminal_table
+    with _extra("train"):
+        from .act.evaluate import evaluate
+        from .report import terminal_table
 
     with _progress_bar() as progress:
         result = evaluate(policy, config, env=args.env, progress=progress)
@@ -160,29 +163,24 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
-class _progress_bar:  # noqa: N801 - reads as the function it is
-    """A tqdm bar as callback(done, total)."""
-
-    def __enter__(self) -> Any:
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield callback(done, total), shown as a bar."""
+    with _extra("train"):
         from tqdm import tqdm
 
-        self._bar = tqdm(unit=" episodes", smoothing=0)
+    with tqdm(unit=" episodes", smoothing=0) as bar:
 
         def progress(done: int, total: int) -> None:
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
+            bar.total = total
+            bar.update(done - bar.n)
 
-        return progress
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        yield progress
 
 
 def _report(args: argparse.Namespace) -> int:
-    try:
+    with _extra("train"):
         from .report import write_report
-    except ImportError as err:
-        raise _needs_extra(err, "train") from err
     out = None if args.out is None else Path(args.out)
     print(write_report([Path(run) for run in args.runs], out))
     return 0

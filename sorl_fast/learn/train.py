@@ -1,6 +1,7 @@
 """The training loop: sample -> update -> log -> checkpoint -> evaluate."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -328,7 +329,7 @@ class _Run:
         )
         self.evaluation = {"step": self.step} | result
         self.folder.log_evaluation(self.evaluation)
-        tqdm.write(f"update {self.step}: {_summary(self.evaluation)}", file=bar.fp)
+        tqdm.write(f"update {self.step}: {_summary(self.evaluation)}", file=sys.stderr)
 
     def _interruptible(self, done: int, total: int) -> None:
         if self._stop:

@@ -72,7 +72,7 @@ def test_two_updates_equal_the_losses_composed_by_hand():
 
 
 def test_targets_start_as_copies_and_follow_by_tau():
-    c, learner, batch, source = setup(tau=0.25)
+    _, learner, batch, source = setup(tau=0.25)
     before = learner.target_actor.tensors()["1/w"].clone()
     assert torch.equal(before, learner.actor.tensors()["1/w"])
     learner.update(batch, source.draw())
