@@ -215,13 +215,14 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise BadInput(f"no data file {path}. Check --data")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here: numpy leaves a file that it opened itself and cannot read to the collector
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BadInput(f"{path} holds one array, not an npz archive. {_OWN_REMEDY}")
             return {name: file[name] for name in file.files}
+    except BadInput:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
-        if isinstance(err, BadInput):
-            raise
         raise BadInput(
             f"{path} cannot be read: {err}. It is damaged, or holds Python objects, which are never "
             "loaded; write it again with numpy.savez from numeric arrays"
@@ -286,6 +287,9 @@ def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[s
             f"{path}: terminals {ends.shape} and masks {arrays['masks'].shape} must both have shape "
             f"({rows},). {_OWN_REMEDY}"
         )
+    for name in ("actions", "rewards"):
+        if len(arrays[name]) != rows:
+            raise BadInput(f"{path}: {name} has {len(arrays[name])} rows, observations have {rows}")
     if rows:
         ends[-1] = True
     following = np.concatenate([obs[1:], obs[-1:]])
