@@ -38,7 +38,7 @@ class NoiseKey(NamedTuple):
     """What the noise of a call is a function of, beside its shape."""
 
     seed: int  # [0, 2^64)
-    call: int  # at least 0, counts modulo 2^32
+    call: int  # [0, 2^32)
     row_offset: int  # row number of the first row
 
 
@@ -212,9 +212,10 @@ class Sampler:
                 if call is not None:
                     raise BadInput(f"call is {call!r} without a seed: give seed= too, or neither")
                 self._calls += 1
-                return NoiseKey(self._seed, self._calls - 1, row_offset)
+                return NoiseKey(self._seed, (self._calls - 1) % 2**32, row_offset)
             seed = _integer("seed", seed, 0, 2**64)
-            return NoiseKey(seed, _integer("call", call or 0, 0, 2**64) % 2**32, row_offset)
+            number = 0 if call is None else _integer("call", call, 0, 2**64)
+            return NoiseKey(seed, number % 2**32, row_offset)
         if seed is not None or call is not None:
             raise BadInput("noise is given together with seed or call: give one or the other")
         z = self._session.array("noise", noise)
