@@ -1,6 +1,7 @@
 """The whole way through the real console script: collect, train, evaluate, report, inspect."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,31 @@ from sorl_fast import Sampler
 ENV = "cube-single-play-singletask-task2-v0"
 
 
+# Every process of the run, worker processes too, loads this before anything else.
+NO_NETWORK = """
+import socket
+
+class Blocked(socket.socket):
+    def __init__(self, family=socket.AF_INET, *args, **kwargs):
+        if family in (-1, socket.AF_INET, socket.AF_INET6) and kwargs.get("fileno") is None:
+            raise AssertionError("an internet socket was opened")
+        super().__init__(family, *args, **kwargs)
+
+socket.socket = Blocked
+"""
+
+
 def sorl(*words, cwd):
+    (cwd / "blocked").mkdir(exist_ok=True)
+    (cwd / "blocked" / "sitecustomize.py").write_text(NO_NETWORK)
     script = Path(sys.executable).parent / "sorl-fast"
     done = subprocess.run(
-        [str(script), *map(str, words)], cwd=cwd, capture_output=True, text=True, timeout=280
+        [str(script), *map(str, words)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(cwd / "blocked")},
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -55,3 +77,11 @@ def test_collect_train_evaluate_report(tmp_path):
     assert (shown["obs_dim"], shown["act_dim"], shown["env"]) == (28, 5, ENV)
     action = Sampler.load(tmp_path / "run" / "policy.safetensors").act(np.zeros(28, np.float32), 8)
     assert action.shape == (5,)
+
+
+def test_the_block_of_the_network_works(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(NO_NETWORK)
+    code = "import socket; socket.create_connection(('127.0.0.1', 9))"
+    env = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "an internet socket was opened" in done.stderr

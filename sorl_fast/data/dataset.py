@@ -195,6 +195,7 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
             )
             raise BadInput(f"no data file {path}. {make}")
     import ogbench
+    from gymnasium.error import Error as GymnasiumError
 
     try:
         simulator, train, val = ogbench.make_env_and_datasets(env, dataset_dir=str(folder))
@@ -203,7 +204,7 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
             f"ogbench could not get {name} into {folder}: {err}. Check the network and the folder, "
             f"or make it with `sorl-fast collect --env {name} --out {folder}`"
         ) from err
-    except Exception as err:  # gymnasium's own errors for names it does not know
+    except (GymnasiumError, AssertionError, ValueError) as err:
         raise BadInput(
             f"ogbench does not load {env!r}: {err}. `sorl-fast envs` lists the names that have presets"
         ) from err

@@ -101,7 +101,7 @@ def td_target(
     noise: Tensor,
     config: AgentConfig,
 ) -> Tensor:
-    """y = r + gamma * mask * agg(Q_target(x', a', k)) [B], a' a k-step sample at x'.
+    """Return y = r + gamma * mask * agg(Q_target(x', a', k)) [B], a' a k-step sample at x'.
 
     No gradient reaches the actor from here (the authors' release lets it: corrected).
     """

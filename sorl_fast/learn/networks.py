@@ -6,6 +6,7 @@ Shape letters as in `ops.reference`. Names of the parameters are those of the po
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -31,7 +32,7 @@ class Network(nn.Module):
         return [tuple(x for _, x in _ordered(layer)) for layer in self.stack]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._layers = self._gather()  # .to(device) and .double() may replace the parameters
         return self
 
@@ -80,7 +81,7 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _widths(inputs: int, outputs: int, config: AgentConfig) -> list[tuple[int, int]]:
     sizes = [inputs, *[config.hidden] * config.depth, outputs]
-    return list(zip(sizes[:-1], sizes[1:], strict=True))
+    return list(pairwise(sizes))
 
 
 def make_actor(

@@ -71,10 +71,11 @@ class NoiseSource:
     def draw(self) -> UpdateNoise:
         """Draw the noise of one update."""
         B, strata, steps = self._shape[0], self._strata, self._strata_steps
-        on_device = {"generator": self._device, "device": self._device.device}
-        fm_t = torch.randint(self._m_disc, (B,), **on_device) / self._m_disc
+        random, device = self._device, self._device.device
+        fm_t = torch.randint(self._m_disc, (B,), generator=random, device=device) / self._m_disc
         # u < 1 and steps a power of two, so floor(u * steps) <= steps - 1 exactly
-        sc_t = (torch.rand(len(strata), **on_device) * steps).floor_() / steps
+        u = torch.rand(len(strata), generator=random, device=device)
+        sc_t = (u * steps).floor_() / steps
         return UpdateNoise(
             td_steps=self._steps(),
             td_noise=self._normal(B),

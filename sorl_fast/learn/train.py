@@ -263,11 +263,11 @@ class _Run:
         )
 
     def _log(self, rate: float, bar: "tqdm[Any]") -> None:
-        means = np.mean(self.window, axis=0, dtype=np.float64)
+        means = np.stack(self.window).mean(0, dtype=np.float64).tolist()
         self.window.clear()
         line = {"step": self.step, "seconds": round(self.seconds, 3)}
         line |= {"updates_per_second": round(rate, 3)}
-        line |= {name: float(v) for name, v in zip(METRICS, means, strict=True)}
+        line |= dict(zip(METRICS, means, strict=True))
         self.last = line
         self._write(line)
         shown = {"critic": f"{line['critic_loss']:.3g}", "fm": f"{line['fm_loss']:.3g}"}

@@ -249,3 +249,31 @@ def test_ogbench_files_are_relabelled_for_the_task(tmp_path):
 def test_transition_data_checks_shapes():
     with pytest.raises(BadInput, match="src"):
         TransitionData(own_arrays(T=5) | {"next_observations": np.zeros((4, 4), np.float32)}, "src")
+
+
+@pytest.mark.slow
+def test_only_download_asks_ogbench_for_files(tmp_path, monkeypatch):
+    import ogbench.utils
+
+    asked = []
+
+    def fetch(names, folder):
+        asked.extend(names)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(ogbench.utils, "download_datasets", fetch)
+    with pytest.raises(BadInput, match="no data file"):
+        load_data(ENV, tmp_path)
+    assert asked == []
+    with pytest.raises(BadInput, match="no route to host"):
+        load_data(ENV, tmp_path, download=True)
+    assert asked == ["cube-single-play-v0"]
+
+
+@pytest.mark.slow
+def test_a_name_that_ogbench_does_not_know(tmp_path):
+    name = "cube-sextuple-play"
+    for part in ("", "-val"):
+        write(tmp_path / f"{name}-v0{part}.npz", **ogbench_arrays())
+    with pytest.raises(BadInput, match="does not load"):
+        load_data(f"{name}-singletask-task1-v0", tmp_path)

@@ -1,6 +1,7 @@
 """The plain PyTorch operations: their gradients, their edges, and Adam against torch's own."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def actor_layers(O=3, A=2, H=5, depth=2, seed=0, dtype=torch.float64):
             torch.randn(i, o, generator=g, dtype=dtype) / math.sqrt(i),
             torch.randn(o, generator=g, dtype=dtype),
         )
-        for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        for i, o in pairwise(sizes)
     ]
 
 
@@ -25,7 +26,7 @@ def critic_layers(O=3, A=2, H=5, depth=2, E=2, seed=1, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
     sizes = [O + A + 1, *[H] * depth, 1]
     layers = []
-    for n, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for n, (i, o) in enumerate(pairwise(sizes)):
         shapes = [(E, i, o), (E, o), (E, o), (E, o)][: 2 if n == depth else 4]
         layers.append(
             tuple(torch.randn(s, generator=g, dtype=dtype) / math.sqrt(i) for s in shapes)
