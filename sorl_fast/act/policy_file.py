@@ -449,7 +449,7 @@ def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.fl
         _refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
     with np.errstate(all="ignore"):
         # on bytes, since a numpy array that owns its memory can be made writeable again
-        data = np.ascontiguousarray(given, "<f4").tobytes()
+        data = np.ascontiguousarray(given, np.float32).tobytes()
         array = np.frombuffer(data, np.float32).reshape(shape)
         # a NaN goes through min and max, which unlike isfinite make no array of the file's size
         finite = np.isfinite(array.min()) and np.isfinite(array.max())

@@ -276,7 +276,7 @@ def overflowing_critic(value):
 @both
 def test_a_non_finite_q_never_wins(backend):
     obs, noise = observations(40), normals(4, 40, 6, 2)
-    action, info = Sampler(overflowing_critic(3e38), backend=backend).act(
+    _, info = Sampler(overflowing_critic(3e38), backend=backend).act(
         obs, 1, 6, noise=noise, return_info=True
     )
     rejected = info.status & Status.CANDIDATE_REJECTED != 0
