@@ -91,7 +91,15 @@ def _collect(args: argparse.Namespace) -> int:
     config = _make(CollectConfig, _given(args, CollectConfig))
     with _extra("train"):
         from .data.collect import collect
-    print(collect(config))
+    report = collect(config)
+    if report.already_done:
+        print(f"{report.train_path} and {report.val_path} are there already; nothing was changed.")
+        return 0
+    rate = report.steps / max(report.seconds, 1e-9)
+    print(
+        f"{report.episodes} + {report.val_episodes} episodes in {report.train_path} and "
+        f"{report.val_path.name}: {report.steps} steps in {report.seconds:.0f} s, {rate:.0f} a second"
+    )
     return 0
 
 
