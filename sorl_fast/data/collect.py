@@ -300,7 +300,9 @@ def _shard_folder(folder: Path, about: dict[str, Any], *, force: bool) -> Iterat
             for file in folder.glob("*.npz"):
                 file.unlink()
             atomic.write_bytes(folder / "collection.json", json.dumps(about).encode())
-        for part in folder.glob(".*.part"):  # of a worker that was killed while it wrote
+        # What was being written when a process was killed.
+        unfinished = folder.parent.glob(f".{about['dataset']}*.npz.*.part")
+        for part in (*folder.glob(".*.part"), *unfinished):
             part.unlink()
         yield
 

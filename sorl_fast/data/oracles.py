@@ -210,8 +210,8 @@ class _ManipulationSource:
         )
         # Without gymnasium's wrappers: the steps are counted here.
         self._env = cast("Any", made.unwrapped)
-        # The first reset compiles the model and solves for the home pose before the controller's
-        # gains are set; later ones after. This one is thrown away so that no episode is the first.
+        # The first reset compiles the model and runs the solver before the controller's gains are
+        # set; later ones after. No difference was ever seen, but no episode need be the first.
         self._env.reset(seed=0)
         self._recipe = recipe
         self._noisy = recipe.kind == "noisy"

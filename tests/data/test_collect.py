@@ -270,7 +270,7 @@ class Killed(BaseException):
 
 
 def test_killed_at_any_step_leaves_whole_files_and_goes_on(tmp_path, simulator, monkeypatch):
-    straight = tiny(tmp_path / "straight", episodes=2)
+    straight = tiny(tmp_path / "straight", episodes=1)
     real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "rmdir")}
     left = {"calls": 0}
 
@@ -290,7 +290,7 @@ def test_killed_at_any_step_leaves_whole_files_and_goes_on(tmp_path, simulator, 
         out = tmp_path / f"{kills}"
         left["calls"] = kills + 1
         try:
-            tiny(out, episodes=2)
+            tiny(out, episodes=1)
         except Killed:
             kills += 1
         else:
@@ -299,11 +299,28 @@ def test_killed_at_any_step_leaves_whole_files_and_goes_on(tmp_path, simulator, 
             left["calls"] = 0
         for path in out.glob("*.npz"):  # what has its final name is whole
             assert path.read_bytes() == (straight.train_path.parent / path.name).read_bytes()
-        tiny(out, episodes=2)
+        tiny(out, episodes=1)
         assert sorted(p.name for p in out.iterdir()) == [f"{NAME}-val.npz", f"{NAME}.npz"]
         assert (out / f"{NAME}.npz").read_bytes() == straight.train_path.read_bytes()
         assert (out / f"{NAME}-val.npz").read_bytes() == straight.val_path.read_bytes()
-    assert kills > 20
+    assert kills > 15
+
+
+def test_what_was_being_written_at_a_kill_is_removed(tmp_path, simulator):
+    simulator.break_after = 5
+    with pytest.raises(Stopped):
+        tiny(tmp_path)
+    simulator.break_after = None
+    shard = tmp_path / HIDDEN / ".train-000005.npz.0123abcd.part"
+    other = tmp_path / ".mine.npz.0123abcd.part"
+    parts = [tmp_path / f".{NAME}{split}.npz.0123abcd.part" for split in ("", "-val")]
+    for path in (shard, other, *parts):
+        path.write_text("half")
+    simulator.break_after = 5
+    with pytest.raises(Stopped):
+        tiny(tmp_path)
+    assert not shard.exists()
+    assert [path.exists() for path in (*parts, other)] == [False, False, True]
 
 
 @pytest.mark.parametrize("split", [f"{NAME}-val.npz", f"{NAME}.npz"])
