@@ -337,7 +337,7 @@ class TorchSession:
             good, q = good.view(B, N), q.view(B, N)
             seen = obs.isfinite().all(1)
             left = seen & good.any(1)
-            ranked = torch.where(good, q, -torch.inf) if N > 1 else torch.zeros_like(q)
+            ranked = torch.where(good, q, -torch.inf)
             # argmax leaves open which of equal entries it returns: the smallest index is the rule
             tied = ranked == ranked.amax(1, keepdim=True)
             best = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
