@@ -332,7 +332,7 @@ class Evaluator:
         episodes
             Episodes a cell, at least 1.
         seed
-            In [0, 2^32).
+            In [0, 2^63).
         progress
             Called with (episodes done, episodes in all) at least twice a second. What it raises ends
             the evaluation and the worker processes, and is raised here.
@@ -451,7 +451,9 @@ def _check_grid(
     episodes: int,
     seed: int,
 ) -> None:
-    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes, seed=seed)
+    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes)
+    if not 0 <= seed < 2**63:  # a training passes its own seed, which may be that large
+        raise BadInput(f"seed is {seed!r}, but must be in [0, 2^63). Set --seed")
     for name, values in (("steps", steps), ("candidates", candidates)):
         if len(set(values)) < len(values):
             raise BadInput(f"{name} {list(values)} names a value twice; give each once")
