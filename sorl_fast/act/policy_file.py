@@ -244,7 +244,7 @@ def _parse(data: bytes) -> Policy:
     values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
     _check_scalars(values)
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
-        _check_vector(name, values[name], null=name.startswith("obs"))
+        values[name] = _numbers(name, values[name], null=name.startswith("obs"))
     if not isinstance(values["config"], dict):
         _refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -293,7 +293,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(name: str, text: bytes) -> dict[str, Any]:
-    """Parse one JSON object, refusing what JSON leaves open: repeated keys, NaN, deep nesting."""
+    """Parse one JSON object without repeated keys; the check of its field refuses Python's NaN."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -301,11 +301,8 @@ def _json(name: str, text: bytes) -> dict[str, Any]:
             raise ValueError("a key appears twice")
         return values
 
-    def constant(word: str) -> NoReturn:
-        raise ValueError(f"{word} is not JSON")
-
     try:
-        values = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+        values = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as err:
         _refuse(name, _Words(f"{len(text)} bytes"), f"one JSON object ({err})")
     if not isinstance(values, dict):
@@ -411,16 +408,16 @@ def _plain(config: Any) -> dict[str, Any]:
     return plain
 
 
-def _check_vector(name: str, value: Any, null: bool) -> None:
-    """Check that JSON gave a list of numbers, which numpy may then convert; or null where allowed."""
+def _numbers(name: str, value: Any, null: bool) -> list[float] | None:
+    """Return a list of numbers from JSON, or None for null where that is allowed."""
     if value is None and null:
-        return
+        return None
     if not isinstance(value, list):
         _refuse(name, value, "a list of numbers" + " or null" * null)
     for i, x in enumerate(value):
-        # an integer of any size is compared exactly; a float32 of this size rounds to infinity
-        if type(x) not in (int, float) or not abs(x) < 2.0**128:
+        if type(x) not in (int, float) or not abs(x) < 2.0**128:  # exact for an integer of any size
             _refuse(f"{name}[{i}]", x, "a finite float32 number")
+    return [float(x) for x in value]
 
 
 def _check_layers(actor: Sequence[Any], critic: Sequence[Any], depth: int) -> None:

@@ -306,7 +306,7 @@ class TorchSession:
             return torch.from_numpy(_floats(name, value).copy())
         if value.dtype.is_complex or value.dtype == torch.bool:
             _refuse_dtype(name, str(value.dtype))
-        return value.detach().to(torch.float32)
+        return value.to(torch.float32)
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
