@@ -871,9 +871,9 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             if run.complete:
                 source = "evaluation.json"
             else:
-                source = "last line of eval.jsonl" if run.evaluation else "not evaluated"
+                source = "eval.jsonl, last line" if run.evaluation else "not evaluated"
             if evaluation:
-                source += f", {evaluation.get('backend')} backend, seed {evaluation.get('seed')}"
+                source += f" ({evaluation.get('backend')}, seed {evaluation.get('seed')})"
             lines.append(
                 {
                     "folder": str(run.folder),
@@ -889,14 +889,16 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
                     "data": _data_words(run),
                     "versions": dict(run.config.get("versions") or {}),
                     "eval_versions": dict(evaluation.get("versions") or {}),
-                    "commands": [
-                        text
-                        for text in (run.config.get("command"), evaluation.get("command"))
-                        if text
-                    ],
+                    "commands": _commands(run),
                 }
             )
     return lines
+
+
+def _commands(run: Run) -> list[str]:
+    """Return the command lines of the training, its resumptions too, and of the evaluation."""
+    found = run.config.get("commands") or [run.config.get("command")]
+    return [str(text) for text in (*found, (run.evaluation or {}).get("command")) if text]
 
 
 def _config_table(settings: Sequence[Setting]) -> list[tuple[str, list[str], bool]]:

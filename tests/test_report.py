@@ -86,7 +86,11 @@ def make_run(
             env=env, data="data", out=str(folder), steps=steps, seed=seed
         ).to_dict(),
         "versions": {"python": "3.11.2", "torch": "2.9.0", "numpy": "2.2.0", "ogbench": "1.2.1"},
-        "command": f"sorl-fast train --env {env} --data data --steps {steps} --seed {seed} --out run",
+        "commands": [
+            f"sorl-fast train --env {env} --data data --steps {steps} --seed {seed} --out run",
+            f"sorl-fast train --env {env} --out run --resume",
+        ],
+        "command": f"sorl-fast train --env {env} --out run --resume",
         "data": {"path": "data", "sha256": "ab" * 32, "transitions": 250_000, "episodes": 250},
     }
     (folder / "config.json").write_text(json.dumps(config))
@@ -205,7 +209,8 @@ def test_the_page_says_what_a_reader_must_know(one_run):
         "96%",
         "Not yet measured on a GPU",
         "250,000 transitions, 250 episodes",
-        "sorl-fast train --env",
+        f"sorl-fast train --env {CUBE} --data data --steps 60000 --seed 0 --out run",
+        f"sorl-fast train --env {CUBE} --out run --resume",
         "sorl-fast eval run --episodes 50",
         "torch 2.9.0",
         "mujoco 3.3.0",
@@ -213,6 +218,7 @@ def test_the_page_says_what_a_reader_must_know(one_run):
     ):
         assert words in text, words
     assert "estimate" not in text
+    assert text.count("--resume") == 1
 
 
 @pytest.fixture
@@ -312,7 +318,7 @@ def test_one_seed_twice_is_refused(tmp_path):
 def test_a_runs_texts_are_escaped(tmp_path):
     run = make_run(tmp_path / "run", steps=3000)
     config = json.loads((run / "config.json").read_text())
-    config["command"] = "sorl-fast train --out '<script>alert(1)</script>'"
+    config["commands"] = ["sorl-fast train --out '<script>alert(1)</script>'"]
     (run / "config.json").write_text(json.dumps(config))
     page = write_report([run])
     assert "<script>" not in page.read_text()
@@ -323,7 +329,7 @@ def test_a_runs_texts_are_escaped(tmp_path):
 def test_missing_extras_are_tolerated(tmp_path):
     run = make_run(tmp_path / "run", steps=3000)
     config = json.loads((run / "config.json").read_text())
-    for key in ("versions", "command", "data", "sorl_fast"):
+    for key in ("versions", "command", "commands", "data", "sorl_fast"):
         del config[key]
     (run / "config.json").write_text(json.dumps(config))
     assert "not recorded" in Page(write_report([run])).text
