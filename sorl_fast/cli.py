@@ -157,11 +157,14 @@ def _eval(args: argparse.Namespace) -> int:
     policy, folder = _policy_path(args.run)
     with _extra("train"):
         from .act.evaluate import evaluate
+        from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
 
     with _progress_bar() as progress:
         result = evaluate(policy, config, env=args.env, progress=progress)
     result["command"] = args.command_line
+    if folder is not None and (saved := checkpoint_folders(folder / "checkpoints")):
+        result = {"step": int(saved[-1].name)} | result
     data = (json.dumps(result, indent=1) + "\n").encode()
     if args.json:
         write_bytes(args.json, data)

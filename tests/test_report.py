@@ -11,20 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sorl_fast import report
 from sorl_fast.act.evaluate import wilson
 from sorl_fast.config import AgentConfig, TrainConfig
 from sorl_fast.errors import BadInput
-from sorl_fast.report import (
+from sorl_fast.report import page, terminal_table, write_report
+from sorl_fast.report.figures import draw_learning
+from sorl_fast.report.runs import (
     Cell,
     Setting,
     cells_of,
-    draw_learning,
     learning_curves,
     load_run,
     pareto_front,
-    terminal_table,
-    write_report,
 )
 
 CUBE = "cube-single-play-singletask-task2-v0"
@@ -224,7 +222,16 @@ def test_the_page_says_what_a_reader_must_know(one_run):
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Pictures take most of a report's time; some tests look at its words alone."""
-    monkeypatch.setattr(report, "_PICTURES", ())
+    monkeypatch.setattr(page, "PICTURES", ())
+
+
+def test_an_evaluation_older_than_the_run_is_said_so(tmp_path, no_pictures):
+    run = make_run(tmp_path / "run", steps=2000)
+    result = json.loads((run / "evaluation.json").read_text())
+    for step, said in ((1500, True), (2000, False)):
+        (run / "evaluation.json").write_text(json.dumps({"step": step} | result))
+        text = Page(write_report([run])).text
+        assert ("was evaluated after 1,500 updates and trained on since" in text) == said
 
 
 @pytest.mark.slow
