@@ -64,7 +64,7 @@ bool Reader::punctuation(char c) {
 
 bool Reader::open(char bracket) {
   if (!error_.empty() || !punctuation(bracket)) return false;
-  if (++depth_ > kMaxDepth) return fail("nested deeper than 16");
+  if (++depth_ > kMaxDepth) return fail("nested deeper than 64");
   return true;
 }
 
@@ -235,6 +235,7 @@ bool Reader::skip() {
   const char* first = nullptr;
   const char* last = nullptr;
   bool whole = false;
+  double value = 0;
   switch (kind()) {
     case Kind::object: {
       std::vector<std::string> keys;
@@ -251,7 +252,14 @@ bool Reader::skip() {
     }
     case Kind::array: return array([&] { return skip(); });
     case Kind::string: return text(nullptr, 0);
-    case Kind::number: return number_text(first, last, whole);
+    case Kind::number: {
+      // An integer may have any length; a fraction must be a finite double.
+      const std::size_t start = tell();
+      if (!number_text(first, last, whole)) return false;
+      if (whole) return true;
+      seek(start);
+      return number(value);
+    }
     case Kind::boolean: return literal(*at_ == 't' ? "true" : "false");
     case Kind::null: return literal("null");
     case Kind::invalid: break;

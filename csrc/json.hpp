@@ -12,7 +12,7 @@
 
 namespace sorl::json {
 
-constexpr int kMaxDepth = 16;
+constexpr int kMaxDepth = 64;
 constexpr int kMaxKeys = 256;
 
 enum class Kind { object, array, string, number, boolean, null, invalid };
@@ -52,7 +52,8 @@ class Reader {
   /// Reads a string of at most `max_bytes` bytes of UTF-8 into `out`.
   bool string(std::string& out, std::size_t max_bytes) { return text(&out, max_bytes); }
 
-  /// Reads a number as the nearest double; one that no finite double comes near is refused.
+  /// Reads a number as the nearest double; one that would become infinite, or 0 by underflow, is
+  /// refused.
   bool number(double& out);
 
   /// Reads a number without fraction and exponent.

@@ -24,8 +24,8 @@ namespace {
 #endif
 
 constexpr std::int64_t kFormat = 1;
-constexpr std::int64_t kMostSteps = 1024;           // m_disc: the engine keeps a table a step count
-constexpr std::uint64_t kMostHeader = 100'000'000;  // safetensors' own bound
+constexpr std::int64_t kMostSteps = 1 << 20;
+constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;
 constexpr std::size_t kPrefix = 8;  // the length of the header, u64
@@ -90,7 +90,7 @@ class PolicyParser {
       : policy_(policy), size_(size), name_(name) {}
 
   bool run(PolicyFile::Digest digest) {
-    return envelope() && find_metadata() && index_metadata() && format() &&
+    return envelope() && find_metadata() && index_metadata() &&
            digest_matches(digest) && dimensions() && bounds() && tensors() && offsets() && weights();
   }
 
@@ -111,7 +111,7 @@ class PolicyParser {
   }
 
   bool refuse_json(const char* where, const json::Reader& reader) {
-    return refuse(std::string("the ") + where + " is not valid JSON of a policy: " + reader.error());
+    return refuse(std::string("in its ") + where + ": " + reader.error());
   }
 
   // The length prefix against the file's size.
@@ -129,13 +129,13 @@ class PolicyParser {
     }
     header_size_ = static_cast<std::size_t>(length);
     data_size_ = size_ - kPrefix - header_size_;
-    if (bytes()[kPrefix] != '{') return refuse("its header does not begin with '{'");
     return true;
   }
 
   // First pass over the header: it is JSON as a whole; the value of __metadata__/sorl_fast.
   bool find_metadata() {
     json::Reader reader = header();
+    metadata_.reserve(header_size_);  // growing by steps would hold three times as much
     bool found_table = false;
     bool found = false;
     const auto entry = [&](const std::string& key) {
@@ -162,21 +162,24 @@ class PolicyParser {
     std::array<bool, kFields> seen{};
     const auto member = [&](const std::string& key) {
       const auto name = std::find(kFieldNames.begin(), kFieldNames.end(), key);
-      if (name == kFieldNames.end()) return reader.fail("unknown field " + quoted(key));
+      if (name == kFieldNames.end()) {
+        if (unknown_.empty()) unknown_ = quoted(key);
+        return reader.skip();
+      }
       const auto field = static_cast<std::size_t>(name - kFieldNames.begin());
       if (std::exchange(seen[field], true)) return reader.fail("the field " + key + " stands twice");
-      const json::Kind kind = reader.kind();
-      if (field == kFieldConfig && kind != json::Kind::object) {
-        return reader.fail("config must be an object");
-      }
+      kind_[field] = reader.kind();
       position_[field] = reader.tell();
-      null_[field] = kind == json::Kind::null;
       return reader.skip();
     };
-    if (!reader.object(member) || !reader.finish()) return refuse_json("metadata sorl_fast", reader);
+    if (!reader.object(member) || !reader.finish()) return refuse_json("metadata", reader);
+    // Another format may have other fields, so it is looked at first.
+    if (seen[kFieldFormat] && !format()) return false;
     for (std::size_t field = 0; field < kFields; ++field) {
       if (!seen[field]) return refuse("the metadata lacks the field " + std::string(kFieldNames[field]));
     }
+    if (!unknown_.empty()) return refuse("the metadata has the unknown field " + unknown_);
+    if (kind_[kFieldConfig] != json::Kind::object) return refuse_field(kFieldConfig, "none", "an object");
     return true;
   }
 
@@ -207,7 +210,8 @@ class PolicyParser {
     if (digest == PolicyFile::Digest::ignore) return true;
     const char* const first = bytes() + kPrefix;
     const char* const last = first + header_size_;
-    const char* const found = std::search(first, last, stated.begin(), stated.end());
+    // The last occurrence: sha256 is written as the last field, and an earlier one may be anything.
+    const char* const found = std::find_end(first, last, stated.begin(), stated.end());
     if (found == last) return refuse("the digits of sha256 are written with escapes");
     const auto before = static_cast<std::size_t>(found - bytes());
     Sha256 sum;
@@ -302,10 +306,9 @@ class PolicyParser {
       if (out.size() == static_cast<std::size_t>(count)) return reader.fail("too many numbers");
       if (reader.kind() != json::Kind::number) return reader.fail("no number");
       if (!reader.number(value)) return false;
-      if (!(value >= -std::numeric_limits<float>::max() && value <= std::numeric_limits<float>::max())) {
-        return reader.fail(shown(value) + ", beyond float32,");
-      }
-      out.push_back(static_cast<float>(value));
+      const auto single = static_cast<float>(value);
+      if (!finite(single)) return reader.fail(shown(value) + " is beyond float32");
+      out.push_back(single);
       return true;
     };
     if (!reader.array(element)) return refuse_field(field, "wrong (" + reader.error() + ")", bound);
@@ -328,10 +331,10 @@ class PolicyParser {
                       shown(policy_.action_high_[a]));
       }
     }
-    if (null_[kFieldObsMean] != null_[kFieldObsStd]) {
+    if ((kind_[kFieldObsMean] == json::Kind::null) != (kind_[kFieldObsStd] == json::Kind::null)) {
       return refuse("one of obs_mean and obs_std is null, but both or none must be");
     }
-    if (null_[kFieldObsMean]) return true;
+    if (kind_[kFieldObsMean] == json::Kind::null) return true;
     if (!numbers(kFieldObsMean, policy_.obs_dim_, policy_.obs_mean_) ||
         !numbers(kFieldObsStd, policy_.obs_dim_, policy_.obs_std_)) {
       return false;
@@ -532,7 +535,8 @@ class PolicyParser {
   std::size_t data_size_ = 0;
   std::string metadata_;
   std::array<std::size_t, kFields> position_{};
-  std::array<bool, kFields> null_{};
+  std::array<json::Kind, kFields> kind_{};
+  std::string unknown_;
   std::vector<Tensor> tensors_;
   std::string message_;
 };
