@@ -116,6 +116,8 @@ class Engine {
 
   // Forgets the last good action: held rows get clip(0, low, high) again.
   void reset() noexcept;
+  // Takes over the last good action of another session of the same action dimension.
+  void continue_from(const Engine& other) noexcept;
 
   const Model& model() const noexcept;
   int threads() const noexcept;
