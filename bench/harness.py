@@ -58,9 +58,17 @@ class Running(NamedTuple):
 class Contender(Protocol):
     """One way to run the sampler, at one precision and number of threads."""
 
-    name: str
-    precision: str
-    threads: int
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+
+    @property
+    def precision(self) -> str:
+        """fp32 or bf16."""
+
+    @property
+    def threads(self) -> int:
+        """Threads, at least 1."""
 
     def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
         """Make ready for a cell, with observations [B, O] and noise [B, N, A]."""
@@ -183,7 +191,7 @@ def time_calls(
             call()
             if clock() - start > seconds * 1e9:
                 break
-        times = []
+        times: list[int] = []
         end = clock() + int(seconds * 1e9)
         while len(times) < most and (len(times) < least or clock() < end):
             if between is not None:

@@ -43,6 +43,13 @@ def import_native() -> Any:
         ) from err
 
 
+# Fields that the native model takes over from Policy by name.
+_SAME_NAME = (
+    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
+    *("action_low", "action_high", "obs_mean", "obs_std", "actor", "critic"),
+)
+
+
 @dataclass(frozen=True)
 class SorlFast:
     """The native sampler: `act_into` with arrays of the caller's own, as a control loop calls it."""
@@ -56,17 +63,8 @@ class SorlFast:
         """Return a native session over the policy, and its instruction set."""
         native = import_native()
         model = native.Model(
-            **{
-                field: getattr(policy, field)
-                for field in ("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc")
-            },
-            **{
-                field: getattr(policy, field)
-                for field in ("m_btt", "action_low", "action_high", "obs_mean", "obs_std")
-            },
+            **{name: getattr(policy, name) for name in _SAME_NAME},
             q_min=policy.q_agg == "min",
-            actor=policy.actor,
-            critic=policy.critic,
             precision=self.precision,
             isa=self.isa,
         )
@@ -121,6 +119,12 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
         return nn.Sequential(*parts).to(kind)
 
     class Sampler(nn.Module):
+        time: torch.Tensor
+        k: torch.Tensor
+        low: torch.Tensor
+        high: torch.Tensor
+        row: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.actor = network(policy.actor)

@@ -1,4 +1,4 @@
-"""An action in how many microseconds, and in how many with the runtimes that one could pick instead?
+"""How many microseconds an action takes, here and with the runtimes that one could pick instead.
 
 `sorl-bench sampler --json FILE`. Ratios count only within one run on an otherwise idle machine; a peer is
 compared only at the same cell, precision and number of threads.
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
     rivals = peers.make_peers(names if args.peers is None else args.peers)
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
     lanes = _lanes(shapes.QUICK if args.quick else shapes.FULL)
-    contenders = [*_ours({} if args.quick else isas), *rivals]
+    contenders: list[Contender] = [*_ours({} if args.quick else isas), *rivals]
     policies = {
         dims: shapes.make_policy(*dims) for dims in dict.fromkeys(lane.cell[3:] for lane in lanes)
     }
@@ -267,7 +267,7 @@ def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
         short += not reached
         verdict = "reached" if reached else f"SHORT by {1 - ratio / floor:.0%}"
         lines.append(
-            f"  {str(lane.cell):22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
+            f"  {lane.cell!s:22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
             f"{ours['limit_fraction']:4.0%} of the limit; {best['contender']:13s} "
             f"{best['p50_us']:10.1f} us: {ratio:5.2f} x, floor {floor:g}: {verdict}"
         )
