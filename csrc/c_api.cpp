@@ -1,0 +1,272 @@
+// The C interface over the loader and the engine: checks, handles, and no exception beyond it.
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "engine.hpp"
+#include "policy_file.hpp"
+#include "sorl_fast/sorl.h"
+
+namespace {
+
+using sorl::Engine;
+using sorl::Isa;
+using sorl::Model;
+using sorl::PolicyFile;
+using sorl::Precision;
+
+static_assert(SORL_STATUS_NONFINITE_OBS == sorl::nonfinite_obs, "");
+static_assert(SORL_STATUS_NONFINITE_RESULT == sorl::nonfinite_result, "");
+static_assert(SORL_STATUS_HELD == sorl::held, "");
+static_assert(SORL_STATUS_CLIPPED == sorl::clipped, "");
+static_assert(SORL_STATUS_CANDIDATE_REJECTED == sorl::candidate_rejected, "");
+
+constexpr std::uint32_t kStatusBits = 31;
+
+// The packed weights, one Model for each precision and instruction set, kept while a session of it
+// lives. Only making a session locks.
+class Models {
+ public:
+  std::shared_ptr<const Model> get(const PolicyFile& policy, Precision precision, Isa isa,
+                                   std::string& error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::weak_ptr<const Model>& slot = models_[{precision, isa}];
+    std::shared_ptr<const Model> model = slot.lock();
+    if (!model) {
+      model = Model::make(policy.view(), precision, isa, error);
+      slot = model;
+    }
+    return model;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<std::pair<Precision, Isa>, std::weak_ptr<const Model>> models_;
+};
+
+void write_error(char* error, std::size_t size, const std::string& text) noexcept {
+  if (error == nullptr || size == 0) return;
+  const std::size_t length = std::min(size - 1, text.size());
+  std::memcpy(error, text.data(), length);
+  error[length] = '\0';
+}
+
+// Runs `body`, a function that returns an error code and fills in a text.
+template <class F>
+std::int32_t guarded(char* error, std::size_t size, F&& body) noexcept {
+  try {
+    std::string text;
+    const std::int32_t code = body(text);
+    write_error(error, size, text);
+    return code;
+  } catch (const std::bad_alloc&) {
+    // no std::string here: it might have to allocate
+    if (error != nullptr && size != 0) {
+      std::strncpy(error, "memory is short", size - 1);
+      error[size - 1] = '\0';
+    }
+    return SORL_ERROR_MEMORY;
+  } catch (...) {
+    if (error != nullptr && size != 0) error[0] = '\0';
+    return SORL_ERROR_INTERNAL;
+  }
+}
+
+std::string out_of_bounds(const char* name, std::int64_t value, const char* bound) {
+  return std::string(name) + " is " + std::to_string(value) + ", but must be " + bound;
+}
+
+}  // namespace
+
+struct sorl_policy {
+  std::unique_ptr<const PolicyFile> file;
+  sorl::PolicyView view{};
+  std::unique_ptr<Models> models = std::make_unique<Models>();
+};
+
+struct sorl_session {
+  std::unique_ptr<Engine> engine;
+  std::unique_ptr<std::uint32_t[]> status;  // for calls whose caller wants none
+  std::int32_t last = SORL_OK;
+};
+
+namespace {
+
+std::int32_t hand_over(PolicyFile::Result result, sorl_policy** policy, std::string& text) {
+  if (result.outcome != PolicyFile::Outcome::loaded) {
+    text = std::move(result.message);
+    return result.outcome == PolicyFile::Outcome::unreadable ? SORL_ERROR_READ : SORL_ERROR_POLICY;
+  }
+  auto handle = std::make_unique<sorl_policy>();
+  handle->file = std::move(result.policy);
+  handle->view = handle->file->view();
+  *policy = handle.release();
+  return SORL_OK;
+}
+
+// The caller's options, or those that its older, shorter struct has, over the defaults.
+std::int32_t read_options(const sorl_options* given, sorl_options& options, std::string& text) {
+  sorl_options_init(&options);
+  if (given != nullptr) {
+    if (given->struct_size < offsetof(sorl_options, isa) + sizeof options.isa) {
+      text = "options.struct_size is too small: call sorl_options_init first";
+      return SORL_ERROR_ARGUMENT;
+    }
+    std::memcpy(&options, given, std::min<std::size_t>(given->struct_size, sizeof options));
+  }
+  if (options.precision != SORL_PRECISION_FP32 && options.precision != SORL_PRECISION_BF16) {
+    text = out_of_bounds("precision", options.precision, "SORL_PRECISION_FP32 or SORL_PRECISION_BF16");
+  } else if (options.threads < 1 || options.threads > Engine::max_threads) {
+    text = out_of_bounds("threads", options.threads, "1 to 64");
+  } else if (options.max_rows < 1) {
+    text = out_of_bounds("max_rows", options.max_rows, "at least 1");
+  } else if (options.max_candidates < 1) {
+    text = out_of_bounds("max_candidates", options.max_candidates, "at least 1");
+  }
+  return text.empty() ? SORL_OK : SORL_ERROR_ARGUMENT;
+}
+
+std::int32_t result_code(int result) noexcept {
+  switch (static_cast<sorl::Result>(result)) {
+    case sorl::Result::ok: return SORL_OK;
+    case sorl::Result::bad_steps: return SORL_ERROR_STEPS;
+    case sorl::Result::bad_rows:
+    case sorl::Result::bad_candidates:
+    case sorl::Result::null_pointer: return SORL_ERROR_ARGUMENT;
+    case sorl::Result::too_large: return SORL_ERROR_TOO_LARGE;
+  }
+  return SORL_ERROR_INTERNAL;
+}
+
+}  // namespace
+
+extern "C" {
+
+uint32_t sorl_abi_version(void) noexcept { return SORL_ABI_VERSION; }
+
+const char* sorl_error_name(int32_t code) noexcept {
+  switch (code) {
+    case SORL_ERROR_ARGUMENT: return "an argument is out of bounds";
+    case SORL_ERROR_READ: return "the file cannot be read";
+    case SORL_ERROR_POLICY: return "the file is no sound policy";
+    case SORL_ERROR_ISA: return "the instruction set is not there";
+    case SORL_ERROR_MEMORY: return "memory or threads are short";
+    case SORL_ERROR_STEPS: return "the policy was not trained for that number of steps";
+    case SORL_ERROR_TOO_LARGE: return "more rows or candidates than the session was made for";
+    case SORL_ERROR_INTERNAL: return "a fault of the library";
+    default: return code >= 0 ? "ok" : "unknown error code";
+  }
+}
+
+int32_t sorl_policy_load(const char* path, sorl_policy** policy, char* error,
+                         size_t error_size) noexcept {
+  if (policy != nullptr) *policy = nullptr;
+  return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
+    if (path == nullptr || policy == nullptr) {
+      text = "path and policy must not be NULL";
+      return SORL_ERROR_ARGUMENT;
+    }
+    return hand_over(PolicyFile::load(path), policy, text);
+  });
+}
+
+int32_t sorl_policy_load_memory(const void* bytes, size_t size, sorl_policy** policy, char* error,
+                                size_t error_size) noexcept {
+  if (policy != nullptr) *policy = nullptr;
+  return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
+    if (policy == nullptr || (bytes == nullptr && size != 0)) {
+      text = "bytes and policy must not be NULL";
+      return SORL_ERROR_ARGUMENT;
+    }
+    return hand_over(PolicyFile::parse(bytes, size, "policy in memory"), policy, text);
+  });
+}
+
+void sorl_policy_free(sorl_policy* policy) noexcept { delete policy; }
+
+int32_t sorl_policy_obs_dim(const sorl_policy* policy) noexcept { return policy->view.obs_dim; }
+int32_t sorl_policy_act_dim(const sorl_policy* policy) noexcept { return policy->view.act_dim; }
+int32_t sorl_policy_hidden(const sorl_policy* policy) noexcept { return policy->view.hidden; }
+int32_t sorl_policy_depth(const sorl_policy* policy) noexcept { return policy->view.depth; }
+int32_t sorl_policy_ensemble(const sorl_policy* policy) noexcept { return policy->view.ensemble; }
+int32_t sorl_policy_max_steps(const sorl_policy* policy) noexcept { return policy->view.m_disc; }
+const float* sorl_policy_action_low(const sorl_policy* policy) noexcept {
+  return policy->view.action_low;
+}
+const float* sorl_policy_action_high(const sorl_policy* policy) noexcept {
+  return policy->view.action_high;
+}
+const char* sorl_policy_env(const sorl_policy* policy) noexcept { return policy->file->env().c_str(); }
+const char* sorl_policy_sha256(const sorl_policy* policy) noexcept {
+  return policy->file->sha256().c_str();
+}
+
+void sorl_options_init(sorl_options* options) noexcept {
+  *options = sorl_options{};
+  options->struct_size = sizeof(sorl_options);
+  options->precision = SORL_PRECISION_FP32;
+  options->threads = 1;
+  options->max_rows = 1;
+  options->max_candidates = 1;
+  options->isa = nullptr;
+}
+
+int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given,
+                            sorl_session** session, char* error, size_t error_size) noexcept {
+  if (session != nullptr) *session = nullptr;
+  return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
+    if (policy == nullptr || session == nullptr) {
+      text = "policy and session must not be NULL";
+      return SORL_ERROR_ARGUMENT;
+    }
+    sorl_options options;
+    const std::int32_t code = read_options(given, options, text);
+    if (code != SORL_OK) return code;
+    const Precision precision =
+        options.precision == SORL_PRECISION_BF16 ? Precision::bf16 : Precision::fp32;
+    Isa isa{};
+    if (!sorl::choose_isa(precision, options.isa, isa, text)) return SORL_ERROR_ISA;
+    std::shared_ptr<const Model> model = policy->models->get(*policy->file, precision, isa, text);
+    if (!model) return SORL_ERROR_MEMORY;
+    auto handle = std::make_unique<sorl_session>();
+    handle->engine = Engine::make(std::move(model), options.threads, options.max_rows,
+                                  options.max_candidates, text);
+    if (!handle->engine) return SORL_ERROR_MEMORY;
+    handle->status = std::make_unique<std::uint32_t[]>(static_cast<std::size_t>(options.max_rows));
+    *session = handle.release();
+    return SORL_OK;
+  });
+}
+
+void sorl_session_free(sorl_session* session) noexcept { delete session; }
+
+int32_t sorl_act(sorl_session* session, const float* obs, int32_t rows, int32_t steps,
+                 int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
+                 const float* noise, float* actions, int32_t* candidate, float* q,
+                 uint32_t* status) noexcept {
+  if (session == nullptr) return SORL_ERROR_ARGUMENT;
+  std::uint32_t* const bits = status != nullptr ? status : session->status.get();
+  std::int32_t code = result_code(session->engine->act(obs, noise, rows, steps, candidates, seed,
+                                                       call, row_offset, actions, candidate, q, bits));
+  if (code == SORL_OK) {
+    std::uint32_t all = 0;
+    for (std::int32_t row = 0; row < rows; ++row) all |= bits[row];
+    code = static_cast<std::int32_t>(all & kStatusBits);
+  }
+  session->last = code;
+  return code;
+}
+
+int32_t sorl_last_status(const sorl_session* session) noexcept { return session->last; }
+void sorl_session_reset(sorl_session* session) noexcept { session->engine->reset(); }
+const char* sorl_isa_name(const sorl_session* session) noexcept {
+  return sorl::name(session->engine->model().isa());
+}
+
+}  // extern "C"

@@ -1,0 +1,494 @@
+// A session. Every call runs the same program over a range of rows (a row is one candidate of one
+// observation), in one of two shapes:
+// - together: few rows; all threads walk the layers side by side, each owning some of the columns,
+//   and meet after each layer. Each core then reads, and keeps in its own cache, its share of the
+//   weights only.
+// - apart: many rows; each thread takes blocks of rows through all layers and steps, so that a
+//   block's activations and the layer at hand stay in its second-level cache.
+// An output is summed in one order in both, so threads and blocks never change a bit of a result.
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <new>
+#include <system_error>
+
+#include "denormals.hpp"
+#include "model.hpp"
+#include "team.hpp"
+
+namespace sorl {
+
+namespace {
+
+// Up to here the threads work together. Above, reading all weights on each core costs less than
+// handing activations to and fro.
+constexpr int kTogetherRows = 64;
+// From here on the threads share the actor's narrow last layer out by rows, at the price of one more
+// meeting a step; below, each computes all of it for itself.
+constexpr int kShareHeadRows = 8;
+
+// By its bits: compilers may assume that floats are finite where it suits them.
+bool finite(float x) {
+  std::uint32_t u;
+  std::memcpy(&u, &x, sizeof u);
+  return (u & 0x7F800000u) != 0x7F800000u;
+}
+
+// One thread's working memory for up to `rows` rows of any block.
+struct Scratch {
+  float* obs;          // [rows][O] normalised
+  char* obs_in;        // activations of the same
+  float* obs_part;     // [rows][width] the observation's part of a first layer
+  const float** init;  // [rows] that row's observation's obs_part
+  float* z;            // [rows][A] this thread's copy
+  char* in;            // activations of z, or of the clipped actions
+  char* act[2];        // activations of a layer, and of the one before it
+  float* pre;          // [rows][width] a critic's layer before its LayerNorm
+  float* velocity;     // [rows][head_width]
+
+  void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
+    const auto wider = [&](std::size_t Side::*stride) {
+      return std::max(p.few_side.*stride, p.many_side.*stride);
+    };
+    const std::size_t width = p.width;
+    const std::size_t head = std::max(p.few_side.head_width, p.many_side.head_width);
+    // Tiles read whole groups of rows: 32 rows of slack.
+    const std::size_t held = rows + 32;
+    obs = bump.take<float>(held * p.obs_dim);
+    obs_in = bump.take<char>(held * wider(&Side::obs_stride));
+    obs_part = bump.take<float>(held * width);
+    init = bump.take<const float*>(held);
+    z = bump.take<float>(held * p.act_dim);
+    in = bump.take<char>(held * wider(&Side::in_stride));
+    for (char*& a : act) a = bump.take<char>(held * wider(&Side::act_stride));
+    pre = bump.take<float>(held * width);
+    velocity = bump.take<float>(held * head);
+    bump.take<char>(0, 256);  // neighbours' lines apart
+  }
+};
+
+struct Call {
+  const float *obs, *noise;
+  int rows, steps, candidates;
+  std::uint64_t seed;
+  std::uint32_t call, row_offset;
+  bool want_q;
+  int total;  // rows * candidates
+  const Side* side;
+  bool together;
+  int block;  // rows of a block, where threads work apart
+  int blocks;
+};
+
+}  // namespace
+
+struct Engine::Impl {
+  std::shared_ptr<const Model> model;
+  const Packed& p;
+  Team team;
+  int max_rows, max_candidates, capacity;
+  Pages pages;
+  std::vector<Scratch> scratch;  // one a thread
+  float* z = nullptr;            // [rows][A] noise, then z, of the whole call
+  float* q = nullptr;            // [E][rows]
+  std::uint32_t* status = nullptr;    // [B]
+  float* last = nullptr;              // [A] last good action
+  float* held = nullptr;              // [A] what rows of this call get that have none
+  Call call{};
+  int team_size = 1;  // threads of this call
+  std::atomic<int> next_block{0};
+
+  Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
+      : model(std::move(m)), p(model->packed()), team(threads), max_rows(rows), max_candidates(candidates) {
+    const std::size_t total = static_cast<std::size_t>(rows) * candidates;
+    const int block = std::max(p.many_side.kernels->block_rows, kTogetherRows);
+    capacity = static_cast<int>(std::min<std::size_t>(total, block));
+    scratch.resize(threads);
+    const auto lay_out = [&](char* base) {
+      Bump bump(base);
+      for (Scratch& s : scratch) s.lay_out(bump, p, capacity);
+      z = bump.take<float>(total * p.act_dim);
+      q = bump.take<float>(total * p.ensemble);
+      status = bump.take<std::uint32_t>(rows);
+      last = bump.take<float>(p.act_dim);
+      held = bump.take<float>(p.act_dim);
+      return bump.used();
+    };
+    const std::size_t bytes = lay_out(nullptr);
+    pages = Pages(bytes);
+    lay_out(pages.data());
+    std::memset(pages.data(), 0, bytes);  // every page is there before the first call
+    reset();
+  }
+
+  void reset() noexcept {
+    for (int a = 0; a < p.act_dim; ++a) last[a] = std::min(std::max(0.0f, p.low[a]), p.high[a]);
+  }
+
+  // Where thread t's share of n things begins.
+  int share(int n, int t) const {
+    return static_cast<int>(static_cast<std::int64_t>(n) * t / team_size);
+  }
+
+  void observe(const Scratch& s, int first, int count) const noexcept {
+    const int O = p.obs_dim;
+    for (int b = 0; b < count; ++b) {
+      const float* from = call.obs + static_cast<std::size_t>(first + b) * O;
+      float* to = s.obs + static_cast<std::size_t>(b) * O;
+      const bool seen = (status[first + b] & nonfinite_obs) == 0;
+      for (int i = 0; i < O; ++i) to[i] = seen ? from[i] : 0.0f;
+      if (!p.mean.empty())
+        for (int i = 0; i < O; ++i) to[i] = (to[i] - p.mean[i]) / p.std[i];
+    }
+    const Side& side = *call.side;
+    side.kernels->input(s.obs, O * sizeof(float), count, O, side.obs_k, s.obs_in, side.obs_stride);
+  }
+
+  // The first layer's part that all steps and candidates of an observation share.
+  void observation_part(const Scratch& s, const Net& net, int count, int panel_begin,
+                        int panel_end) const noexcept {
+    Dense d{};
+    d.x = s.obs_in;
+    d.x_stride = call.side->obs_stride;
+    d.rows = count;
+    d.k = call.side->obs_k;
+    d.w = net.obs_w;
+    d.panel_begin = panel_begin;
+    d.panel_end = panel_end;
+    d.bias = p.zero;
+    d.y = s.obs_part;
+    d.y_stride = p.width * sizeof(float);
+    d.output = Output::linear;
+    call.side->kernels->dense(d);
+  }
+
+  // Rows [first, first + n) of the call. Together: all threads run this at once over the same rows.
+  void sample(int thread, int first, int n) noexcept {
+    const Side& side = *call.side;
+    const Kernels& k = *side.kernels;
+    const bool together = call.together;
+    const Scratch& own = scratch[thread];
+    const Scratch& shared = together ? scratch[0] : own;
+    const int A = p.act_dim, N = call.candidates, M = call.steps, panels = p.width / k.panel;
+    const int panel_begin = together ? share(panels, thread) : 0;
+    const int panel_end = together ? share(panels, thread + 1) : panels;
+    const auto meet = [&] {
+      if (together) team.barrier();
+    };
+
+    const int first_obs = first / N, count_obs = (first + n - 1) / N - first_obs + 1;
+    observe(own, first_obs, count_obs);
+    observation_part(own, side.actor, count_obs, panel_begin, panel_end);
+    for (int r = 0; r < n; ++r)
+      own.init[r] = own.obs_part + static_cast<std::size_t>((first + r) / N - first_obs) * p.width;
+
+    // z: shared out by rows, or a copy each.
+    const bool split = together && n >= kShareHeadRows;
+    const int begin = split ? share(n, thread) : 0, end = split ? share(n, thread + 1) : n;
+    const std::size_t z_row = A * sizeof(float);
+    float* z_all = together && !split && thread != 0 ? own.z : z + static_cast<std::size_t>(first) * A;
+    char* in_all = split ? shared.in : own.in;
+    float* z_mine = z_all + static_cast<std::size_t>(begin) * A;
+    char* in_mine = in_all + begin * side.in_stride;
+    if (call.noise != nullptr)
+      std::memcpy(z_mine, call.noise + static_cast<std::size_t>(first + begin) * A, (end - begin) * z_row);
+    else
+      k.normals(call.seed, call.call, call.row_offset, N, A, first + begin, end - begin, z_mine);
+    k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+    if (split) team.barrier();
+
+    const float h = 1.0f / static_cast<float>(M);
+    int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
+    for (int i = 0; i < M; ++i) {
+      Dense d{};
+      d.rows = n;
+      d.panel_begin = panel_begin;
+      d.panel_end = panel_end;
+      d.y_stride = side.act_stride;
+      d.output = Output::gelu;
+      d.x = in_all;
+      d.x_stride = side.in_stride;
+      d.k = side.in_k;
+      d.w = side.actor.in_w;
+      d.bias = side.actor.bias + static_cast<std::size_t>(M - 1 + i) * p.width;
+      d.init = own.init;
+      d.y = shared.act[turn & 1];
+      k.dense(d);
+      meet();
+      d.init = nullptr;
+      d.x_stride = side.act_stride;
+      d.k = p.width;
+      for (const PackedLayer& layer : side.actor.hidden) {
+        d.x = shared.act[turn & 1];
+        d.w = layer.w;
+        d.bias = layer.b;
+        d.y = shared.act[++turn & 1];
+        k.dense(d);
+        meet();
+      }
+      d.x = shared.act[turn & 1] + begin * side.act_stride;
+      d.rows = end - begin;
+      d.w = side.actor.head_w;
+      d.bias = side.actor.head_b;
+      d.panel_begin = 0;
+      d.panel_end = side.head_width / k.panel;
+      d.y = own.velocity;
+      d.y_stride = side.head_width * sizeof(float);
+      d.output = Output::linear;
+      d.split_sums = call.total <= p.few_rows && d.panel_end == 1;
+      k.dense(d);
+      ++turn;
+      for (int r = 0; r < end - begin; ++r)
+        for (int a = 0; a < A; ++a)
+          z_mine[r * A + a] += h * own.velocity[static_cast<std::size_t>(r) * side.head_width + a];
+      k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+      if (split) team.barrier();
+    }
+    if (!call.want_q) return;
+    if (together && !split) team.barrier();  // act[] is about to be overwritten
+    // Together, each thread takes whole critics: their LayerNorms need whole rows.
+    for (int e = together ? thread : 0; e < p.ensemble; e += together ? team_size : 1)
+      critic(own, side, e, first, n, first_obs, count_obs, z_all);
+  }
+
+  void critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
+              const float* z_all) noexcept {
+    const Kernels& k = *side.kernels;
+    const Net& net = side.critics[e];
+    const int A = p.act_dim, panels = p.width / k.panel;
+    // Of the rows' actions only the activations are needed: clip into the velocity's place.
+    float* action = s.velocity;
+    for (int r = 0; r < n; ++r)
+      for (int a = 0; a < A; ++a) action[r * A + a] = clip(z_all[static_cast<std::size_t>(r) * A + a], a);
+    k.input(action, A * sizeof(float), n, A, side.in_k, s.in, side.in_stride);
+    observation_part(s, net, count_obs, 0, panels);
+    for (int r = 0; r < n; ++r)
+      s.init[r] = s.obs_part + static_cast<std::size_t>((first + r) / call.candidates - first_obs) * p.width;
+
+    int log2_steps = 0;
+    while (call.steps >> (log2_steps + 1) != 0) ++log2_steps;
+    Dense d{};
+    d.rows = n;
+    d.panel_begin = 0;
+    d.panel_end = panels;
+    d.y = s.pre;
+    d.y_stride = p.width * sizeof(float);
+    d.output = Output::gelu_float;
+    d.far = true;  // no step reads them twice
+    d.x = s.in;
+    d.x_stride = side.in_stride;
+    d.k = side.in_k;
+    d.w = net.in_w;
+    d.bias = net.bias + static_cast<std::size_t>(log2_steps) * p.width;
+    d.init = s.init;
+    Norm norm{};
+    norm.x = s.pre;
+    norm.x_stride = d.y_stride;
+    norm.rows = n;
+    norm.width = p.hidden;
+    norm.padded = p.width;
+    norm.g = net.g;
+    norm.c = net.c;
+    norm.y = s.act[0];
+    norm.y_stride = side.act_stride;
+    norm.head_w = static_cast<const float*>(net.head_w);
+    norm.head_b = *net.head_b;
+    norm.q = q + static_cast<std::size_t>(e) * call.total + first;
+    for (int l = 0; l < p.depth; ++l) {
+      if (l > 0) {
+        const PackedLayer& layer = net.hidden[l - 1];
+        d.init = nullptr;
+        d.x = s.act[0];
+        d.x_stride = side.act_stride;
+        d.k = p.width;
+        d.w = layer.w;
+        d.bias = layer.b;
+        norm.g = layer.g;
+        norm.c = layer.c;
+      }
+      if (l == p.depth - 1) norm.y = nullptr;
+      k.dense(d);
+      k.norm(norm);
+    }
+  }
+
+  // NaN stays NaN: it is judged later.
+  float clip(float x, int a) const {
+    x = x < p.low[a] ? p.low[a] : x;
+    return x > p.high[a] ? p.high[a] : x;
+  }
+
+  void thread_work(int thread) noexcept {
+    const FlushDenormals flush;
+    const Kernels& k = *call.side->kernels;
+    if (k.enter != nullptr) k.enter();
+    if (call.together) {
+      sample(thread, 0, call.total);
+    } else {
+      for (int b = next_block.fetch_add(1); b < call.blocks; b = next_block.fetch_add(1)) {
+        const int first = b * call.block;
+        sample(thread, first, std::min(call.block, call.total - first));
+      }
+    }
+    if (k.leave != nullptr) k.leave();
+  }
+
+  static void work(void* self, int thread) noexcept { static_cast<Impl*>(self)->thread_work(thread); }
+
+  void run() noexcept {
+    const bool threaded = team.size() > 1 && team.alive();
+    team_size = threaded ? team.size() : 1;
+    call.together = threaded && call.total <= kTogetherRows;
+    const int most = p.many_side.kernels->block_rows;
+    // As many blocks as there are threads, or a multiple, so that none waits for the last block.
+    int blocks = (call.total + most - 1) / most;
+    blocks = round_up(blocks, team_size);
+    call.block = std::max(1, (call.total + blocks - 1) / blocks);
+    call.blocks = (call.total + call.block - 1) / call.block;
+    next_block.store(0, std::memory_order_relaxed);
+    if (team_size > 1 && (call.together || call.blocks > 1))
+      team.run(work, this);
+    else
+      work(this, 0);
+  }
+
+  float aggregate(int row) const {
+    float value = q[row];
+    for (int e = 1; e < p.ensemble; ++e) {
+      const float other = q[static_cast<std::size_t>(e) * call.total + row];
+      if (!p.q_min)
+        value += other;
+      else if (other < value || other != other)
+        value = other;
+    }
+    return p.q_min ? value : value / static_cast<float>(p.ensemble);
+  }
+
+  // Best of N, bounds, held actions, status.
+  void conclude(float* actions, std::int32_t* candidate, float* q_out, std::uint32_t* status_out) noexcept {
+    const int A = p.act_dim, N = call.candidates;
+    std::memcpy(held, last, A * sizeof(float));
+    for (int b = 0; b < call.rows; ++b) {
+      std::uint32_t bits = status[b];
+      int best = -1;
+      float best_q = 0;
+      bool rejected = false;
+      if ((bits & nonfinite_obs) == 0) {
+        for (int n = 0; n < N; ++n) {
+          const int row = b * N + n;
+          const float* zr = z + static_cast<std::size_t>(row) * A;
+          const float value = call.want_q ? aggregate(row) : 0.0f;
+          bool good = N == 1 || finite(value);
+          for (int a = 0; a < A; ++a) good = good && finite(zr[a]);
+          if (!good) {
+            rejected = true;
+          } else if (best < 0 || value > best_q) {
+            best = n;
+            best_q = value;
+          }
+        }
+        if (best < 0) bits |= nonfinite_result;
+      }
+      float* to = actions + static_cast<std::size_t>(b) * A;
+      if (best < 0) {
+        std::memcpy(to, held, A * sizeof(float));
+        bits |= Status::held;
+      } else {
+        const float* zr = z + (static_cast<std::size_t>(b) * N + best) * A;
+        for (int a = 0; a < A; ++a) {
+          to[a] = clip(zr[a], a);
+          if (to[a] != zr[a]) bits |= clipped;
+        }
+        if (rejected) bits |= candidate_rejected;
+        std::memcpy(last, to, A * sizeof(float));
+      }
+      if (candidate != nullptr) candidate[b] = best;
+      if (q_out != nullptr) {
+        if (best < 0) {
+          const std::uint32_t nan = 0x7FC00000u;
+          std::memcpy(q_out + b, &nan, sizeof nan);
+        } else {
+          q_out[b] = best_q;
+        }
+      }
+      if (status_out != nullptr) status_out[b] = bits;
+    }
+  }
+};
+
+std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int threads, int max_rows,
+                                     int max_candidates, std::string& error) {
+  const auto refuse = [&](const char* what, long value, const std::string& bound) {
+    error = std::string(what) + " is " + std::to_string(value) + ", but must be " + bound;
+    return nullptr;
+  };
+  if (model == nullptr) {
+    error = "a session needs a model";
+    return nullptr;
+  }
+  if (threads < 1 || threads > max_threads)
+    return refuse("threads", threads, "in [1, " + std::to_string(max_threads) + "]");
+  if (max_rows < 1) return refuse("max_rows", max_rows, "at least 1");
+  if (max_candidates < 1) return refuse("max_candidates", max_candidates, "at least 1");
+  const std::int64_t total = static_cast<std::int64_t>(max_rows) * max_candidates;
+  if (total > (std::int64_t{1} << 30) / model->act_dim())
+    return refuse("max_rows * max_candidates", static_cast<long>(total), "below 2^30 / act_dim");
+  try {
+    return std::unique_ptr<Engine>(new Engine(
+        std::make_unique<Impl>(std::move(model), threads, max_rows, max_candidates)));
+  } catch (const std::bad_alloc&) {
+    error = "out of memory for a session's scratch";
+  } catch (const std::system_error& e) {
+    error = std::string("can't start a worker thread: ") + e.what();
+  }
+  return nullptr;
+}
+
+int Engine::act(const float* obs, const float* noise, int rows, int steps, int candidates,
+                std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
+                std::int32_t* candidate, float* q, std::uint32_t* status) noexcept {
+  Impl& m = *impl_;
+  const auto code = [](Result result) { return static_cast<int>(result); };
+  if (steps < 1 || steps > m.p.m_disc || (steps & (steps - 1)) != 0) return code(Result::bad_steps);
+  if (rows < 0) return code(Result::bad_rows);
+  if (candidates < 1) return code(Result::bad_candidates);
+  if (rows > m.max_rows || candidates > m.max_candidates) return code(Result::too_large);
+  if (rows == 0) return code(Result::ok);
+  if (obs == nullptr || actions == nullptr) return code(Result::null_pointer);
+
+  Call& c = m.call;
+  c.obs = obs;
+  c.noise = noise;
+  c.rows = rows;
+  c.steps = steps;
+  c.candidates = candidates;
+  c.seed = seed;
+  c.call = call;
+  c.row_offset = row_offset;
+  c.want_q = candidates > 1 || q != nullptr;
+  c.total = rows * candidates;
+  c.side = &m.p.side(c.total);
+  const FlushDenormals flush;
+  for (int b = 0; b < rows; ++b) {
+    bool seen = true;
+    for (int i = 0; i < m.p.obs_dim; ++i)
+      seen = seen && finite(obs[static_cast<std::size_t>(b) * m.p.obs_dim + i]);
+    m.status[b] = seen ? 0u : static_cast<std::uint32_t>(nonfinite_obs);
+  }
+  m.run();
+  m.conclude(actions, candidate, q, status);
+  return code(Result::ok);
+}
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+void Engine::reset() noexcept { impl_->reset(); }
+void Engine::continue_from(const Engine& other) noexcept {
+  std::memcpy(impl_->last, other.impl_->last, impl_->p.act_dim * sizeof(float));
+}
+const Model& Engine::model() const noexcept { return *impl_->model; }
+int Engine::threads() const noexcept { return impl_->team.size(); }
+int Engine::max_rows() const noexcept { return impl_->max_rows; }
+int Engine::max_candidates() const noexcept { return impl_->max_candidates; }
+
+}  // namespace sorl

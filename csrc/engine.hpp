@@ -1,0 +1,133 @@
+// The compute core: a Model is a policy packed for one instruction set and precision; an Engine is
+// one session over it. Nothing here reads files (policy_file.hpp) or sees Python (bindings.cpp).
+//
+// Shape letters: B rows (observations) of a call, O observation, A action, H hidden width, E ensemble,
+// N candidates an observation, M Euler steps. All arrays are row-major and float unless said.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sorl {
+
+// One dense layer as it lies in the policy file. Borrowed: valid while Model::make runs.
+struct LayerView {
+  const float* w;  // [in][out] (actor) or [E][in][out] (critic)
+  const float* b;  // [out] or [E][out]
+  const float* g;  // LayerNorm gain [E][out], null where there is none
+  const float* c;  // LayerNorm offset [E][out], null where there is none
+  int in, out;
+};
+
+// A whole policy, already checked by the loader. actor and critic have depth + 1 layers each.
+struct PolicyView {
+  int obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt;
+  bool q_min;                // the ensemble aggregates by min, not by mean
+  const float* action_low;   // [A]
+  const float* action_high;  // [A]
+  const float* obs_mean;     // [O] or null
+  const float* obs_std;      // [O] or null
+  const LayerView* actor;    // input order z after x: concat[x, z, t, log2 M]
+  const LayerView* critic;   // concat[x, a, M]
+};
+
+enum class Precision { fp32, bf16 };
+enum class Isa { scalar, neon, avx2, avx512, avx512_bf16, amx };
+
+// "scalar", "neon", "avx2", "avx512", "avx512_bf16", "amx"; "fp32", "bf16".
+const char* name(Isa isa) noexcept;
+const char* name(Precision precision) noexcept;
+
+// Instruction sets that this build holds and this machine, kernel and process allow, slowest first.
+// AMX counts only after CPUID, XCR0 and the kernel's tile permission all agree. amx and avx512_bf16
+// run bf16 only.
+std::vector<Isa> available_isas(Precision precision);
+
+// The one choice of an instruction set: `wanted` if not null, else the environment's SORL_CPU_ISA if
+// set and not empty, else the fastest. False, with the reason in `error`, if that one is not there.
+bool choose_isa(Precision precision, const char* wanted, Isa& isa, std::string& error);
+
+// What Engine::act returns. Anything but ok left every output untouched.
+enum class Result : int {
+  ok = 0,
+  bad_steps = 1,       // steps is not one of 1, 2, 4, ..., m_disc
+  bad_rows = 2,        // rows < 0
+  bad_candidates = 3,  // candidates < 1
+  too_large = 4,       // rows > max_rows or candidates > max_candidates of the session
+  null_pointer = 5,    // obs or actions is null
+};
+
+// Status bits of a row.
+enum Status : std::uint32_t {
+  nonfinite_obs = 1,
+  nonfinite_result = 2,
+  held = 4,
+  clipped = 8,
+  candidate_rejected = 16,
+};
+
+struct Packed;  // model.hpp
+
+// Immutable after make; any number of Engines on any number of threads may share it.
+class Model {
+ public:
+  // Packs `view` for `isa` and `precision` (both as choose_isa gave them). Null, with the reason in
+  // `error`, when memory is short. Copies everything that it needs of the view.
+  static std::shared_ptr<const Model> make(const PolicyView& view, Precision precision, Isa isa,
+                                           std::string& error);
+  ~Model();
+  Model(const Model&) = delete;
+  Model& operator=(const Model&) = delete;
+
+  int obs_dim() const noexcept;
+  int act_dim() const noexcept;
+  int m_disc() const noexcept;
+  Precision precision() const noexcept;
+  Isa isa() const noexcept;
+  const Packed& packed() const noexcept { return *packed_; }
+
+ private:
+  explicit Model(std::unique_ptr<Packed> packed);
+  std::unique_ptr<Packed> packed_;
+};
+
+// One session: scratch, the last good action and, when threads > 1, parked workers. One thread at a
+// time may call it. Everything is allocated, and touched once, by make.
+class Engine {
+ public:
+  static constexpr int max_threads = 64;
+
+  // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1. Null and `error` otherwise, or
+  // when memory or threads are short.
+  static std::unique_ptr<Engine> make(std::shared_ptr<const Model> model, int threads, int max_rows,
+                                      int max_candidates, std::string& error);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // Samples `rows` actions. obs [B][O]; noise [B][N][A], or null: Philox of (seed, call, row_offset);
+  // actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is not null.
+  // On one thread: no allocation, lock or system call; with more, at most one wake of each worker.
+  int act(const float* obs, const float* noise, int rows, int steps, int candidates,
+          std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
+          std::int32_t* candidate, float* q, std::uint32_t* status) noexcept;
+
+  // Forgets the last good action: held rows get clip(0, low, high) again.
+  void reset() noexcept;
+  // Takes over the last good action of another session of the same action dimension.
+  void continue_from(const Engine& other) noexcept;
+
+  const Model& model() const noexcept;
+  int threads() const noexcept;
+  int max_rows() const noexcept;
+  int max_candidates() const noexcept;
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace sorl

@@ -1,0 +1,68 @@
+// libFuzzer target of the policy loader, and with it of the JSON reader. Seeds: make_corpus.py.
+//
+// The digest would stop almost every mutation, so each input is read twice: as a user would, and with
+// the digest left out. What is accepted must keep every promise that the engine relies on.
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#include "../policy_file.hpp"
+
+namespace {
+
+void require(bool holds) {
+  if (!holds) std::abort();
+}
+
+void all_finite(const float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) require(std::isfinite(values[i]));
+}
+
+// Reads every float that the view offers: the address sanitizer sees a wrong bound.
+void check(const sorl::PolicyView& view) {
+  require(view.obs_dim >= 1 && view.act_dim >= 1 && view.hidden >= 1 && view.depth >= 1);
+  require(view.ensemble >= 1 && view.m_disc >= 1 && view.m_btt >= 1 && view.m_btt <= view.m_disc);
+  require((view.m_disc & (view.m_disc - 1)) == 0 && (view.m_btt & (view.m_btt - 1)) == 0);
+  const auto E = static_cast<std::size_t>(view.ensemble);
+  for (int i = 0; i <= view.depth; ++i) {
+    const sorl::LayerView& actor = view.actor[i];
+    const sorl::LayerView& critic = view.critic[i];
+    require(actor.in == (i == 0 ? view.obs_dim + view.act_dim + 2 : view.hidden));
+    require(critic.in == (i == 0 ? view.obs_dim + view.act_dim + 1 : view.hidden));
+    require(actor.out == (i == view.depth ? view.act_dim : view.hidden));
+    require(critic.out == (i == view.depth ? 1 : view.hidden));
+    const auto actor_out = static_cast<std::size_t>(actor.out);
+    const std::size_t critic_out = E * static_cast<std::size_t>(critic.out);
+    all_finite(actor.w, static_cast<std::size_t>(actor.in) * actor_out);
+    all_finite(actor.b, actor_out);
+    all_finite(critic.w, static_cast<std::size_t>(critic.in) * critic_out);
+    all_finite(critic.b, critic_out);
+    require((critic.g != nullptr) == (i < view.depth) && (critic.c != nullptr) == (i < view.depth));
+    if (i == view.depth) break;
+    all_finite(critic.g, critic_out);
+    all_finite(critic.c, critic_out);
+  }
+  const auto A = static_cast<std::size_t>(view.act_dim);
+  all_finite(view.action_low, A);
+  all_finite(view.action_high, A);
+  for (std::size_t a = 0; a < A; ++a) require(view.action_low[a] < view.action_high[a]);
+  require((view.obs_mean == nullptr) == (view.obs_std == nullptr));
+  if (view.obs_mean == nullptr) return;
+  const auto O = static_cast<std::size_t>(view.obs_dim);
+  all_finite(view.obs_mean, O);
+  for (std::size_t o = 0; o < O; ++o) require(std::isfinite(view.obs_std[o]) && view.obs_std[o] > 0);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using sorl::PolicyFile;
+  for (const auto digest : {PolicyFile::Digest::check, PolicyFile::Digest::ignore}) {
+    const PolicyFile::Result result = PolicyFile::parse(data, size, "fuzz", digest);
+    require((result.outcome == PolicyFile::Outcome::loaded) == (result.policy != nullptr));
+    require(result.message.empty() == (result.policy != nullptr));
+    if (result.policy) check(result.policy->view());
+  }
+  return 0;
+}

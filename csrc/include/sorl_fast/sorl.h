@@ -1,0 +1,203 @@
+/*
+ * sorl-fast: sample actions from a trained any-step shortcut policy, from C.
+ *
+ * Two handles. A sorl_policy is a policy file in memory: immutable, shared by any number of threads.
+ * A sorl_session samples from it: it owns scratch memory, the last good action and, where asked for,
+ * a worker thread; one thread at a time may use it. Sessions keep what they need of their policy
+ * alive, so the two may be freed in any order.
+ *
+ * Errors. Functions that can fail return an int32_t: SORL_OK or more is success, negative is one of
+ * SORL_ERROR_*. No C++ exception and no signal leaves the library. What went wrong is written, as a
+ * sentence that names value, bound and remedy, into the `error` buffer where a function has one.
+ *
+ * Real time. Only the functions marked "real-time safe" may be called from a control loop: they do
+ * not allocate, lock, read files or call the system, once the session was called once (warm-up) and
+ * the process has locked its memory (mlockall). Everything else belongs before the loop.
+ *
+ * Shape letters: O observation, A action, B rows (observations) of a call, N candidates, M Euler
+ * steps. Arrays are dense, row-major, float unless said, and belong to the caller.
+ *
+ * The library makes no claim of physical safety: actions are finite and within the policy's bounds,
+ * which says nothing of what they do to a machine.
+ */
+#ifndef SORL_FAST_SORL_H_
+#define SORL_FAST_SORL_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(SORL_STATIC)
+#define SORL_API
+#elif defined(__GNUC__)
+#define SORL_API __attribute__((visibility("default")))
+#else
+#define SORL_API
+#endif
+
+#ifdef __cplusplus
+#define SORL_NOEXCEPT noexcept
+extern "C" {
+#else
+#define SORL_NOEXCEPT
+#endif
+
+/* Version of this interface; compare with sorl_abi_version() when the library is loaded at run time.
+ * It changes when an existing declaration does; additions leave it. */
+#define SORL_ABI_VERSION 1
+
+/* Results: zero or more is success. */
+#define SORL_OK 0
+#define SORL_ERROR_ARGUMENT (-1)  /* a value of the caller is out of bounds, or a pointer is null */
+#define SORL_ERROR_READ (-2)      /* the file is not there or cannot be read */
+#define SORL_ERROR_POLICY (-3)    /* the file is damaged, incomplete or no policy */
+#define SORL_ERROR_ISA (-4)       /* the instruction set is unknown or not on this machine */
+#define SORL_ERROR_MEMORY (-5)    /* memory or threads are short */
+#define SORL_ERROR_STEPS (-6)     /* M is not one of 1, 2, 4, ..., sorl_policy_max_steps() */
+#define SORL_ERROR_TOO_LARGE (-7) /* more rows or candidates than the session was made for */
+#define SORL_ERROR_INTERNAL (-8)  /* a fault of the library; please report it */
+
+/* Status bits of a row. Zero: the action is the policy's own, untouched. */
+#define SORL_STATUS_NONFINITE_OBS 1       /* the observation has a NaN or an infinity */
+#define SORL_STATUS_NONFINITE_RESULT 2    /* no candidate had a finite action and a finite Q */
+#define SORL_STATUS_HELD 4                /* the action is the session's last good one, not a new one */
+#define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
+#define SORL_STATUS_CANDIDATE_REJECTED 16 /* a candidate with a non-finite action or Q was left out */
+
+/* Precision of the networks. z, LayerNorm and Q are float32 in both. */
+#define SORL_PRECISION_FP32 0
+#define SORL_PRECISION_BF16 1 /* bfloat16 weights and activations, float32 accumulation */
+
+typedef struct sorl_policy sorl_policy;
+typedef struct sorl_session sorl_session;
+
+/* How a session is made. Fill it with sorl_options_init(), then change what you need. */
+typedef struct sorl_options {
+  uint32_t struct_size;   /* sizeof(sorl_options) of the caller's header: set by sorl_options_init */
+  int32_t precision;      /* SORL_PRECISION_FP32 (default) or SORL_PRECISION_BF16 */
+  int32_t threads;        /* 1 (default) to 64, the caller's own thread included */
+  int32_t max_rows;       /* most rows B of a call, at least 1 (default 1) */
+  int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1) */
+  const char *isa;        /* "scalar", "neon", "avx2", "avx512", "avx512_bf16" or "amx"; NULL
+                             (default): the environment's SORL_CPU_ISA, or the fastest there is */
+} sorl_options;
+
+/* ---- the library ---------------------------------------------------------------------------- */
+
+/* SORL_ABI_VERSION of the library that is loaded. Any thread; real-time safe. */
+SORL_API uint32_t sorl_abi_version(void) SORL_NOEXCEPT;
+
+/* A few words for an error code, such as "out of memory"; never NULL, never to be freed; for any
+ * code of zero or more "ok". Any thread; real-time safe. */
+SORL_API const char *sorl_error_name(int32_t code) SORL_NOEXCEPT;
+
+/* ---- policies ------------------------------------------------------------------------------- */
+
+/* Reads the policy file at `path` (UTF-8, zero-terminated) and checks all of it.
+ *
+ * On success *policy is a new handle, to be given to sorl_policy_free(). On failure *policy is NULL
+ * and `error`, a buffer of `error_size` bytes (NULL and 0 if not wanted), holds a zero-terminated
+ * text, cut off where it does not fit. At most twice the file's size is held at any moment.
+ *
+ * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_READ, SORL_ERROR_POLICY or SORL_ERROR_MEMORY.
+ * Any thread; not real-time safe. */
+SORL_API int32_t sorl_policy_load(const char *path, sorl_policy **policy, char *error,
+                                  size_t error_size) SORL_NOEXCEPT;
+
+/* The same from `size` bytes in memory, which are copied: the caller may free them. */
+SORL_API int32_t sorl_policy_load_memory(const void *bytes, size_t size, sorl_policy **policy,
+                                         char *error, size_t error_size) SORL_NOEXCEPT;
+
+/* Frees a policy; NULL is allowed. Its sessions live on. The handle must not be in use on another
+ * thread. Not real-time safe. */
+SORL_API void sorl_policy_free(sorl_policy *policy) SORL_NOEXCEPT;
+
+/* Facts of a policy. `policy` must be a live handle. Any thread; real-time safe. */
+
+/* O: floats of an observation. */
+SORL_API int32_t sorl_policy_obs_dim(const sorl_policy *policy) SORL_NOEXCEPT;
+/* A: floats of an action. */
+SORL_API int32_t sorl_policy_act_dim(const sorl_policy *policy) SORL_NOEXCEPT;
+/* Width of the hidden layers. */
+SORL_API int32_t sorl_policy_hidden(const sorl_policy *policy) SORL_NOEXCEPT;
+/* Number of hidden layers. */
+SORL_API int32_t sorl_policy_depth(const sorl_policy *policy) SORL_NOEXCEPT;
+/* Number of critics. */
+SORL_API int32_t sorl_policy_ensemble(const sorl_policy *policy) SORL_NOEXCEPT;
+/* M_disc: the largest number of Euler steps; 1, 2, 4, ... up to it are allowed. */
+SORL_API int32_t sorl_policy_max_steps(const sorl_policy *policy) SORL_NOEXCEPT;
+/* Bounds of an action, A floats each in the environment's own units; valid while the handle lives. */
+SORL_API const float *sorl_policy_action_low(const sorl_policy *policy) SORL_NOEXCEPT;
+SORL_API const float *sorl_policy_action_high(const sorl_policy *policy) SORL_NOEXCEPT;
+/* Name of the environment that the policy was trained for; valid while the handle lives. */
+SORL_API const char *sorl_policy_env(const sorl_policy *policy) SORL_NOEXCEPT;
+/* The file's digest, 64 hexadecimal digits: which policy is this? Valid while the handle lives. */
+SORL_API const char *sorl_policy_sha256(const sorl_policy *policy) SORL_NOEXCEPT;
+
+/* ---- sessions ------------------------------------------------------------------------------- */
+
+/* Fills in the defaults. `options` must not be NULL. Any thread; real-time safe. */
+SORL_API void sorl_options_init(sorl_options *options) SORL_NOEXCEPT;
+
+/* Makes a session: chooses the instruction set, packs the weights for it (sessions of one policy,
+ * precision and instruction set share them), allocates and touches all memory that sorl_act() will
+ * need, and starts the worker threads. `options` may be NULL for the defaults.
+ *
+ * On success *session is a new handle, to be given to sorl_session_free(); on failure it is NULL and
+ * `error` tells why, as for sorl_policy_load().
+ *
+ * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_ISA or SORL_ERROR_MEMORY.
+ * Any thread, also while others use the policy; not real-time safe. */
+SORL_API int32_t sorl_session_create(const sorl_policy *policy, const sorl_options *options,
+                                     sorl_session **session, char *error,
+                                     size_t error_size) SORL_NOEXCEPT;
+
+/* Frees a session; NULL is allowed. No other thread may be using it. Not real-time safe. */
+SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
+
+/* Samples an action for each of `rows` observations.
+ *
+ * obs         [B, O] in the environment's own units (the policy's normaliser is applied inside)
+ * rows        B, 0 to max_rows
+ * steps       M Euler steps: 1, 2, 4, ..., sorl_policy_max_steps()
+ * candidates  N actions drawn for each observation, 1 to max_candidates; the one of the highest Q is
+ *             returned, the first of equals. N = 1 does not run the critic unless `q` asks for it
+ * seed, call  the noise is a pure function of (seed, call, row_offset + row, candidate): give a
+ *             control loop one seed and count its calls
+ * row_offset  number of the first row, so that a batch may be split over calls or sessions
+ * noise       [B, N, A] standard normals to use instead, or NULL
+ * actions     [B, A], written: always finite, always within the policy's bounds
+ * candidate   [B] index of the winner, or NULL      q       [B] its Q, or NULL
+ * status      [B] SORL_STATUS_* bits, or NULL
+ *
+ * A row with a non-finite observation or result gets the session's last good action as it was before
+ * this call (before the first: 0 clipped to the bounds). This is no error: its status says so.
+ *
+ * Equal file, observations, noise or seed, and instruction set give equal bits, on any number of
+ * threads. The caller's floating-point state is put back before the return.
+ *
+ * Returns the union of all rows' status bits (0: all is well), or, with no output touched,
+ * SORL_ERROR_ARGUMENT, SORL_ERROR_STEPS or SORL_ERROR_TOO_LARGE.
+ * One thread at a time for each session. Real-time safe; with threads > 1 it also spins, bounded,
+ * for its workers and may wake each of them once. */
+SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows, int32_t steps,
+                          int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
+                          const float *noise, float *actions, int32_t *candidate, float *q,
+                          uint32_t *status) SORL_NOEXCEPT;
+
+/* What the session's last sorl_act() returned; SORL_OK before the first. Same thread as sorl_act();
+ * real-time safe. */
+SORL_API int32_t sorl_last_status(const sorl_session *session) SORL_NOEXCEPT;
+
+/* Forgets the last good action, as at the start of an episode. Same thread as sorl_act(); real-time
+ * safe. */
+SORL_API void sorl_session_reset(sorl_session *session) SORL_NOEXCEPT;
+
+/* The instruction set that the session runs on, such as "avx512"; never to be freed. Any thread;
+ * real-time safe. */
+SORL_API const char *sorl_isa_name(const sorl_session *session) SORL_NOEXCEPT;
+
+#ifdef __cplusplus
+} /* extern "C" */
+#endif
+
+#endif /* SORL_FAST_SORL_H_ */

@@ -1,0 +1,106 @@
+// The C interface of sorl.h as two C++ classes that free themselves; header-only, C++17.
+//
+// Making a Policy or a Session throws sorl_fast::Error; acting never throws. What is said in sorl.h
+// of threads, real time, shapes and units holds here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "sorl.h"
+
+namespace sorl_fast {
+
+/// A failed load or session: what() names value, bound and remedy; code() is a SORL_ERROR_*.
+class Error : public std::runtime_error {
+ public:
+  Error(std::int32_t code, const std::string& what) : std::runtime_error(what), code_(code) {}
+  std::int32_t code() const noexcept { return code_; }
+
+ private:
+  std::int32_t code_;
+};
+
+/// sorl_options with its defaults, to be changed field by field.
+struct Options : sorl_options {
+  Options() noexcept : sorl_options() { sorl_options_init(this); }
+};
+
+namespace detail {
+inline void check(std::int32_t code, const char* text) {
+  if (code < 0) throw Error(code, *text != '\0' ? text : sorl_error_name(code));
+}
+}  // namespace detail
+
+/// A policy file in memory: immutable, movable, shared by threads.
+class Policy {
+ public:
+  explicit Policy(const std::string& path) {
+    char text[512] = "";
+    sorl_policy* handle = nullptr;
+    const std::int32_t code = sorl_policy_load(path.c_str(), &handle, text, sizeof text);
+    detail::check(code, text);
+    handle_.reset(handle);
+  }
+
+  Policy(const void* bytes, std::size_t size) {
+    char text[512] = "";
+    sorl_policy* handle = nullptr;
+    const std::int32_t code = sorl_policy_load_memory(bytes, size, &handle, text, sizeof text);
+    detail::check(code, text);
+    handle_.reset(handle);
+  }
+
+  std::int32_t obs_dim() const noexcept { return sorl_policy_obs_dim(get()); }
+  std::int32_t act_dim() const noexcept { return sorl_policy_act_dim(get()); }
+  std::int32_t max_steps() const noexcept { return sorl_policy_max_steps(get()); }
+  const float* action_low() const noexcept { return sorl_policy_action_low(get()); }
+  const float* action_high() const noexcept { return sorl_policy_action_high(get()); }
+  const char* env() const noexcept { return sorl_policy_env(get()); }
+  const char* sha256() const noexcept { return sorl_policy_sha256(get()); }
+  const sorl_policy* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct Free {
+    void operator()(sorl_policy* handle) const noexcept { sorl_policy_free(handle); }
+  };
+  std::unique_ptr<sorl_policy, Free> handle_;
+};
+
+/// Samples from a policy; one thread at a time. It may outlive its Policy.
+class Session {
+ public:
+  explicit Session(const Policy& policy, const Options& options = Options()) {
+    char text[512] = "";
+    sorl_session* handle = nullptr;
+    const std::int32_t code =
+        sorl_session_create(policy.get(), &options, &handle, text, sizeof text);
+    detail::check(code, text);
+    handle_.reset(handle);
+  }
+
+  /// One observation [O] to one action [A]; returns sorl_act's result. Real-time safe.
+  std::int32_t act(const float* obs, float* action, std::int32_t steps, std::int32_t candidates,
+                   std::uint64_t seed, std::uint32_t call) noexcept {
+    return sorl_act(get(), obs, 1, steps, candidates, seed, call, 0, nullptr, action, nullptr,
+                    nullptr, nullptr);
+  }
+
+  std::int32_t last_status() const noexcept { return sorl_last_status(get()); }
+  const char* isa() const noexcept { return sorl_isa_name(get()); }
+  void reset() noexcept { sorl_session_reset(get()); }
+
+  /// For everything else, such as batches: sorl_act(session.get(), ...).
+  sorl_session* get() const noexcept { return handle_.get(); }
+
+ private:
+  struct Free {
+    void operator()(sorl_session* handle) const noexcept { sorl_session_free(handle); }
+  };
+  std::unique_ptr<sorl_session, Free> handle_;
+};
+
+}  // namespace sorl_fast

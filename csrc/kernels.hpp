@@ -1,0 +1,101 @@
+// The one interface that every instruction-set file fills. A Kernels is a table of functions over
+// activations and packed weights; the engine calls nothing else that depends on the machine.
+//
+// Layouts. An activation row is `width` elements (fp32, or bf16 where `bf16_activations`), the row
+// stride being a few lines longer so that rows don't share cache sets. Weights [K][N] are packed into
+// panels of `panel` columns, a panel holding its K rows one after another: fp32 [K][panel], bf16
+// [K/2][panel][2]. Rows and columns of padding are zero, so padded activations stay zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine.hpp"
+
+namespace sorl {
+
+inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
+inline constexpr std::size_t kLine = 64;  // bytes of a cache line
+
+constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
+
+enum class Output {
+  linear,      // y = float [rows][n]
+  gelu,        // y = activations
+  gelu_float,  // y = float: a LayerNorm follows
+};
+
+// y[r] = f(bias + init[r] + x[r] @ w), columns of panels [panel_begin, panel_end).
+struct Dense {
+  const void* x;             // activations [rows][k]
+  std::size_t x_stride;      // bytes
+  int rows;
+  int k;                     // multiple of the kernels' k_align
+  const void* w;             // panel 0
+  int panel_begin, panel_end;
+  const float* bias;         // [n]
+  const float* const* init;  // [rows] pointers to [n], or null
+  void* y;
+  std::size_t y_stride;      // bytes
+  Output output;
+  bool far;                  // the weights likely lie beyond the second-level cache
+  bool split_sums;           // one narrow panel, few rows: split each sum to hide its latency
+};
+
+// x <- (x - mean) / sqrt(var + 1e-6) * g + c over `width` columns, `padded` of them stored.
+struct Norm {
+  const float* x;
+  std::size_t x_stride;  // bytes
+  int rows, width, padded;
+  const float *g, *c;    // [padded], padding zero
+  void* y;               // activations, or null: the head below
+  std::size_t y_stride;  // bytes
+  const float* head_w;   // [padded]: q[r] = norm(x[r]) . head_w + head_b
+  float head_b;
+  float* q;
+};
+
+struct Kernels {
+  Isa isa;
+  Precision precision;
+  int panel;              // columns of a panel
+  int k_align;            // K of every product is a multiple of this
+  bool bf16_activations;  // else fp32
+  int block_rows;         // rows that go through all layers together in the throughput shape
+
+  std::size_t (*packed_bytes)(int k, int n);
+  // w [in][out] -> panels over padded k x n; input_split: each input became the pair (high, low).
+  void (*pack)(const float* w, int in, int out, int k, int n, bool input_split, void* packed);
+  // float [rows][n] -> activations, zero up to `k`; bf16: the pairs (high, low) of each value.
+  void (*input)(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
+                std::size_t y_stride) noexcept;
+  void (*dense)(const Dense&) noexcept;
+  void (*norm)(const Norm&) noexcept;
+  // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate.
+  void (*normals)(std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, int candidates,
+                  int act_dim, int first, int count, float* z) noexcept;
+  // Machine state around a call, on each thread (AMX tiles), or null.
+  void (*enter)() noexcept;
+  void (*leave)() noexcept;
+  // Runs `n` rounds of 2048 * (rounds' own width) multiply-adds; returns FLOP done. For the benchmark.
+  double (*burn)(long n) noexcept;
+  // Sums `bytes` of memory, a multiple of 256, aligned to 64.
+  float (*read)(const void* p, std::size_t bytes) noexcept;
+};
+
+// Null where this build does not hold the combination. Filled by kernels/*.cpp.
+const Kernels* scalar_kernels(Precision);
+const Kernels* neon_kernels(Precision);
+const Kernels* avx2_kernels(Precision);
+const Kernels* avx512_kernels(Precision);
+const Kernels* avx512_bf16_kernels(Precision);
+const Kernels* amx_kernels(Precision);
+
+// dispatch.cpp
+const Kernels* find_kernels(Isa, Precision);
+// Whether tiles may be used; asks the kernel for permission the first time. For tests: assume it,
+// where the instructions are emulated.
+bool tiles_allowed();
+void assume_tiles_for_test();
+
+}  // namespace sorl

@@ -1,0 +1,362 @@
+// The arithmetic of a layer as a template over a vector type V, so that each instruction set's file
+// states only its vectors. Included by kernels/*.cpp only; everything is in an unnamed namespace,
+// since the same code compiled for two instruction sets must never meet in the linker.
+//
+// V: type f (W floats), type u (W 32-bit words); zero, set, load, store, add, sub, mul, fma (a b + c),
+// sum, round, scale (a 2^n), recip, min_second (min(a, b), b where a is NaN... see gelu), load_words,
+// low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
+// prefetch_second (to the second); panel_vectors, max_rows.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "../kernels.hpp"
+
+namespace sorl {
+namespace {
+
+template <class T>
+inline const T* offset(const T* p, std::size_t bytes) {
+  return reinterpret_cast<const T*>(reinterpret_cast<const char*>(p) + bytes);
+}
+template <class T>
+inline T* offset(T* p, std::size_t bytes) {
+  return reinterpret_cast<T*>(reinterpret_cast<char*>(p) + bytes);
+}
+
+inline std::uint32_t bits_of(float x) {
+  std::uint32_t u;
+  std::memcpy(&u, &x, sizeof u);
+  return u;
+}
+inline float float_of(std::uint32_t u) {
+  float x;
+  std::memcpy(&x, &u, sizeof x);
+  return x;
+}
+// Round to nearest even; weights are finite.
+inline std::uint32_t to_bf16(float x) {
+  const std::uint32_t u = bits_of(x);
+  return (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
+}
+
+// GELU, tanh form, as x / (1 + 2^(-2 log2(e) sqrt(2/pi) (x + 0.044715 x^3))): one exponential, one
+// reciprocal, relative error about 2e-7. The clamp keeps the reciprocal of a huge sum from a NaN;
+// a NaN in x comes back out through the last product.
+template <class V>
+inline typename V::f gelu(typename V::f x) {
+  const auto square = V::mul(x, x);
+  auto e = V::mul(x, V::fma(square, V::set(-0.10294324f), V::set(-2.3022082f)));
+  e = V::clamp(e);
+  const auto n = V::round(e), f = V::sub(e, n);
+  auto p = V::set(0.00015345813f);
+  p = V::fma(p, f, V::set(0.0013399931f));
+  p = V::fma(p, f, V::set(0.0096184891f));
+  p = V::fma(p, f, V::set(0.055503286f));
+  p = V::fma(p, f, V::set(0.24022646f));
+  p = V::fma(p, f, V::set(0.69314718f));
+  p = V::fma(p, f, V::set(1.0f));
+  return V::mul(x, V::recip(V::add(V::scale(p, n), V::set(1.0f))));
+}
+
+// Weights in fp32: a panel row is panel_vectors vectors.
+template <class V>
+struct WeightsF32 {
+  static constexpr int k_step = 1;
+  static constexpr Precision precision = Precision::fp32;
+
+  static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(float) * k * n; }
+
+  static void pack(const float* w, int in, int out, int k, int n, bool, void* packed) {
+    constexpr int P = V::W * V::panel_vectors;
+    auto* to = static_cast<float*>(packed);
+    for (int panel = 0; panel < n / P; ++panel)
+      for (int i = 0; i < k; ++i)
+        for (int j = panel * P; j < (panel + 1) * P; ++j)
+          *to++ = i < in && j < out ? w[static_cast<std::size_t>(i) * out + j] : 0.0f;
+  }
+};
+
+// Weights in bf16, two to a 32-bit word: the low half is inputs 2i, the high half inputs 2i + 1. The
+// low one is shifted up. The high one is read as the whole word: its lower half is then noise below
+// bf16's precision, which pack takes into account when it rounds, so that no mask is needed and the
+// weight is still as near to the true one as bf16 gets.
+template <class V>
+struct WeightsBf16 {
+  static constexpr int k_step = 2;
+  static constexpr Precision precision = Precision::bf16;
+
+  static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(std::uint16_t) * k * n; }
+
+  static std::uint32_t word(float low, float high) {
+    const std::uint32_t below = to_bf16(low);
+    const std::uint32_t middle = bits_of(high) & 0xFFFF0000u;
+    std::uint32_t best = middle | below;
+    for (const std::uint32_t upper : {middle - 0x10000u, middle + 0x10000u}) {
+      const float there = float_of(upper | below);
+      // A step across zero or infinity changes sign or class: never nearer.
+      if (((upper ^ middle) & 0x80000000u) == 0 &&
+          std::fabs(there - high) < std::fabs(float_of(best) - high))
+        best = upper | below;
+    }
+    return best;
+  }
+
+  static void pack(const float* w, int in, int out, int k, int n, bool, void* packed) {
+    constexpr int P = V::W * V::panel_vectors;
+    const auto at = [&](int i, int j) {
+      return i < in && j < out ? w[static_cast<std::size_t>(i) * out + j] : 0.0f;
+    };
+    auto* to = static_cast<std::uint32_t*>(packed);
+    for (int panel = 0; panel < n / P; ++panel)
+      for (int i = 0; i < k; i += 2)
+        for (int j = panel * P; j < (panel + 1) * P; ++j) *to++ = word(at(i, j), at(i + 1, j));
+  }
+};
+
+template <class V, class Weights>
+struct Layer {
+  using f = typename V::f;
+  static constexpr int W = V::W, VP = V::panel_vectors, P = W * VP;
+
+  // R rows by NP panels. Each output is one chain of multiply-adds in the order of k, whatever R and
+  // NP are, so that no split of rows or columns changes a bit; KS > 1 splits the chain and is used
+  // where a single narrow panel would wait on the latency of its sums.
+  template <int R, int NP, int KS>
+  __attribute__((noinline)) static void tile(const Dense& d, int row, int panel, int group,
+                                             int groups) {
+    f acc[KS][R][NP * VP];
+#pragma GCC unroll 64
+    for (int s = 0; s < KS; ++s)
+#pragma GCC unroll 64
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 64
+        for (int v = 0; v < NP * VP; ++v)
+          acc[s][r][v] = s == 0 ? V::load(d.bias + panel * P + v * W) : V::zero();
+    if (d.init != nullptr)
+#pragma GCC unroll 64
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 64
+        for (int v = 0; v < NP * VP; ++v)
+          acc[0][r][v] = V::add(acc[0][r][v], V::load(d.init[row + r] + panel * P + v * W));
+
+    const std::size_t stride = d.x_stride;
+    // Five rows to a base pointer: x86 addresses base + {0, 1, 2, 3, 4} strides with two registers.
+    const char* x[(R + 4) / 5];
+#pragma GCC unroll 64
+    for (int b = 0; b < (R + 4) / 5; ++b)
+      x[b] = static_cast<const char*>(d.x) + (row + 5 * b) * stride;
+    const std::size_t panel_bytes = Weights::packed_bytes(d.k, P);
+    const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
+    constexpr std::size_t row_bytes = Weights::packed_bytes(Weights::k_step, P);
+
+    // The panel after this one, on its way from the third-level cache while this one is worked on.
+    // Of several groups of rows the first two fetch half each; the others repeat what is there.
+    const char* ahead = NP > 1 || group > 1 ? w : w + panel_bytes + group * (panel_bytes / 2);
+    const std::size_t ahead_step = NP == 1 && groups == 1 ? 2 * kLine : kLine;
+
+    for (int k = 0; k < d.k; k += Weights::k_step * KS) {
+      // Into the first level, eight lines before use: without it matrix-vector products over weights
+      // in the second level ran at 73 GB/s, with it at 87 (read limit 92). Non-temporal fetches sent
+      // the lines back to memory (10 GB/s); demoting or re-touching lines to keep part of a model
+      // larger than the second level there cost more than it saved.
+#pragma GCC unroll 64
+      for (int p = 0; p < NP; ++p)
+#pragma GCC unroll 64
+        for (std::size_t b = 0; b < KS * row_bytes; b += kLine) V::prefetch(w + p * panel_bytes + b + 8 * kLine);
+      if constexpr (R >= 4) {
+        V::prefetch_second(ahead);
+        V::prefetch_second(ahead + kLine);
+        ahead += ahead_step;
+      }
+#pragma GCC unroll 64
+      for (int s = 0; s < KS; ++s) {
+        if constexpr (Weights::k_step == 1) {
+          f weights[NP * VP];
+#pragma GCC unroll 64
+          for (int v = 0; v < NP * VP; ++v)
+            weights[v] = V::load(reinterpret_cast<const float*>(
+                w + (v / VP) * panel_bytes + s * row_bytes + (v % VP) * W * sizeof(float)));
+#pragma GCC unroll 64
+          for (int r = 0; r < R; ++r) {
+            const f value = V::set(reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride)[s]);
+#pragma GCC unroll 64
+            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(value, weights[v], acc[s][r][v]);
+          }
+        } else {
+          f low[NP * VP], high[NP * VP];
+#pragma GCC unroll 64
+          for (int v = 0; v < NP * VP; ++v) {
+            const auto words = V::load_words(w + (v / VP) * panel_bytes + s * row_bytes +
+                                             (v % VP) * W * sizeof(float));
+            low[v] = V::low(words);
+            high[v] = V::high(words);
+          }
+#pragma GCC unroll 64
+          for (int r = 0; r < R; ++r) {
+            const auto* values = reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride) + 2 * s;
+            const f even = V::set(values[0]), odd = V::set(values[1]);
+#pragma GCC unroll 64
+            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(even, low[v], acc[s][r][v]);
+#pragma GCC unroll 64
+            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(odd, high[v], acc[s][r][v]);
+          }
+        }
+      }
+      w += KS * row_bytes;
+#pragma GCC unroll 64
+      for (int b = 0; b < (R + 4) / 5; ++b) x[b] += KS * Weights::k_step * sizeof(float);
+    }
+
+#pragma GCC unroll 64
+    for (int r = 0; r < R; ++r) {
+      float* y = offset(static_cast<float*>(d.y), (row + r) * d.y_stride) + panel * P;
+#pragma GCC unroll 64
+      for (int v = 0; v < NP * VP; ++v) {
+        f sum = acc[0][r][v];
+#pragma GCC unroll 64
+        for (int s = 1; s < KS; ++s) sum = V::add(sum, acc[s][r][v]);
+        V::store(y + v * W, d.output == Output::linear ? sum : gelu<V>(sum));
+      }
+    }
+  }
+
+  // Panels side by side so that at least eight chains hide the latency of a multiply-add.
+  static constexpr int side_by_side(int rows) {
+    return rows * VP >= 8 ? 1 : rows * VP >= 4 ? 2 : 4;
+  }
+
+  template <int R>
+  static void rows(const Dense& d, int rows_here, int row, int panel, int panels, int group,
+                   int groups) {
+    if constexpr (R == 0) {
+      (void)d, (void)rows_here, (void)row, (void)panel, (void)panels, (void)group, (void)groups;
+    } else if (rows_here != R) {
+      rows<R - 1>(d, rows_here, row, panel, panels, group, groups);
+    } else if (panels == side_by_side(R) && panels > 1) {
+      tile<R, side_by_side(R), 1>(d, row, panel, group, groups);
+    } else {
+      for (int p = 0; p < panels; ++p) tile<R, 1, 1>(d, row, panel + p, group, groups);
+    }
+  }
+
+  static void run(const Dense& d) noexcept {
+    if (d.split_sums) {
+      for (int r = 0; r < d.rows; ++r)
+        if (d.k % (4 * Weights::k_step) == 0)
+          tile<1, 1, 4>(d, r, d.panel_begin, r, d.rows);
+        else
+          tile<1, 1, 1>(d, r, d.panel_begin, r, d.rows);
+      return;
+    }
+    const int groups = (d.rows + V::max_rows - 1) / V::max_rows;
+    const int together = d.rows <= V::max_rows ? side_by_side(d.rows) : 1;
+    for (int panel = d.panel_begin; panel < d.panel_end; panel += together) {
+      const int here = panel + together <= d.panel_end ? together : d.panel_end - panel;
+      for (int g = 0; g < groups; ++g) {
+        const int from = static_cast<int>(static_cast<std::int64_t>(d.rows) * g / groups);
+        const int to = static_cast<int>(static_cast<std::int64_t>(d.rows) * (g + 1) / groups);
+        rows<V::max_rows>(d, to - from, from, panel, here, g, groups);
+      }
+    }
+  }
+};
+
+// Where activations are fp32, an input row is a copy.
+inline void input_f32(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
+                      std::size_t y_stride) noexcept {
+  for (int r = 0; r < rows; ++r) {
+    const float* from = offset(x, r * x_stride);
+    float* to = offset(static_cast<float*>(y), r * y_stride);
+    for (int i = 0; i < n; ++i) to[i] = from[i];
+    for (int i = n; i < k; ++i) to[i] = 0.0f;
+  }
+}
+
+// Writes W floats of activations at column `column`.
+template <class V>
+struct StoreF32 {
+  static void store(void* y, int column, typename V::f x) {
+    V::store(static_cast<float*>(y) + column, x);
+  }
+};
+
+// One row stays in the first-level cache over the three passes. Columns of padding hold zero, and so
+// do their gain and offset; only the variance has to leave them out.
+template <class V, class Store>
+inline void norm(const Norm& d) noexcept {
+  using f = typename V::f;
+  constexpr int W = V::W, step = 4;  // sums kept apart, to hide latency; padded is a multiple of 32
+  static_assert(kWidthAlign % W == 0, "a padded row is whole vectors");
+  alignas(64) float mask[W];
+  const float per = 1.0f / static_cast<float>(d.width);
+  const int vectors = d.padded / W;
+  for (int r = 0; r < d.rows; ++r) {
+    const float* x = offset(d.x, r * d.x_stride);
+    f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    for (int v = 0; v < vectors; ++v) sums[v % step] = V::add(sums[v % step], V::load(x + v * W));
+    const float mean = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+    const f centre = V::set(mean);
+    for (f& s : sums) s = V::zero();
+    const int whole = d.width / W;
+    for (int v = 0; v < whole; ++v) {
+      const f e = V::sub(V::load(x + v * W), centre);
+      sums[v % step] = V::fma(e, e, sums[v % step]);
+    }
+    if (whole * W < d.width) {
+      for (int i = 0; i < W; ++i) mask[i] = whole * W + i < d.width ? 1.0f : 0.0f;
+      const f e = V::mul(V::sub(V::load(x + whole * W), centre), V::load(mask));
+      sums[whole % step] = V::fma(e, e, sums[whole % step]);
+    }
+    const float variance = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+    const f inverse = V::set(1.0f / std::sqrt(variance + 1e-6f));
+    if (d.y != nullptr) {
+      void* y = offset(static_cast<char*>(d.y), r * d.y_stride);
+      for (int v = 0; v < vectors; ++v) {
+        const f e = V::mul(V::sub(V::load(x + v * W), centre), inverse);
+        Store::store(y, v * W, V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W)));
+      }
+    } else {
+      for (f& s : sums) s = V::zero();
+      for (int v = 0; v < vectors; ++v) {
+        const f e = V::mul(V::sub(V::load(x + v * W), centre), inverse);
+        const f n = V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W));
+        sums[v % step] = V::fma(n, V::load(d.head_w + v * W), sums[v % step]);
+      }
+      d.q[r] = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) + d.head_b;
+    }
+  }
+}
+
+// The machine's multiply-add limit: as many independent chains as the tiles above have.
+template <class V>
+inline double burn(long n) noexcept {
+  constexpr int chains = V::max_rows * V::panel_vectors;
+  typename V::f acc[chains];
+  for (int i = 0; i < chains; ++i) acc[i] = V::set(1.0f + static_cast<float>(i));
+  volatile float start = 1.0f, add = 1e-9f;
+  const auto a = V::set(start), b = V::set(add);
+  for (long r = 0; r < n; ++r)
+#pragma GCC unroll 64
+    for (int i = 0; i < chains; ++i) acc[i] = V::fma(acc[i], a, b);
+  auto all = acc[0];
+  for (int i = 1; i < chains; ++i) all = V::add(all, acc[i]);
+  volatile float sink = V::sum(all);
+  (void)sink;
+  return 2.0 * V::W * chains * static_cast<double>(n);
+}
+
+template <class V>
+inline float read_all(const void* p, std::size_t bytes) noexcept {
+  const auto* x = static_cast<const float*>(p);
+  typename V::f sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (std::size_t i = 0; i + 4 * V::W <= bytes / sizeof(float); i += 4 * V::W)
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) sums[v] = V::add(sums[v], V::load(x + i + v * V::W));
+  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
+}
+
+}  // namespace
+}  // namespace sorl

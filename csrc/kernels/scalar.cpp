@@ -1,0 +1,89 @@
+// Plain C++: runs anywhere, and is what the other instruction sets are compared with. Four floats in
+// an array, which a compiler may keep in whatever vectors its baseline has.
+#include "table.hpp"
+
+namespace sorl {
+namespace {
+
+struct Scalar {
+  static constexpr int W = 4, panel_vectors = 2, max_rows = 2;
+  struct f {
+    float v[W];
+  };
+  struct u {
+    std::uint32_t v[W];
+  };
+
+  template <class Op>
+  static f each(Op op) {
+    f r;
+    for (int i = 0; i < W; ++i) r.v[i] = op(i);
+    return r;
+  }
+  static f zero() { return set(0.0f); }
+  static f set(float x) {
+    return each([&](int) { return x; });
+  }
+  static f load(const float* p) {
+    return each([&](int i) { return p[i]; });
+  }
+  static void store(float* p, f a) {
+    for (int i = 0; i < W; ++i) p[i] = a.v[i];
+  }
+  static f add(f a, f b) {
+    return each([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  static f sub(f a, f b) {
+    return each([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  static f mul(f a, f b) {
+    return each([&](int i) { return a.v[i] * b.v[i]; });
+  }
+  static f fma(f a, f b, f c) {
+    return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+  }
+  static f recip(f a) {
+    return each([&](int i) { return 1.0f / a.v[i]; });
+  }
+  static f clamp(f a) {
+    return each([&](int i) {
+      const float low = a.v[i] > -126.0f ? a.v[i] : -126.0f;  // NaN: -126
+      return low < 64.0f ? low : 64.0f;
+    });
+  }
+  // |a| < 2^22: adding 1.5 * 2^23 leaves no bits for the fraction.
+  static f round(f a) {
+    return each([&](int i) {
+      const float shifted = a.v[i] + 12582912.0f;
+      return shifted - 12582912.0f;
+    });
+  }
+  static f scale(f a, f n) {
+    return each([&](int i) {
+      const std::int32_t e = static_cast<std::int32_t>(n.v[i]) << 23;
+      return float_of(bits_of(a.v[i]) + static_cast<std::uint32_t>(e));
+    });
+  }
+  static float sum(f a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }
+  static u load_words(const void* p) {
+    u r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+  static f low(u a) {
+    return each([&](int i) { return float_of(a.v[i] << 16); });
+  }
+  static f high(u a) {
+    return each([&](int i) { return float_of(a.v[i]); });
+  }
+  static void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+  static void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
+};
+
+}  // namespace
+
+const Kernels* scalar_kernels(Precision precision) {
+  return tables<Scalar>(Isa::scalar, precision, 64);
+}
+
+}  // namespace sorl

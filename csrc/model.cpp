@@ -1,0 +1,210 @@
+#include "model.hpp"
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace sorl {
+
+namespace {
+
+constexpr std::size_t kHuge = std::size_t{2} << 20;
+
+int log2_of(int power_of_two) {
+  int n = 0;
+  while (power_of_two >> (n + 1) != 0) ++n;
+  return n;
+}
+
+// Lays one side of `view` out in `bump`; run once over nothing, to count, and once over memory.
+class Packer {
+ public:
+  Packer(const PolicyView& view, Packed& packed, Bump& bump) : v_(view), p_(packed), bump_(bump) {}
+
+  void constants() {
+    p_.zero = bump_.take<float>(p_.width);
+  }
+
+  void side(Side& side, const Kernels* kernels) {
+    const Kernels& k = *kernels;
+    side.kernels = kernels;
+    const int pair = k.bf16_activations ? 2 : 1;  // inputs travel as (high, low) pairs
+    const std::size_t size = k.bf16_activations ? 2 : 4;
+    side.obs_k = round_up(pair * v_.obs_dim, k.k_align);
+    side.in_k = round_up(pair * v_.act_dim, k.k_align);
+    side.head_width = round_up(v_.act_dim, k.panel);
+    // Whole lines, an odd number of them: rows of tiles then fall into different cache sets.
+    const auto stride = [&](int n) { return ((n * size + kLine - 1) / kLine | 1) * kLine; };
+    side.obs_stride = stride(side.obs_k);
+    side.in_stride = stride(side.in_k);
+    side.act_stride = stride(p_.width);
+
+    // All of the actor lies together and first: it is what each step reads.
+    side.actor = actor(k, side);
+    side.critics.clear();
+    for (int e = 0; e < v_.ensemble; ++e) side.critics.push_back(critic(k, side, e));
+  }
+
+ private:
+  const void* panels(const Kernels& k, const float* w, int in, int out, int padded_in,
+                     int padded_out, bool split) {
+    char* to = bump_.take<char>(k.packed_bytes(padded_in, padded_out));
+    if (!bump_.counting()) k.pack(w, in, out, padded_in, padded_out, split, to);
+    return to;
+  }
+
+  // [n] -> [padded], zero beyond n.
+  float* row(const float* from, int n, int padded) {
+    float* to = bump_.take<float>(padded);
+    if (!bump_.counting()) std::memcpy(to, from, n * sizeof(float));
+    return to;
+  }
+
+  // b + sum of value_j * w[first + j]: constant inputs folded into the bias.
+  void fold(float* to, const float* b, const float* w, int first, double value0, double value1,
+            int values) {
+    if (bump_.counting()) return;
+    const int H = v_.hidden;
+    for (int j = 0; j < H; ++j) {
+      double sum = b[j] + value0 * w[static_cast<std::size_t>(first) * H + j];
+      if (values == 2) sum += value1 * w[static_cast<std::size_t>(first + 1) * H + j];
+      to[j] = static_cast<float>(sum);
+    }
+  }
+
+  Net actor(const Kernels& k, const Side& side) {
+    const int O = v_.obs_dim, A = v_.act_dim, H = v_.hidden, W = p_.width;
+    const LayerView& first = v_.actor[0];
+    const bool split = k.bf16_activations;
+    Net net{};
+    net.in_w = panels(k, first.w + static_cast<std::size_t>(O) * H, A, H, side.in_k, W, split);
+    for (int l = 1; l < v_.depth; ++l) {
+      const LayerView& layer = v_.actor[l];
+      net.hidden.push_back({panels(k, layer.w, H, H, W, W, false), row(layer.b, H, W), nullptr, nullptr});
+    }
+    const LayerView& last = v_.actor[v_.depth];
+    net.head_w = panels(k, last.w, H, A, W, side.head_width, false);
+    net.head_b = row(last.b, A, side.head_width);
+    float* bias = bump_.take<float>(static_cast<std::size_t>(2 * v_.m_disc - 1) * W);
+    for (int M = 1; M <= v_.m_disc; M *= 2)
+      for (int i = 0; i < M; ++i)
+        fold(bump_.counting() ? nullptr : bias + static_cast<std::size_t>(M - 1 + i) * W, first.b,
+             first.w, O + A, static_cast<double>(i) / M, log2_of(M), 2);
+    net.bias = bias;
+    net.obs_w = panels(k, first.w, O, H, side.obs_k, W, split);
+    return net;
+  }
+
+  Net critic(const Kernels& k, const Side& side, int e) {
+    const int O = v_.obs_dim, A = v_.act_dim, H = v_.hidden, W = p_.width;
+    const LayerView& first = v_.critic[0];
+    const float* w = first.w + static_cast<std::size_t>(e) * (O + A + 1) * H;
+    const bool split = k.bf16_activations;
+    Net net{};
+    net.obs_w = panels(k, w, O, H, side.obs_k, W, split);
+    net.in_w = panels(k, w + static_cast<std::size_t>(O) * H, A, H, side.in_k, W, split);
+    float* bias = bump_.take<float>(static_cast<std::size_t>(log2_of(v_.m_disc) + 1) * W);
+    for (int m = 0; m <= log2_of(v_.m_disc); ++m)
+      fold(bump_.counting() ? nullptr : bias + static_cast<std::size_t>(m) * W,
+           first.b + static_cast<std::size_t>(e) * H, w, O + A, 1 << m, 0, 1);
+    net.bias = bias;
+    net.g = row(first.g + static_cast<std::size_t>(e) * H, H, W);
+    net.c = row(first.c + static_cast<std::size_t>(e) * H, H, W);
+    for (int l = 1; l < v_.depth; ++l) {
+      const LayerView& layer = v_.critic[l];
+      const std::size_t at = static_cast<std::size_t>(e) * H;
+      net.hidden.push_back({panels(k, layer.w + at * H, H, H, W, W, false), row(layer.b + at, H, W),
+                            row(layer.g + at, H, W), row(layer.c + at, H, W)});
+    }
+    const LayerView& last = v_.critic[v_.depth];
+    net.head_w = row(last.w + static_cast<std::size_t>(e) * H, H, W);
+    net.head_b = row(last.b + e, 1, 1);
+    return net;
+  }
+
+  const PolicyView& v_;
+  Packed& p_;
+  Bump& bump_;
+};
+
+}  // namespace
+
+Pages::Pages(std::size_t bytes) {
+  mapped_bytes_ = (bytes + kHuge - 1) / kHuge * kHuge + kHuge;
+  void* p = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  mapped_ = static_cast<char*>(p);
+  const auto address = reinterpret_cast<std::uintptr_t>(p);
+  data_ = mapped_ + ((kHuge - address % kHuge) % kHuge);
+  madvise(data_, mapped_bytes_ - kHuge, MADV_HUGEPAGE);  // a wish: 4 KiB pages work too
+}
+
+Pages::~Pages() {
+  if (mapped_ != nullptr) munmap(mapped_, mapped_bytes_);
+}
+
+Pages::Pages(Pages&& other) noexcept { *this = std::move(other); }
+
+Pages& Pages::operator=(Pages&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(mapped_, other.mapped_);
+  std::swap(mapped_bytes_, other.mapped_bytes_);
+  return *this;
+}
+
+std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision precision, Isa isa,
+                                         std::string& error) {
+  const Kernels* many = find_kernels(isa, precision);
+  if (many == nullptr) {
+    error = std::string(name(isa)) + " is not there for " + name(precision);
+    return nullptr;
+  }
+  const Kernels* few = isa == Isa::amx ? find_kernels(Isa::avx512, precision) : nullptr;
+  try {
+    auto p = std::make_unique<Packed>();
+    p->obs_dim = view.obs_dim;
+    p->act_dim = view.act_dim;
+    p->hidden = view.hidden;
+    p->depth = view.depth;
+    p->ensemble = view.ensemble;
+    p->m_disc = view.m_disc;
+    p->width = round_up(view.hidden, kWidthAlign);
+    p->q_min = view.q_min;
+    p->precision = precision;
+    p->isa = isa;
+    p->low.assign(view.action_low, view.action_low + view.act_dim);
+    p->high.assign(view.action_high, view.action_high + view.act_dim);
+    if (view.obs_mean != nullptr && view.obs_std != nullptr) {
+      p->mean.assign(view.obs_mean, view.obs_mean + view.obs_dim);
+      p->std.assign(view.obs_std, view.obs_std + view.obs_dim);
+    }
+    p->few_rows = 2;
+    const auto lay_out = [&](char* base) {
+      Bump bump(base);
+      Packer packer(view, *p, bump);
+      if (few != nullptr) packer.side(p->few_side, few);
+      packer.side(p->many_side, many);
+      packer.constants();
+      return bump.used();
+    };
+    p->pages = Pages(lay_out(nullptr));
+    lay_out(p->pages.data());
+    return std::shared_ptr<const Model>(new Model(std::move(p)));
+  } catch (const std::bad_alloc&) {
+    error = "out of memory while packing the policy";
+    return nullptr;
+  }
+}
+
+Model::Model(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
+Model::~Model() = default;
+int Model::obs_dim() const noexcept { return packed_->obs_dim; }
+int Model::act_dim() const noexcept { return packed_->act_dim; }
+int Model::m_disc() const noexcept { return packed_->m_disc; }
+Precision Model::precision() const noexcept { return packed_->precision; }
+Isa Model::isa() const noexcept { return packed_->isa; }
+
+}  // namespace sorl

@@ -1,0 +1,95 @@
+// A policy as it is read while sampling: every weight in panels, every constant folded.
+#pragma once
+
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace sorl {
+
+// Memory of its own pages: 2 MiB aligned, on huge pages where the system gives them, zeroed. A cycle
+// through 3 MB of weights on 4 KiB pages would spend a sixth of its loads on page walks.
+class Pages {
+ public:
+  Pages() = default;
+  explicit Pages(std::size_t bytes);  // throws std::bad_alloc
+  ~Pages();
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  Pages(Pages&& other) noexcept;
+  Pages& operator=(Pages&& other) noexcept;
+  char* data() const { return data_; }
+
+ private:
+  char* data_ = nullptr;
+  char* mapped_ = nullptr;
+  std::size_t mapped_bytes_ = 0;
+};
+
+// Hands out aligned pieces of a region; over a null region it only counts.
+class Bump {
+ public:
+  explicit Bump(char* base) : base_(base) {}
+  template <class T>
+  T* take(std::size_t n, std::size_t align = kLine) {
+    used_ = (used_ + align - 1) / align * align;
+    T* p = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += n * sizeof(T);
+    return p;
+  }
+  bool counting() const { return base_ == nullptr; }
+  std::size_t used() const { return used_; }
+
+ private:
+  char* base_;
+  std::size_t used_ = 0;
+};
+
+struct PackedLayer {
+  const void* w;
+  const float *b, *g, *c;  // [width]; g and c in the critic only
+};
+
+// One actor or one critic. Its first layer is split: obs_w takes the observation (once a call), in_w
+// the partly denoised action or the action; t, log2 M and k are in the bias tables.
+struct Net {
+  const void* obs_w;
+  const void* in_w;
+  // Actor: [M][i][width] for M = 1, 2, 4, ...; i < M: M's tables start at (M - 1) * width.
+  // Critic: [log2 M][width].
+  const float* bias;
+  const float *g, *c;  // the first layer's LayerNorm, critic only
+  std::vector<PackedLayer> hidden;
+  const void* head_w;         // actor: panels [width][head_width]; critic: float [width]
+  const float* head_b;        // actor: [head_width]; critic: [1]
+};
+
+// The policy packed for one table of kernels.
+struct Side {
+  const Kernels* kernels = nullptr;
+  int obs_k = 0, in_k = 0;  // padded inputs
+  int head_width = 0;       // padded actions
+  std::size_t obs_stride = 0, in_stride = 0, act_stride = 0;  // bytes of an activation row
+  Net actor;
+  std::vector<Net> critics;
+};
+
+struct Packed {
+  int obs_dim, act_dim, hidden, depth, ensemble, m_disc;
+  int width;  // hidden, padded
+  bool q_min;
+  Precision precision;
+  Isa isa;
+  std::vector<float> low, high, mean, std;  // mean and std empty where there is no normaliser
+  const float* zero;                        // [width]
+  // Calls of at most `few_rows` rows in all read `few`: with tiles, one row is better served by
+  // vectors, whose layout differs.
+  int few_rows;
+  Side few_side, many_side;
+  const Side& side(std::int64_t rows) const {
+    return rows <= few_rows && few_side.kernels != nullptr ? few_side : many_side;
+  }
+  Pages pages;
+};
+
+}  // namespace sorl

@@ -1,0 +1,226 @@
+// The C interface: handles, error codes and texts, options, status bits, the C++ classes over it.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.hpp"
+#include "make_policy.hpp"
+#include "sorl_fast/sorl.hpp"
+
+namespace {
+
+using namespace sorl_test;
+using sorl_fast::Error;
+using sorl_fast::Options;
+using sorl_fast::Policy;
+using sorl_fast::Session;
+
+const Spec kSpec{4, 3, 16, 2, 2, 8, false, true};
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+Policy make(const Spec& spec = kSpec) {
+  const std::string bytes = make_policy(spec);
+  return Policy(bytes.data(), bytes.size());
+}
+
+void facts() {
+  CHECK(sorl_abi_version() == SORL_ABI_VERSION);
+  const Policy policy = make();
+  CHECK(policy.obs_dim() == 4 && policy.act_dim() == 3 && policy.max_steps() == 8);
+  CHECK(sorl_policy_hidden(policy.get()) == 16 && sorl_policy_depth(policy.get()) == 2);
+  CHECK(sorl_policy_ensemble(policy.get()) == 2);
+  CHECK(policy.action_low()[2] == -1 && policy.action_high()[2] == 0.75f);
+  CHECK(std::strcmp(policy.env(), "test-v0") == 0 && std::strlen(policy.sha256()) == 64);
+}
+
+void load_errors() {
+  char text[256] = "old";
+  auto* policy = reinterpret_cast<sorl_policy*>(text);
+  CHECK(sorl_policy_load("/nowhere/p", &policy, text, sizeof text) == SORL_ERROR_READ);
+  CHECK(policy == nullptr && std::strstr(text, "/nowhere/p: ") == text);
+  CHECK(sorl_policy_load("/tmp", &policy, text, sizeof text) == SORL_ERROR_READ);
+  CHECK(sorl_policy_load(nullptr, &policy, text, sizeof text) == SORL_ERROR_ARGUMENT);
+  CHECK(sorl_policy_load("/nowhere/p", nullptr, text, sizeof text) == SORL_ERROR_ARGUMENT);
+  CHECK(sorl_policy_load_memory(nullptr, 1, &policy, text, sizeof text) == SORL_ERROR_ARGUMENT);
+  CHECK(sorl_policy_load_memory(nullptr, 0, &policy, nullptr, 0) == SORL_ERROR_POLICY);
+  CHECK(sorl_policy_load_memory("x", 1, &policy, nullptr, 8) == SORL_ERROR_POLICY);
+  char tiny[4] = {1, 1, 1, 1};  // cut off, with its zero
+  CHECK(sorl_policy_load_memory("x", 1, &policy, tiny, sizeof tiny) == SORL_ERROR_POLICY);
+  CHECK(std::string(tiny) == "pol");
+  CHECK(sorl_policy_load_memory("x", 1, &policy, tiny, 0) == SORL_ERROR_POLICY);
+  std::string bad = make_policy(kSpec);
+  bad.back() = static_cast<char>(bad.back() ^ 1);
+  CHECK(sorl_policy_load_memory(bad.data(), bad.size(), &policy, text, sizeof text) == SORL_ERROR_POLICY);
+  CHECK(policy == nullptr && std::strstr(text, "sha256 is ") != nullptr);
+  sorl_policy_free(nullptr);
+  sorl_session_free(nullptr);
+  bool thrown = false;
+  try {
+    Policy("/nowhere/p");
+  } catch (const Error& error) {
+    thrown = error.code() == SORL_ERROR_READ && std::strstr(error.what(), "/nowhere/p") != nullptr;
+  }
+  CHECK(thrown);
+  for (int code = SORL_ERROR_INTERNAL; code <= 1; ++code) CHECK(sorl_error_name(code)[0] != '\0');
+}
+
+void session_errors() {
+  const Policy policy = make();
+  char text[256] = "";
+  sorl_session* session = nullptr;
+  const auto code = [&](const sorl_options* options) {
+    text[0] = '\0';
+    const std::int32_t result = sorl_session_create(policy.get(), options, &session, text, sizeof text);
+    CHECK((result == SORL_OK) == (session != nullptr) && (result == SORL_OK) == (text[0] == '\0'));
+    return result;
+  };
+  CHECK(code(nullptr) == SORL_OK);
+  sorl_session_free(session);
+  for (const auto& [field, values] :
+       {std::pair<std::int32_t sorl_options::*, std::vector<std::int32_t>>
+            {&sorl_options::precision, {-1, 2}},
+        {&sorl_options::threads, {-1, 0, 65}},
+        {&sorl_options::max_rows, {-1, 0}},
+        {&sorl_options::max_candidates, {-1, 0}}}) {
+    for (const std::int32_t value : values) {
+      Options options;
+      options.*field = value;
+      CHECK(code(&options) == SORL_ERROR_ARGUMENT);
+      CHECK(std::strstr(text, std::to_string(value).c_str()) != nullptr);
+    }
+  }
+  Options options;
+  options.struct_size = 4;
+  CHECK(code(&options) == SORL_ERROR_ARGUMENT);
+  options = Options();
+  options.isa = "abacus";
+  CHECK(code(&options) == SORL_ERROR_ISA && std::strstr(text, "abacus") != nullptr);
+  options.isa = "scalar";
+  options.precision = SORL_PRECISION_BF16;
+  CHECK(code(&options) == SORL_OK && std::string(sorl_isa_name(session)) == "scalar");
+  sorl_session_free(session);
+  CHECK(sorl_session_create(nullptr, nullptr, &session, nullptr, 0) == SORL_ERROR_ARGUMENT);
+  CHECK(sorl_session_create(policy.get(), nullptr, nullptr, nullptr, 0) == SORL_ERROR_ARGUMENT);
+}
+
+void act_arguments() {
+  const Policy policy = make();
+  Options options;
+  options.max_rows = 3;
+  options.max_candidates = 4;
+  Session session(policy, options);
+  CHECK(session.last_status() == SORL_OK);
+  const std::vector<float> obs(4 * 4, 0.5f);
+  std::vector<float> actions(4 * 3, 7);
+  const auto act = [&](const float* o, int rows, int steps, int candidates, float* a) {
+    const std::int32_t code = sorl_act(session.get(), o, rows, steps, candidates, 1, 0, 0, nullptr, a,
+                                       nullptr, nullptr, nullptr);
+    CHECK(session.last_status() == code);
+    return code;
+  };
+  CHECK(act(nullptr, 1, 1, 1, actions.data()) == SORL_ERROR_ARGUMENT);
+  CHECK(act(obs.data(), 1, 1, 1, nullptr) == SORL_ERROR_ARGUMENT);
+  CHECK(act(obs.data(), -1, 1, 1, actions.data()) == SORL_ERROR_ARGUMENT);
+  CHECK(act(obs.data(), 1, 1, 0, actions.data()) == SORL_ERROR_ARGUMENT);
+  CHECK(act(obs.data(), 4, 1, 1, actions.data()) == SORL_ERROR_TOO_LARGE);
+  CHECK(act(obs.data(), 1, 1, 5, actions.data()) == SORL_ERROR_TOO_LARGE);
+  for (const int steps : {-1, 0, 3, 5, 16, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+    CHECK(act(obs.data(), 1, steps, 1, actions.data()) == SORL_ERROR_STEPS);
+  }
+  CHECK(sorl_act(nullptr, obs.data(), 1, 1, 1, 1, 0, 0, nullptr, actions.data(), nullptr, nullptr,
+                 nullptr) == SORL_ERROR_ARGUMENT);
+  for (const float a : actions) CHECK(a == 7);  // an error leaves the output alone
+  CHECK(act(obs.data(), 0, 1, 1, actions.data()) == SORL_OK);
+  for (const float a : actions) CHECK(a == 7);
+  CHECK(act(obs.data(), 2, 8, 4, actions.data()) >= 0);
+  for (int i = 0; i < 6; ++i) CHECK(actions[static_cast<std::size_t>(i)] >= -1 && actions[static_cast<std::size_t>(i)] <= 0.75f);
+  CHECK(actions[6] == 7);
+}
+
+void held_action() {
+  const Policy policy = make();
+  Session session(policy);
+  const float good[4] = {0.1f, -0.2f, 0.3f, 0.4f};
+  const float bad[4] = {0.1f, kNan, 0.3f, 0.4f};
+  const float worse[4] = {0.1f, 0.2f, kInf, 0.4f};
+  float first[3];
+  float action[3];
+  CHECK(session.act(bad, action, 8, 1, 1, 0) == (SORL_STATUS_NONFINITE_OBS | SORL_STATUS_HELD));
+  for (const float a : action) CHECK(a == 0);
+  CHECK((session.act(good, first, 8, 1, 1, 0) & ~SORL_STATUS_CLIPPED) == 0);
+  CHECK(session.act(worse, action, 8, 1, 1, 1) == (SORL_STATUS_NONFINITE_OBS | SORL_STATUS_HELD));
+  CHECK(std::memcmp(action, first, sizeof first) == 0);
+  CHECK(session.last_status() == (SORL_STATUS_NONFINITE_OBS | SORL_STATUS_HELD));
+  session.reset();
+  session.act(bad, action, 8, 1, 1, 2);
+  for (const float a : action) CHECK(a == 0);
+}
+
+// The same numbers with a seed or its noise split over calls, and through every optional output.
+void outputs() {
+  const Policy policy = make();
+  Options options;
+  options.max_rows = 6;
+  options.max_candidates = 4;
+  options.isa = "scalar";
+  Session session(policy, options);
+  std::vector<float> obs(6 * 4);
+  for (std::size_t i = 0; i < obs.size(); ++i) obs[i] = std::sin(static_cast<float>(i));
+  std::vector<float> all(6 * 3);
+  std::vector<float> parts(6 * 3);
+  std::vector<std::int32_t> candidate(6, -1);
+  std::vector<float> q(6, kNan);
+  std::vector<std::uint32_t> status(6, 999);
+  const std::int32_t union_of = sorl_act(session.get(), obs.data(), 6, 4, 4, 42, 7, 0, nullptr, all.data(),
+                                         candidate.data(), q.data(), status.data());
+  std::uint32_t bits = 0;
+  for (std::size_t i = 0; i < 6; ++i) {
+    CHECK(candidate[i] >= 0 && candidate[i] < 4 && std::isfinite(q[i]));
+    bits |= status[i];
+  }
+  CHECK(union_of == static_cast<std::int32_t>(bits));
+  for (std::uint32_t row = 0; row < 6; ++row) {
+    sorl_act(session.get(), obs.data() + 4 * row, 1, 4, 4, 42, 7, row, nullptr, parts.data() + 3 * row,
+             nullptr, nullptr, nullptr);
+  }
+  for (std::size_t i = 0; i < all.size(); ++i) CHECK(std::fabs(all[i] - parts[i]) < 1e-5f);
+  const std::vector<float> noise(6 * 4 * 3, 0.0f);
+  CHECK(sorl_act(session.get(), obs.data(), 6, 4, 4, 0, 0, 0, noise.data(), all.data(), candidate.data(),
+                 nullptr, nullptr) >= 0);
+  for (const std::int32_t index : candidate) CHECK(index == 0);  // equal candidates: the first
+}
+
+// Sessions keep what they need: the policy may be freed before them.
+void lifetimes() {
+  const float obs[4] = {1, 2, 3, 4};
+  float one[3];
+  float two[3];
+  auto* policy = new Policy(make());
+  Session first(*policy);
+  auto* second = new Session(*policy);
+  second->act(obs, two, 2, 1, 3, 0);
+  delete policy;
+  first.act(obs, one, 2, 1, 3, 0);
+  delete second;
+  Session moved = std::move(first);
+  moved.act(obs, one, 2, 1, 3, 0);
+  CHECK(std::memcmp(one, two, sizeof one) == 0);
+}
+
+}  // namespace
+
+int main() {
+  facts();
+  load_errors();
+  session_errors();
+  act_arguments();
+  held_action();
+  outputs();
+  lifetimes();
+  std::puts("C interface: all passed");
+}
