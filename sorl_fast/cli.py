@@ -128,8 +128,17 @@ def _envs(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    config = _make(TrainConfig, _given(args, TrainConfig))
-    agent = agent_config(config.env, **_given(args, AgentConfig))
+    run_flags, agent_flags = _given(args, TrainConfig), _given(args, AgentConfig)
+    if args.resume and "out" in run_flags:
+        # what is not on the command line stays as the run has it
+        from .learn.run_folder import RunFolder
+
+        saved_agent, saved_run, _ = RunFolder(run_flags["out"], ()).read_config()
+        config = TrainConfig.from_dict(saved_run.to_dict() | run_flags)
+        agent = AgentConfig.from_dict(saved_agent.to_dict() | agent_flags)
+    else:
+        config = _make(TrainConfig, run_flags)
+        agent = agent_config(config.env, **agent_flags)
     with _extra("train"):
         from .learn.train import train
     result = train(agent, config, resume=args.resume, command=args.command_line)
