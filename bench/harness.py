@@ -163,8 +163,7 @@ class Figures(NamedTuple):
 def no_garbage_collection() -> Iterator[None]:
     """Keep Python's collector out of what is timed."""
     was_on = gc.isenabled()
-    gc.collect()
-    gc.disable()
+    gc.disable()  # and no collection first: with torch loaded that takes longer than a block
     try:
         yield
     finally:
