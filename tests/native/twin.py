@@ -1,4 +1,4 @@
-"""Policies with weights as a training starts from, and the float64 twin that backends are held against."""
+"""Policies with weights as a training starts from, and the float64 twin of a result."""
 
 from types import SimpleNamespace
 
@@ -62,7 +62,7 @@ def make_policy(
 
 
 def errors(policy, obs, noise, steps, action, info):
-    """Hold a result against float64: error of the action, of its Q, and how much better the best Q is."""
+    """Compare with float64: errors of the action and its Q, and how much better the best Q is."""
     exact = best_of_n(policy, obs, noise, steps, dtype=np.float64)
     rows = np.arange(len(obs))
     x = obs.astype("f8")
