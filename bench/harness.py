@@ -132,7 +132,7 @@ def check(contender: Contender, running: Running, expected: Truth) -> float:
         raise Disagreement(f"{who}: actions of shape {list(actions.shape)}, not [{B}, {A}]")
     error = max_abs_error(actions, expected, Q_BOUND[contender.precision])
     bound = ACTION_BOUND[contender.precision]
-    if not error <= bound:
+    if error > bound:
         raise Disagreement(
             f"{who}: an action is {error:.3g} from the definition's, above {bound:g}: not timed"
         )
