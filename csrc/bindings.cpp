@@ -203,7 +203,7 @@ class Session {
       }
     }
     const std::uint64_t M = numbers[0], N = numbers[1];
-    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 || numbers[2] > UINT32_MAX - rows ||
+    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 || numbers[2] + static_cast<std::uint64_t>(rows) > UINT32_MAX ||
         numbers[3] > UINT32_MAX)
       return py::none();
     reserve(static_cast<int>(rows), static_cast<int>(N));

@@ -45,8 +45,8 @@ class NativeSession:
     Raises
     ------
     BadInput
-        There is no native module, threads is out of its bounds, or SORL_CPU_ISA names an instruction
-        set that is not there.
+        There is no native module, threads is out of its bounds, or SORL_CPU_ISA names an
+        instruction set that is not there.
     """
 
     def __init__(self, policy: Policy, precision: str, threads: int) -> None:
@@ -59,20 +59,24 @@ class NativeSession:
             raise BadInput(str(err)) from None
         self._act_dim = policy.act_dim
         self.isa: str = model.isa
-        # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and the
-        # common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) -> actions, or
-        # None where a conversion or an error is due.
+        # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and
+        # the common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) ->
+        # actions, or None where a conversion or an error is due.
         self.act_into = self._session.act_into
         self.act_plain = self._session.act
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         """Return the caller's numbers as contiguous float32, or raise BadInput."""
-        return np.ascontiguousarray(as_floats(name, value)) if np.ndim(value) else as_floats(name, value)
+        return (
+            np.ascontiguousarray(as_floats(name, value))
+            if np.ndim(value)
+            else as_floats(name, value)
+        )
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A], or with that of the key; see `sampler.Session`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)

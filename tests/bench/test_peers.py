@@ -62,6 +62,7 @@ def test_torch_sets_its_threads_before_a_block(policy, torch_threads):
 
 
 @pytest.mark.slow  # compiles C++
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
 def test_torch_compile(policy, torch_threads):
     assert error_of(Torch("fp32", 1, compiled=True), policy, CELLS[1]) < 1e-5
 

@@ -1,6 +1,7 @@
 """The race as a whole, with contenders that are all the definition: rows, ratios, files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,6 +215,18 @@ def test_a_file_that_cannot_be_written(small, tmp_path):
     path = tmp_path / "file" / "sampler.json"
     with pytest.raises(BadInput, match="cannot write"):
         sampler.run(["--quick", "--seconds", "0.001", "--cold-calls", "0", "--json", str(path)])
+
+
+def test_a_write_that_fails_leaves_the_old_file(small, tmp_path, monkeypatch):
+    def full(self, target):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "sampler.json"
+    path.write_text("old")
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(BadInput, match="No space left"):
+        sampler.run(["--quick", "--seconds", "0.001", "--cold-calls", "0", "--json", str(path)])
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("sampler.json", "old")]
 
 
 def test_lanes_with_more_threads_than_cores_are_left_out(small, monkeypatch, tmp_path, capsys):
