@@ -29,6 +29,7 @@ extra = installed - {"sorl-fast", "numpy", "safetensors", "pip", "setuptools", "
 assert not extra, f"a robot's install grew: {extra}"
 sampler = Sampler.load("policy.safetensors")
 action = sampler.act(np.zeros(28, np.float32), steps=8, candidates=4, seed=1)
+assert sampler.backend == "native", sampler.backend
 assert action.shape == (5,) and np.isfinite(action).all()
 assert np.array_equal(action, sampler.act(np.zeros(28, np.float32), steps=8, candidates=4, seed=1))
 assert not {"torch", "triton", "gymnasium", "ogbench", "mujoco"} & set(sys.modules)

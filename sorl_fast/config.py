@@ -199,7 +199,7 @@ class EvalConfig:
     episodes: int = option(50, help="episodes a cell")
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
-    backend: str = option("numpy", help="sampler backend: numpy or torch")
+    backend: str | None = option(None, help="sampler backend: native, numpy or torch; left out: SORL_BACKEND, or else the fastest installed")
     success_timing: Literal["post", "pre"] = option("post", help="success judged on s' (post, the paper's) or on s (pre, the default of ogbench 1.2)")
     # fmt: on
 

@@ -14,8 +14,9 @@ ALLOWED = {
     "act": {"_native"},
     "learn": {"data", "ops", "act.policy_file", "act.evaluate"},
     "report": {"act", "data", "learn", "ops"},
+    "recommend": {"act"},
     "doctor": {"act", "data", "learn", "ops"},
-    "cli": {"act", "data", "learn", "ops", "report", "doctor"},
+    "cli": {"act", "data", "learn", "ops", "report", "recommend", "doctor"},
     "bench": {"act", "data", "learn", "ops", "report", "doctor", "cli", "_native", "kernels"},
     "kernels": set(),
 }
