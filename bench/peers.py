@@ -98,6 +98,8 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
     from torch import nn
 
     kind = torch.bfloat16 if bf16 else torch.float32
+    # torch.compile traces what forward names, and cannot trace a Policy's arrays
+    normalised, use_mean = policy.obs_mean is not None, policy.q_agg == "mean"
 
     def network(layers: Sequence[Sequence[Any]]) -> Any:
         parts: list[nn.Module] = []
@@ -151,7 +153,7 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
 
         def forward(self, obs: Any, noise: Any) -> Any:
             B, N, A = noise.shape
-            x = (obs - self.mean) / self.std if policy.obs_mean is not None else obs
+            x = (obs - self.mean) / self.std if normalised else obs
             rows = x.to(kind)[:, None].expand(B, N, -1).reshape(B * N, -1)
             z = noise.reshape(B * N, A)
             for i in range(cell.steps):
@@ -162,9 +164,12 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
                 return z
             x = torch.cat([rows, z.to(kind), self.k], 1)
             q = torch.stack([critic(x).float() for critic in self.critics])
-            q = q.mean(0) if policy.q_agg == "mean" else q.amin(0)
+            q = q.mean(0) if use_mean else q.amin(0)
             return z.view(B, N, A)[self.row, q.view(B, N).argmax(1)]
 
+    # torch.compile keeps what it compiled with the code object, gives up after some eight shapes of one,
+    # and looks through them at every call: each sampler gets a code object of its own.
+    Sampler.forward.__code__ = Sampler.forward.__code__.replace()
     return Sampler().eval()
 
 
@@ -188,7 +193,7 @@ class Torch:
         model = _torch_sampler(policy, cell, self.precision == "bf16")
         x, z = torch.from_numpy(obs), torch.from_numpy(noise)
         torch.set_num_threads(self.threads)  # generated code has the number of threads in it
-        run = torch.compile(model, dynamic=False) if self.compiled else model
+        run = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
 
         def call() -> Any:
             with torch.inference_mode():

@@ -67,8 +67,8 @@ class NativeSession:
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         """Return the caller's numbers as contiguous float32, or raise BadInput."""
-        given = as_floats(name, value)
-        return np.ascontiguousarray(given) if given.ndim else given  # it would make [1] of a scalar
+        numbers = as_floats(name, value)
+        return np.ascontiguousarray(numbers) if numbers.ndim else numbers
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
