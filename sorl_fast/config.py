@@ -73,8 +73,8 @@ class AgentConfig:
             _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("m_disc", "m_btt"):
             value = getattr(self, name)
-            ok = isinstance(value, int) and _is_power_of_two(value)
-            _check(ok, name, value, "a power of two: 1, 2, 4, 8, ...")
+            ok = isinstance(value, int) and _is_power_of_two(value) and value <= 1024
+            _check(ok, name, value, "a power of two from 1 to 1024")
         _check(self.m_btt <= self.m_disc, "m_btt", self.m_btt, f"at most m_disc = {self.m_disc}")
         for name in ("q_coef", "fm_coef", "sc_coef"):
             value = getattr(self, name)

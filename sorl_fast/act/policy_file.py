@@ -38,7 +38,7 @@ _FIELDS = (
 # A header is parsed into many small objects, so it is bounded apart from the file: a network of a
 # thousand layers stays below.
 _MAX_HEADER = 1 << 20
-_MAX_STEPS = 1 << 20
+_MAX_STEPS = 1 << 10  # acting folds a bias for each step of each count: memory that a file asks for
 _MAX_DIM = 1 << 31
 # What follows bounds the memory of the native runtime's reader.
 _MAX_ENV = 4096
