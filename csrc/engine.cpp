@@ -20,9 +20,6 @@ namespace sorl {
 
 namespace {
 
-// Up to here the threads work together. Above, reading all weights on each core costs less than
-// handing activations to and fro.
-constexpr int kTogetherRows = 64;
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
@@ -101,7 +98,7 @@ struct Engine::Impl {
   Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
       : model(std::move(m)), p(model->packed()), team(threads), max_rows(rows), max_candidates(candidates) {
     const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-    const int block = std::max(p.many_side.kernels->block_rows, kTogetherRows);
+    const int block = std::max(p.many_side.kernels->block_rows, p.many_side.kernels->together_rows);
     capacity = static_cast<int>(std::min<std::size_t>(total, block));
     scratch.resize(threads);
     const auto lay_out = [&](char* base) {
@@ -338,7 +335,7 @@ struct Engine::Impl {
   void run() noexcept {
     const bool threaded = team.size() > 1 && team.alive();
     team_size = threaded ? team.size() : 1;
-    call.together = threaded && call.total <= kTogetherRows;
+    call.together = threaded && call.total <= call.side->kernels->together_rows;
     const int most = p.many_side.kernels->block_rows;
     // As many blocks as there are threads, or a multiple, so that none waits for the last block.
     int blocks = (call.total + most - 1) / most;

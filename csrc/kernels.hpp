@@ -61,6 +61,11 @@ struct Kernels {
   int panel;              // columns of a panel
   int k_align;            // K of every product is a multiple of this
   bool bf16_activations;  // else fp32
+  // Up to so many rows the threads of a session walk the layers side by side, each owning columns; above,
+  // each takes rows of its own. Together, a core reads and keeps only its share of the weights (fp32: a
+  // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
+  // activations after each layer.
+  int together_rows;
   int block_rows;         // rows that go through all layers together in the throughput shape
 
   std::size_t (*packed_bytes)(int k, int n);
