@@ -22,6 +22,7 @@ Kernels table(Isa isa, int block_rows) {
   k.input = input_f32;
   k.dense = Layer<V, Weights>::run;
   k.norm = norm<V, StoreF32<V>>;
+  k.head = head<V>;
   k.normals = philox_normals;
   k.burn = burn<V>;
   k.read = read_all<V>;
