@@ -3,9 +3,9 @@
 // since the same code compiled for two instruction sets must never meet in the linker.
 //
 // V: type f (W floats), type u (W 32-bit words); zero, set, load, store, add, sub, mul, fma (a b + c),
-// sum, round, scale (a 2^n), recip, min_second (min(a, b), b where a is NaN... see gelu), load_words,
-// low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
-// prefetch_second (to the second); panel_vectors, max_rows.
+// sum, round, scale (a 2^n), recip, clamp (to at most 64, and to where scale works; of a NaN a number),
+// load_words, low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
+// prefetch_second (to the second); panel_vectors (of a panel row), max_rows (of a tile).
 #pragma once
 
 #include <cmath>
