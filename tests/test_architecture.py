@@ -17,7 +17,18 @@ ALLOWED = {
     "recommend": {"act"},
     "doctor": {"act", "data", "learn", "ops"},
     "cli": {"act", "data", "learn", "ops", "report", "recommend", "doctor"},
-    "bench": {"act", "data", "learn", "ops", "report", "recommend", "doctor", "cli", "_native", "kernels"},
+    "bench": {
+        "act",
+        "data",
+        "learn",
+        "ops",
+        "report",
+        "recommend",
+        "doctor",
+        "cli",
+        "_native",
+        "kernels",
+    },
     "kernels": set(),
 }
 LAZY = {"act": {"ops"}}  # only inside the function that makes a torch or triton backend
