@@ -13,7 +13,7 @@ class Diverged(ArithmeticError):
     exit_code = 3
 
 
-class Stopped(Exception):  # noqa: N818 - not a fault: the work was saved and can be resumed
+class Stopped(Exception):
     """SIGTERM arrived and everything was saved. The message says how to go on."""
 
     exit_code = 75

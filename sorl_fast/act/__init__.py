@@ -1,0 +1,1 @@
+"""The acting wing: a policy file in, actions out. A robot needs numpy and safetensors only."""

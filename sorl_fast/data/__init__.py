@@ -1,0 +1,1 @@
+"""Data: files or simulators in, minibatches out."""

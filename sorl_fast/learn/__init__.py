@@ -1,0 +1,1 @@
+"""Learning: networks, losses, the update and its loop."""

@@ -1,0 +1,47 @@
+# make run    collect, train, evaluate and report, small; about ten minutes on two cores
+# make test   every test
+# make check  format, lint, types and the fast tests: the everyday loop
+# All make .venv and install what they need into it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+DATA := datasets
+RUN := runs/demo
+ENV := cube-single-play-singletask-task2-v0
+
+.PHONY: run test check clean
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	@echo "Installing sorl-fast and what training needs into .venv: one to three minutes."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tensorboard,dev]'
+	touch $@
+
+run: .venv/installed
+	@echo
+	@echo "1/4  Collecting 60 episodes of cube-single-play with OGBench's oracle into $(DATA): about 2 minutes (kept for the next time)."
+	$(BIN)/sorl-fast collect --env cube-single-play-v0 --episodes 60 --seed 0 --workers 2 --out $(DATA)
+	@echo
+	@echo "2/4  Training a small network for 10,000 updates into $(RUN): about 5 minutes (goes on where it was if stopped)."
+	$(BIN)/sorl-fast train --env $(ENV) --data $(DATA) --out $(RUN) --steps 10000 --seed 0 \
+	  --hidden 128 --depth 3 --log-every 250 --val-every 1000 --checkpoint-every 2500 \
+	  --eval-every 2500 --eval-episodes 6 --eval-steps 1 4 $$(test -d $(RUN)/checkpoints && echo --resume)
+	@echo
+	@echo "3/4  Evaluating: Euler steps 1, 2, 4, 8 with 1 and 4 candidates, 10 episodes each: about 1 minute."
+	$(BIN)/sorl-fast eval $(RUN) --steps 1 2 4 8 --candidates 1 4 --episodes 10 --workers 2
+	@echo
+	@echo "4/4  Writing the report: some seconds."
+	@$(BIN)/sorl-fast report $(RUN)
+	@echo "So few updates cannot reach high success yet: this shows what they do reach. README.md has a longer run."
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow'
+
+clean:
+	rm -rf .venv build dist *.egg-info

@@ -1,0 +1,30 @@
+"""`sorl-bench NAME ...`: one file a benchmark, each with `run(argv) -> exit code`."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from ..errors import BadInput
+
+BENCHMARKS = {
+    "collect": "steps a second of the collection, one worker against two",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one benchmark; the console script `sorl-bench`."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] not in BENCHMARKS:
+        print("usage: sorl-bench NAME [options]   (sorl-bench NAME --help for a benchmark's own)")
+        for name, text in BENCHMARKS.items():
+            print(f"  {name:10s} {text}")
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    try:
+        return int(importlib.import_module(f".{argv[0]}", __package__).run(argv[1:]))
+    except BadInput as err:
+        print(f"sorl-bench {argv[0]}: {err}", file=sys.stderr)
+        return err.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

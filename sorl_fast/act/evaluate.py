@@ -1,0 +1,490 @@
+"""Success of a policy in OGBench's simulators, over a grid of steps M and candidates N.
+
+The start of episode e follows from (seed, e), the same for every cell, and the policy's noise from
+(seed, step of the episode, e). Each episode is thus a function of (policy, M, N, seed, e) alone:
+neither the number of workers nor the episodes that a worker ran before can change it.
+
+N candidates, M Euler steps, O observation, A action. Only numpy is imported here; the simulator is
+imported by the worker processes.
+"""
+
+import contextlib
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing import connection, resource_tracker
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import EvalConfig, dataset_name
+from ..errors import BadInput
+from ..version import __version__
+from .policy_file import Policy, load
+from .sampler import Sampler
+
+Timing = Literal["post", "pre"]
+Progress = Callable[[int, int], None]
+
+_Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
+_TICK = 0.5  # seconds between calls of `progress` while no episode ends
+_INSTALL = "install the simulator: pip install 'sorl-fast[train]'"
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return Wilson's 95% score interval of a success probability.
+
+    Parameters
+    ----------
+    successes
+        Number of successes, in [0, n].
+    n
+        Number of trials, at least 1.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper bound, in [0, 1].
+
+    Raises
+    ------
+    BadInput
+        `n` or `successes` is out of its range.
+
+    Notes
+    -----
+    E. B. Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212; without continuity correction.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise BadInput(
+            f"{successes} successes of {n} trials have no interval: there must be at least 1 trial, "
+            "and from 0 to all of them successes. Run at least 1 episode"
+        )
+    p, zz = successes / n, _Z95**2 / n
+    middle = (p + zz / 2) / (1 + zz)
+    half = math.sqrt(zz * (p * (1 - p) + zz / 4)) / (1 + zz)
+    # At 0 and n the bound is exact; rounding would leave 1e-17 there.
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == n else middle + half
+    return low, high
+
+
+class Episode(NamedTuple):
+    """What one episode gave."""
+
+    success: bool  # at any of its steps
+    length: int  # steps
+    returned: float  # sum of rewards, undiscounted
+    act_seconds: float  # inside the policy alone, `length` calls
+
+
+class Simulator:
+    """One OGBench single-task environment whose episodes are functions of (seed, episode) alone.
+
+    Parameters
+    ----------
+    env
+        An OGBench name with `singletask`, such as cube-single-play-singletask-task2-v0.
+    success_timing
+        Success judged on the state after the action ("post") or before it ("pre").
+
+    Raises
+    ------
+    BadInput
+        The simulator is not installed, or has no environment of that name.
+    """
+
+    def __init__(self, env: str, success_timing: Timing = "post") -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # no display, float64 bounds: not the user's affair
+                import gymnasium
+                import ogbench
+
+                self._env = ogbench.make_env_and_datasets(
+                    env, env_only=True, success_timing=success_timing, disable_env_checker=True
+                )
+                base = self._env.unwrapped
+                space = base.action_space
+        except ImportError as err:
+            raise BadInput(f"the simulator cannot be imported ({err}); {_INSTALL}") from err
+        except gymnasium.error.Error as err:
+            raise BadInput(f"ogbench has no environment for {env!r}: {err}") from err
+        if isinstance(getattr(type(base), "action_space", None), property):
+            # The manipulation environments make a fresh space, seeded from the operating system, at
+            # each access, and step with samples of it on reset. One space of their own is seedable.
+            base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
+        self.act_dim = int(space.shape[0]) if space.shape else 0
+
+    def reset(self, seed: int, episode: int) -> NDArray[np.float32]:
+        """Start episode `episode` of `seed`, both at least 0; return its first observation [O]."""
+        entropy = np.random.SeedSequence((seed, episode))
+        env_seed, space_seed, global_seed = (int(word) for word in entropy.generate_state(3))
+        np.random.seed(global_seed)  # noqa: NPY002 - the mazes draw from numpy's global state
+        self._env.action_space.seed(space_seed)
+        observation, _ = self._env.reset(seed=env_seed)
+        return np.asarray(observation, np.float32)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool]:
+        """Apply an action [A]; return the observation [O], the reward, success, and whether it ended."""
+        observation, reward, terminated, truncated, info = self._env.step(action)
+        ended = bool(terminated or truncated)
+        return np.asarray(observation, np.float32), float(reward), bool(info["success"]), ended
+
+
+def rollout(
+    simulator: Simulator, sampler: Sampler, steps: int, candidates: int, seed: int, episode: int
+) -> Episode:
+    """Run one episode with M = `steps` and N = `candidates`, one observation at a time."""
+    observation = simulator.reset(seed, episode)
+    ended = success = False
+    length, returned, seconds = 0, 0.0, 0.0
+    while not ended:
+        start = time.perf_counter()
+        action = sampler.act(
+            observation, steps, candidates, seed=seed, call=length, row_offset=episode
+        )
+        seconds += time.perf_counter() - start
+        observation, reward, succeeded, ended = simulator.step(action)
+        success |= succeeded
+        returned += reward
+        length += 1
+    return Episode(success, length, returned, seconds)
+
+
+class _Task(NamedTuple):
+    steps: int
+    candidates: int
+    seed: int
+    episode: int
+
+
+def _serve(
+    pipe: "connection.Connection[Any, Any]", env: str, success_timing: Timing, backend: str
+) -> None:
+    """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on."""
+    simulator: Simulator | None = None
+    policy: Policy | None = None
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        if isinstance(task, Policy):
+            policy = task
+            continue
+        try:
+            assert policy is not None
+            if simulator is None:
+                simulator = Simulator(env, success_timing)
+                _check_dims(env, simulator, policy)
+            # A new Sampler has no last action to hold: nothing passes from episode to episode.
+            episode = rollout(simulator, Sampler(policy, backend=backend), *task)
+            pipe.send((task, episode, None))
+        except BadInput as err:
+            pipe.send((task, None, err))
+        except Exception:
+            pipe.send((task, None, RuntimeError(f"an episode failed\n{traceback.format_exc()}")))
+
+
+def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
+    obs_shape = simulator.reset(0, 0).shape
+    if obs_shape != (policy.obs_dim,) or simulator.act_dim != policy.act_dim:
+        raise BadInput(
+            f"the policy maps {policy.obs_dim} observations to {policy.act_dim} actions, but {env} "
+            f"has observations of shape {list(obs_shape)} and {simulator.act_dim} actions. Evaluate "
+            "it in the environment that it was trained for"
+        )
+
+
+class _Worker(NamedTuple):
+    process: BaseProcess
+    pipe: "connection.Connection[Any, Any]"
+
+    def end(self) -> None:
+        """Kill it: it holds nothing worth saving, and may be deep in an episode."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+    def obituary(self) -> BadInput:
+        self.process.join(_TICK)
+        code = self.process.exitcode or 0
+        if code < 0:
+            cause = f"was killed by {signal.Signals(-code).name}"
+        else:
+            cause = f"ended with exit code {code}"
+        return BadInput(
+            f"a simulator process {cause} in mid-evaluation. If memory ran out, use fewer --workers; "
+            "otherwise its own message stands above"
+        )
+
+
+@contextlib.contextmanager
+def _born_quiet() -> Iterator[None]:
+    """Let processes started in this block compute with one thread and leave signals to the parent.
+
+    Ctrl-C and a service manager's SIGTERM go to the whole process group; only the parent knows what
+    to do about them. A blocked signal is inherited, from the first instruction of the child on.
+    """
+    resource_tracker.ensure_running()  # its own start would lift the block
+    environ = {name: os.environ.get(name) for name in _ONE_THREAD}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in environ.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class Evaluator:
+    """Worker processes with a simulator each, kept for any number of evaluations.
+
+    Use it as a context manager; the processes start with the first `run` and end with the block.
+    In a script of your own, keep the call behind `if __name__ == "__main__":`, since the workers are
+    started by multiprocessing's spawn method.
+
+    Parameters
+    ----------
+    env
+        An OGBench name with `singletask`, such as cube-single-play-singletask-task2-v0.
+    success_timing
+        Success judged on the state after the action ("post", the paper's) or before it ("pre").
+    workers
+        Number of processes, at least 1.
+    backend
+        The Sampler's backend in the workers.
+
+    Raises
+    ------
+    BadInput
+        `env` is not OGBench's, the simulator is not installed, or a value is out of its bounds.
+    """
+
+    def __init__(
+        self,
+        env: str,
+        success_timing: Timing = "post",
+        workers: int = 2,
+        backend: str = "numpy",
+    ) -> None:
+        EvalConfig(success_timing=success_timing, workers=workers, backend=backend)
+        if dataset_name(env) == env:
+            raise BadInput(
+                f"{env!r} cannot be simulated: evaluation needs a single-task environment of OGBench, "
+                "such as cube-single-play-singletask-task2-v0 (`sorl-fast envs` lists them). A policy "
+                "trained on your own data is evaluated on your own robot"
+            )
+        for package in ("ogbench", "gymnasium", "mujoco"):
+            if find_spec(package) is None:
+                raise BadInput(f"the package {package} is not installed; {_INSTALL}")
+        self.env = env
+        self.success_timing = success_timing
+        self.workers = workers
+        self.backend = backend
+        self._pool: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes at once; a later `run` starts new ones."""
+        while self._pool:
+            self._pool.pop().end()
+
+    def run(
+        self,
+        policy_path: str | os.PathLike[str],
+        steps: Sequence[int],
+        candidates: Sequence[int],
+        episodes: int,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Evaluate a policy file: `episodes` episodes in each cell (M, N) of `steps` x `candidates`.
+
+        Parameters
+        ----------
+        policy_path
+            The policy file.
+        steps, candidates
+            Euler steps M, all allowed by the policy, and candidates N, at least 1.
+        episodes
+            Episodes a cell, at least 1.
+        seed
+            In [0, 2^32).
+        progress
+            Called with (episodes done, episodes in all) at least twice a second. What it raises ends
+            the evaluation and the worker processes, and is raised here.
+
+        Returns
+        -------
+        dict
+            JSON values: env, success_timing, versions, seed, backend and rows, one a cell: steps,
+            candidates, episodes, successes, success with its 95% Wilson interval ci_low and ci_high
+            (all in [0, 1]), episode_length and returns (means over the episodes), and
+            actions_per_second, one process and the policy alone. All but the last are the same for
+            any number of workers.
+
+        Raises
+        ------
+        BadInput
+            The file is no policy, a value is out of its bounds, the policy does not fit the
+            environment, or a worker died.
+        """
+        policy = load(policy_path)
+        _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
+        Sampler(policy, backend=self.backend)  # refuses an unknown backend before anything starts
+        cells = [*itertools.product(steps, candidates)]
+        tasks = [_Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
+        try:
+            done = self._run_all(policy, tasks, progress or (lambda done, total: None))
+        except BaseException:
+            self.close()
+            raise
+        rows = [_row(M, N, [done[_Task(M, N, seed, e)] for e in range(episodes)]) for M, N in cells]
+        return {
+            "env": self.env,
+            "success_timing": self.success_timing,
+            "versions": _versions(),
+            "seed": seed,
+            "backend": self.backend,
+            "rows": rows,
+        }
+
+    def _start(self, workers: int) -> None:
+        for worker in [worker for worker in self._pool if not worker.process.is_alive()]:
+            self._pool.remove(worker)
+            worker.end()
+        spawn = multiprocessing.get_context("spawn")
+        with _born_quiet():
+            while len(self._pool) < workers:
+                ours, theirs = spawn.Pipe()
+                args = (theirs, self.env, self.success_timing, self.backend)
+                process = spawn.Process(target=_serve, args=args, daemon=True)
+                process.start()
+                theirs.close()  # so that the child's end closes with the child
+                self._pool.append(_Worker(process, ours))
+
+    def _run_all(
+        self, policy: Policy, tasks: list[_Task], progress: Progress
+    ) -> dict[_Task, Episode]:
+        self._start(min(self.workers, len(tasks)))
+        done: dict[_Task, Episode] = {}
+        waiting = iter(tasks)
+        busy: list[_Worker] = []
+        for worker in self._pool:
+            if (task := next(waiting, None)) is not None:
+                _send(worker, policy)
+                _send(worker, task)
+                busy.append(worker)
+        progress(0, len(tasks))
+        while busy:
+            connection.wait([worker.pipe for worker in busy], timeout=_TICK)
+            for worker in [worker for worker in busy if worker.pipe.poll()]:
+                try:
+                    task, episode, error = worker.pipe.recv()
+                except (EOFError, OSError) as err:
+                    raise worker.obituary() from err
+                if error is not None:
+                    raise error
+                done[task] = episode
+                if (task := next(waiting, None)) is None:
+                    busy.remove(worker)
+                else:
+                    _send(worker, task)
+            progress(len(done), len(tasks))
+        return done
+
+
+def evaluate(
+    policy_path: str | os.PathLike[str],
+    config: EvalConfig,
+    env: str | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Evaluate a policy file once, in `env` or the environment that it was trained for.
+
+    See Also
+    --------
+    Evaluator.run : what is returned, and the errors.
+    """
+    env = load(policy_path).env if env is None else env
+    with Evaluator(env, config.success_timing, config.workers, config.backend) as evaluator:
+        return evaluator.run(
+            policy_path, config.steps, config.candidates, config.episodes, config.seed, progress
+        )
+
+
+def _send(worker: _Worker, message: Policy | _Task) -> None:
+    try:
+        worker.pipe.send(message)
+    except OSError as err:
+        raise worker.obituary() from err
+
+
+def _check_grid(
+    policy: Policy,
+    path: Path,
+    steps: Sequence[int],
+    candidates: Sequence[int],
+    episodes: int,
+    seed: int,
+) -> None:
+    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes, seed=seed)
+    for name, values in (("steps", steps), ("candidates", candidates)):
+        if len(set(values)) < len(values):
+            raise BadInput(f"{name} {list(values)} names a value twice; give each once")
+    wrong = [M for M in steps if M not in policy.train_steps]
+    if wrong:
+        allowed = ", ".join(str(M) for M in policy.train_steps)
+        raise BadInput(
+            f"steps has {wrong[0]}, but {path} was trained for {allowed}; choose --steps among those"
+        )
+
+
+def _row(M: int, N: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+    n = len(episodes)
+    successes = sum(episode.success for episode in episodes)
+    length = sum(episode.length for episode in episodes)
+    low, high = wilson(successes, n)
+    return {
+        "steps": M,
+        "candidates": N,
+        "episodes": n,
+        "successes": successes,
+        "success": successes / n,
+        "ci_low": low,
+        "ci_high": high,
+        "episode_length": length / n,
+        "actions_per_second": length / sum(episode.act_seconds for episode in episodes),
+        "returns": sum(episode.returned for episode in episodes) / n,
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"sorl_fast": __version__}
+    for package in ("numpy", "ogbench", "gymnasium", "mujoco"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions

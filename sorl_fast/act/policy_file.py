@@ -1,0 +1,475 @@
+"""One file for a policy: the only contract between learning and acting.
+
+A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}/{w,b,g,c}) and one
+metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
+the digest's own 64 digits set to 0. Nothing in it depends on time, host or path: equal policies give
+equal bytes.
+
+Shape letters: O observation, A action, H hidden, E critics, D hidden layers.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import ArrayLike, NDArray
+
+from ..atomic import write_bytes
+from ..config import euler_steps
+from ..errors import BadInput
+
+FORMAT = 1
+METADATA_KEY = "sorl_fast"
+
+# The order in which the fields are written.
+_FIELDS = (
+    *("format", "obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "q_agg"),
+    *("env", "action_low", "action_high", "obs_mean", "obs_std", "config", "sha256"),
+)
+# A header is parsed into many small objects, so it is bounded apart from the file: a network of a
+# thousand layers stays below.
+_MAX_HEADER = 1 << 20
+_MAX_STEPS = 1 << 20
+_MAX_DIM = 1 << 31
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_REMEDY = "Copy the file again from where it was trained, or write it again with sorl_fast"
+
+Layers = tuple[tuple[NDArray[np.float32], ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Policy:
+    """A trained policy: immutable, and safe to share between threads.
+
+    Every array is copied to float32 and made read-only. Two policies are the same if their `dumps` are.
+
+    Parameters
+    ----------
+    obs_dim, act_dim
+        O and A, at least 1.
+    hidden, depth, ensemble
+        Width H and number D of the hidden layers of either network, and number E of critics.
+    m_disc, m_btt
+        Powers of two, m_btt <= m_disc: the finest Euler grid trained for, and the most steps of the
+        Q loss.
+    q_agg
+        How the ensemble is aggregated: mean or min.
+    actor
+        D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)], O + A + 2 inputs.
+    critic
+        D layers (w [E, in, out], b, g, c [E, out]) and a last (w [E, H, 1], b [E, 1]); the first
+        reads [x, a, k], O + A + 1 inputs.
+    action_low, action_high
+        Bounds [A], finite, low < high.
+    env
+        Name of the environment that it was trained for.
+    obs_mean, obs_std
+        The observation's normaliser [O], (x - mean) / std, std > 0; both or neither.
+    config
+        The training's settings, plain JSON values, for the record.
+
+    Raises
+    ------
+    BadInput
+        A field is out of its bounds; the message names field, value and bound.
+    """
+
+    obs_dim: int
+    act_dim: int
+    hidden: int
+    depth: int
+    ensemble: int
+    m_disc: int
+    m_btt: int
+    q_agg: str
+    actor: Layers = field(repr=False)
+    critic: Layers = field(repr=False)
+    action_low: NDArray[np.float32]
+    action_high: NDArray[np.float32]
+    env: str = ""
+    obs_mean: NDArray[np.float32] | None = None
+    obs_std: NDArray[np.float32] | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_scalars(vars(self))
+        _check_layers(self.actor, self.critic, self.depth)
+        arrays = _tensors(self.actor, self.critic)
+        dims = {name: getattr(self, name) for name in _DIMS}
+        for name, shape in _expected(**dims, depth=self.depth).items():
+            arrays[name] = _array(name, arrays[name], shape)
+        vectors = {"action_low": self.act_dim, "action_high": self.act_dim}
+        if (self.obs_mean is None) != (self.obs_std is None):
+            one = "obs_mean" if self.obs_mean is None else "obs_std"
+            _refuse(one, None, "given together with the other of obs_mean and obs_std")
+        if self.obs_mean is not None:
+            vectors |= {"obs_mean": self.obs_dim, "obs_std": self.obs_dim}
+        for name, n in vectors.items():
+            arrays[name] = _array(name, getattr(self, name), (n,))
+        for a, (low, high) in enumerate(
+            zip(arrays["action_low"], arrays["action_high"], strict=True)
+        ):
+            if not low < high:
+                _refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
+        if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
+            worst = int(np.argmin(arrays["obs_std"]))
+            _refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
+        try:
+            config = json.loads(json.dumps(self.config, sort_keys=True, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as err:
+            _refuse("config", type(self.config).__name__, f"plain finite JSON values ({err})")
+        if not isinstance(config, dict):
+            _refuse("config", config, "a dict")
+
+        actor, critic = _layers(arrays, self.depth)
+        for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "actor", actor)
+        object.__setattr__(self, "critic", critic)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return loads, (dumps(self),)  # a copy in another process is as immutable as this one
+
+    @property
+    def train_steps(self) -> tuple[int, ...]:
+        """Step counts {1, 2, 4, ..., m_disc} that the actor was trained for."""
+        return euler_steps(self.m_disc)
+
+
+def dumps(policy: Policy) -> bytes:
+    """Return the bytes of the policy's file; equal policies give equal bytes."""
+    blank = "0" * 64
+    text = json.dumps(_fields(policy) | {"sha256": blank}, separators=(",", ":"), allow_nan=False)
+    data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
+    header = 8 + int.from_bytes(data[:8], "little")
+    if header > _MAX_HEADER:
+        _refuse("header", f"{header} bytes", f"at most {_MAX_HEADER} bytes: shorten config")
+    # the digest is the last field, so it is the last run of 64 zeros before the tensors' entries
+    at = data.rindex(blank.encode(), 0, header)
+    digest = hashlib.sha256(data).hexdigest().encode()
+    return b"".join((data[:at], digest, data[at + 64 :]))
+
+
+def save(path: str | os.PathLike[str], policy: Policy) -> None:
+    """Write the policy's file, whole or not at all.
+
+    Raises
+    ------
+    BadInput
+        The folder is read-only, the disk is full, and the like; nothing was changed.
+    """
+    write_bytes(path, dumps(policy))
+
+
+def load(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy's file, and check all of it.
+
+    Raises
+    ------
+    BadInput
+        The file is not there or cannot be read, or anything in it is damaged, missing, unknown or out
+        of bounds; the message names the file, the field, its value, the bound and the remedy.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            what = "is a folder" if path.is_dir() else "is not a file that exists"
+            raise BadInput(
+                f"policy file {path} {what}. Give the policy.safetensors of a run, which "
+                "`sorl-fast train` writes into its --out folder"
+            )
+        data = path.read_bytes()
+    except OSError as err:
+        raise BadInput(
+            f"policy file {path} cannot be read: {err.strerror or err}. Check its path and permissions"
+        ) from err
+    return loads(data, str(path))
+
+
+def loads(data: bytes, source: str = "policy bytes") -> Policy:
+    """Make a policy from the bytes of its file; errors as `load`, naming `source` as the file.
+
+    At most about twice the size of `data` is held at any time, `data` included.
+    """
+    try:
+        return _parse(data)
+    except BadInput as err:
+        raise BadInput(f"policy file {source}: {err}. {_REMEDY}") from err
+
+
+def describe(policy: Policy) -> dict[str, Any]:
+    """Return what `sorl-fast inspect` prints: the fields as plain values, and the sizes."""
+    data = dumps(policy)
+    return _fields(policy) | {
+        "steps": list(policy.train_steps),
+        "actor_parameters": sum(a.size for layer in policy.actor for a in layer),
+        "critic_parameters": sum(a.size for layer in policy.critic for a in layer),
+        "bytes": len(data),
+        "sha256": _metadata(_header(data)[0])["sha256"],
+    }
+
+
+def _fields(policy: Policy) -> dict[str, Any]:
+    """Return the metadata's fields but for the digest, as plain values in the order of the file."""
+    values: dict[str, Any] = {"format": FORMAT}
+    for name in _FIELDS[1:-1]:
+        value = getattr(policy, name)
+        values[name] = value.tolist() if isinstance(value, np.ndarray) else value
+    return values
+
+
+def _parse(data: bytes) -> Policy:
+    header, start = _header(data)
+    meta = _metadata(header)
+    at = data.rfind(meta["sha256"].encode(), 8, start)
+    if at < 0:
+        _refuse("sha256", meta["sha256"], "written in the header in plain digits")
+    view = memoryview(data)
+    actual = hashlib.sha256(view[:at])
+    actual.update(b"0" * 64)
+    actual.update(view[at + 64 :])
+    if actual.hexdigest() != meta["sha256"]:
+        _refuse(
+            "sha256", meta["sha256"], f"{actual.hexdigest()}, the digest of what the file holds"
+        )
+
+    values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
+    _check_scalars(values)
+    for name in ("action_low", "action_high", "obs_mean", "obs_std"):
+        _check_vector(name, values[name], null=name.startswith("obs"))
+    if not isinstance(values["config"], dict):
+        _refuse("config", values["config"], "an object")
+    tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    depth = values["depth"]
+    if len(tensors) != 6 * depth + 4:  # before `depth` is trusted to make a list
+        _refuse("tensors", len(tensors), f"6 depth + 4 = {6 * depth + 4} with depth = {depth}")
+    shapes = _expected(**{k: values[k] for k in (*_DIMS, "depth")})
+    arrays = _read(data, start, tensors, shapes)
+    actor, critic = _layers(arrays, depth)
+    return Policy(**values, actor=actor, critic=critic)
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
+    """Return the safetensors header and where the tensors' bytes start."""
+    if len(data) < 8:
+        _refuse("length", f"{len(data)} bytes", "at least 8 bytes")
+    n = int.from_bytes(data[:8], "little")
+    if n > min(len(data) - 8, _MAX_HEADER):
+        bound = f"at most {min(len(data) - 8, _MAX_HEADER)} bytes in a file of {len(data)} bytes"
+        _refuse("header length", f"{n} bytes", bound)
+    return _json("header", data[8 : 8 + n]), 8 + n
+
+
+def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `sorl_fast` object: every field there, none unknown, format and digest well formed."""
+    meta = header.get("__metadata__")
+    if not isinstance(meta, dict) or list(meta) != [METADATA_KEY]:
+        keys = sorted(meta) if isinstance(meta, dict) else meta
+        _refuse("__metadata__", keys, f"an object with the one key {METADATA_KEY!r}")
+    if not isinstance(meta[METADATA_KEY], str):
+        _refuse(METADATA_KEY, meta[METADATA_KEY], "a JSON object in a string")
+    values = _json(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
+    # an unknown format may have other fields, so it is looked at first
+    if type(values.get("format")) is not int or values["format"] != FORMAT:
+        _refuse("format", values.get("format"), f"{FORMAT}, the one that this version reads")
+    for name in _FIELDS:
+        if name not in values:
+            _refuse(name, "missing", "there")
+    for name in values:
+        if name not in _FIELDS:
+            _refuse(name, values[name], f"absent: the fields are {', '.join(_FIELDS)}")
+    digest = values["sha256"]
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+        _refuse("sha256", digest, "64 digits of 0-9a-f")
+    return values
+
+
+def _json(name: str, text: bytes) -> dict[str, Any]:
+    """Parse one JSON object, refusing what JSON leaves open: repeated keys, NaN, deep nesting."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise ValueError("a key appears twice")
+        return values
+
+    def constant(word: str) -> NoReturn:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        values = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as err:
+        _refuse(name, f"{len(text)} bytes", f"one JSON object ({err})")
+    if not isinstance(values, dict):
+        _refuse(name, values, "one JSON object")
+    return values
+
+
+def _read(
+    data: bytes,
+    start: int,
+    tensors: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, NDArray[np.float32]]:
+    """Return views of the tensors' bytes: entries checked, lying end to end, covering the file.
+
+    Not `safetensors.deserialize`: it copies every tensor beside the file's bytes, and Policy copies
+    once more.
+    """
+    names = set(shapes)
+    for name in sorted(names - set(tensors)):
+        _refuse(name, "missing", "there")
+    for name in sorted(set(tensors) - names):
+        _refuse(name, "a tensor", "absent: a policy of these dimensions has no such tensor")
+    spans = []
+    for name, shape in shapes.items():
+        entry = tensors[name]
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            _refuse(name, entry, "an object with dtype, shape and data_offsets")
+        if entry["dtype"] != "F32":
+            _refuse(f"{name} dtype", entry["dtype"], "F32")
+        if not _is_ints(entry["shape"]) or tuple(entry["shape"]) != shape:
+            _refuse(f"{name} shape", entry["shape"], f"{list(shape)}")
+        span = entry["data_offsets"]
+        if not _is_ints(span) or len(span) != 2:
+            _refuse(f"{name} data_offsets", span, "two integers")
+        spans.append((span[0], span[1], name))
+    spans.sort()
+    end = 0
+    for first, last, name in spans:
+        expected = (end, end + 4 * math.prod(shapes[name]))
+        if (first, last) != expected:
+            bound = f"{list(expected)}: tensors lie end to end"
+            _refuse(f"{name} data_offsets", [first, last], bound)
+        end = last
+    if start + end != len(data):
+        _refuse("length", f"{len(data)} bytes", f"{start + end} bytes, as its header says")
+    return {
+        name: np.frombuffer(data, "<f4", (last - first) // 4, start + first).reshape(shapes[name])
+        for first, last, name in spans
+    }
+
+
+_DIMS = ("obs_dim", "act_dim", "hidden", "ensemble")
+
+
+def _check_scalars(values: Mapping[str, Any]) -> None:
+    for name in (*_DIMS, "depth"):
+        if not _is_ints([values[name]]) or not 1 <= values[name] < _MAX_DIM:
+            _refuse(name, values[name], "an integer from 1 to 2^31 - 1")
+    for name in ("m_disc", "m_btt"):
+        m = values[name]
+        if not _is_ints([m]) or not 1 <= m <= _MAX_STEPS or m & (m - 1):
+            _refuse(name, m, f"a power of two from 1 to {_MAX_STEPS}")
+    if values["m_btt"] > values["m_disc"]:
+        _refuse("m_btt", values["m_btt"], f"at most m_disc = {values['m_disc']}")
+    if values["q_agg"] not in ("mean", "min"):
+        _refuse("q_agg", values["q_agg"], "mean or min")
+    env = values["env"]
+    if not isinstance(env, str) or any("\ud800" <= c <= "\udfff" for c in env):
+        _refuse("env", env, "text")
+
+
+def _check_vector(name: str, value: Any, null: bool) -> None:
+    """Check that JSON gave a list of numbers, which numpy may then convert; or null where allowed."""
+    if value is None and null:
+        return
+    if not isinstance(value, list):
+        _refuse(name, value, "a list of numbers" + " or null" * null)
+    for i, x in enumerate(value):
+        # an integer of any size is compared exactly; a float32 of this size rounds to infinity
+        if type(x) not in (int, float) or not abs(x) < 2.0**128:
+            _refuse(f"{name}[{i}]", x, "a finite float32 number")
+
+
+def _check_layers(actor: Sequence[Any], critic: Sequence[Any], depth: int) -> None:
+    for name, layers, parts in (("actor", actor, 2), ("critic", critic, 4)):
+        if len(layers) != depth + 1:
+            _refuse(name, f"{len(layers)} layers", f"depth + 1 = {depth + 1} layers")
+        for i, layer in enumerate(layers):
+            expected = parts if i < depth else 2
+            if len(layer) != expected:
+                bound = f"{expected} arrays ({', '.join('wbgc'[:expected])})"
+                _refuse(f"{name}/{i}", f"{len(layer)} arrays", bound)
+
+
+def _expected(
+    obs_dim: int, act_dim: int, hidden: int, ensemble: int, depth: int
+) -> dict[str, tuple[int, ...]]:
+    """Return every tensor's name and shape."""
+    O, A, H, E = obs_dim, act_dim, hidden, ensemble
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(depth + 1):
+        last = i == depth
+        fan_in = O + A + 2 if i == 0 else H
+        shapes[f"actor/{i}/w"] = (fan_in, A if last else H)
+        shapes[f"actor/{i}/b"] = (A if last else H,)
+        fan_in = O + A + 1 if i == 0 else H
+        shapes[f"critic/{i}/w"] = (E, fan_in, 1 if last else H)
+        for part in "b" if last else "bgc":
+            shapes[f"critic/{i}/{part}"] = (E, 1 if last else H)
+    return shapes
+
+
+def _tensors(actor: Layers, critic: Layers) -> dict[str, Any]:
+    """Return the layers' arrays by their names in the file."""
+    return {
+        f"{network}/{i}/{part}": array
+        for network, layers in (("actor", actor), ("critic", critic))
+        for i, layer in enumerate(layers)
+        for part, array in zip("wbgc", layer, strict=False)
+    }
+
+
+def _layers(arrays: Mapping[str, NDArray[np.float32]], depth: int) -> tuple[Layers, Layers]:
+    """Undo `_tensors`."""
+    actor = tuple((arrays[f"actor/{i}/w"], arrays[f"actor/{i}/b"]) for i in range(depth + 1))
+    critic = tuple(
+        tuple(arrays[f"critic/{i}/{part}"] for part in ("wbgc" if i < depth else "wb"))
+        for i in range(depth + 1)
+    )
+    return actor, critic
+
+
+def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a read-only float32 copy, its shape and finiteness checked."""
+    given = np.asarray(value)
+    if given.dtype.kind not in "fiu":
+        _refuse(f"{name} dtype", given.dtype.name, "float32 or another real number type")
+    if given.shape != shape:
+        _refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
+    with np.errstate(all="ignore"):
+        # on bytes, since a numpy array that owns its memory can be made writeable again
+        data = np.ascontiguousarray(given, np.float32).tobytes()
+        array = np.frombuffer(data, np.float32).reshape(shape)
+        # a NaN goes through min and max, which unlike isfinite make no array of the file's size
+        finite = np.isfinite(array.min()) and np.isfinite(array.max())
+    if not finite:
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        _refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
+    return array
+
+
+def _is_ints(values: Any) -> bool:
+    """Whether `values` is a list of integers, True and False not being such."""
+    return isinstance(values, list) and all(type(x) is int for x in values)
+
+
+def _refuse(name: str, value: object, bound: str) -> NoReturn:
+    text = (
+        value
+        if isinstance(value, str) and value.endswith((" bytes", " layers", " arrays"))
+        else repr(value)
+    )
+    raise BadInput(
+        f"{name} is {text if len(text) <= 80 else text[:77] + '...'}, but must be {bound}"
+    )

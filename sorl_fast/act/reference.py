@@ -1,0 +1,197 @@
+"""The sampler in plain numpy: the definition that every other backend is tested against.
+
+Shape letters: B observations, N candidates, R = B N rows, O observation, A action, H hidden,
+E critics, M Euler steps. An actor is a tuple of layers (w [in, out], b [out]); a critic ensemble a
+tuple of layers (w [E, in, out], b [E, out], g [E, out], c [E, out]), its last one (w, b) only. The
+arithmetic is done in the dtype of what comes in: float32 is the definition, float64 the tests' twin.
+"""
+
+import math
+from collections.abc import Sequence
+from enum import IntFlag
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from .policy_file import Policy
+
+Array = NDArray[np.floating[Any]]
+Layers = Sequence[Sequence[Array]]
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Status(IntFlag):
+    """What befell one row of a call; 0 if nothing did. The native runtime uses the same numbers."""
+
+    NONFINITE_OBS = 1  # the observation has a NaN or an infinity: nothing was computed from it
+    NONFINITE_RESULT = 2  # no candidate was left
+    HELD = 4  # the session's last good action was returned
+    CLIPPED = 8  # the bounds changed the returned action
+    CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
+
+
+class Choice(NamedTuple):
+    """The winners of best-of-N, before any action is held."""
+
+    action: Array  # [B, A], within the bounds where a candidate was left, else undefined
+    candidate: NDArray[np.int64]  # [B], the winner, -1 where none was left
+    q: Array  # [B], the winner's aggregated Q, NaN where none was left or it was not asked for
+    status: NDArray[np.uint32]  # [B], bits of Status without HELD
+
+
+def gelu(x: Array) -> Array:
+    """GELU, tanh form: x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+    return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def layer_norm(x: Array, gain: Array, bias: Array) -> Array:
+    """Standardise the last axis (biased variance, eps 1e-6), then scale and shift."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + LAYER_NORM_EPS) * gain + bias
+
+
+def actor_velocity(actor: Layers, obs: Array, z: Array, t: float, log2_steps: float) -> Array:
+    """Shortcut model s_theta(z, t, h | x): the velocity of one Euler step.
+
+    Parameters
+    ----------
+    actor
+        Layers (w, b); the first reads [x, z, t, log2(1/h)], so it has O + A + 2 inputs.
+    obs, z
+        Observations x [R, O], already normalised, and partly denoised actions z_t [R, A].
+    t, log2_steps
+        Time in [0, 1) and log2(1/h) = log2 M; both enter as raw numbers.
+
+    Returns
+    -------
+    Array
+        Velocity [R, A]; one Euler step is z + h * velocity.
+    """
+    time = np.empty((len(z), 2), z.dtype)
+    time[:] = t, log2_steps
+    x = np.concatenate([obs, z, time], axis=1)
+    for w, b in actor[:-1]:
+        x = gelu(x @ w + b)
+    w, b = actor[-1]
+    return x @ w + b
+
+
+def denoise(actor: Layers, obs: Array, noise: Array, steps: int) -> Array:
+    """Return z_1 [R, A] after M = `steps` Euler steps z <- z + s(z, i/M, 1/M | x)/M, unclipped."""
+    z = noise
+    for i in range(steps):
+        z = z + actor_velocity(actor, obs, z, i / steps, math.log2(steps)) / steps
+    return z
+
+
+def rollout(
+    actor: Layers,
+    obs: Array,
+    noise: Array,
+    steps: int,
+    low: Array | float = -1.0,
+    high: Array | float = 1.0,
+) -> Array:
+    """Sample actions [R, A]: `denoise`, then one clip to [low, high], scalars or [A]."""
+    return np.clip(denoise(actor, obs, noise, steps), low, high)
+
+
+def critic_values(critic: Layers, obs: Array, actions: Array, steps: int) -> Array:
+    """Q_phi(x, a, k) of every member of the ensemble.
+
+    Parameters
+    ----------
+    critic
+        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k], so it has O + A + 1 inputs.
+    obs, actions
+        [R, O], already normalised, and [R, A].
+    steps
+        k, the raw number of Euler steps that the actions were sampled with.
+
+    Returns
+    -------
+    Array
+        Q values [E, R].
+    """
+    k = np.full((len(actions), 1), steps, actions.dtype)
+    x = np.concatenate([obs, actions, k], axis=1)
+    for w, b, g, c in critic[:-1]:
+        x = layer_norm(gelu(x @ w + b[:, None]), g[:, None], c[:, None])
+    w, b = critic[-1]
+    return (x @ w + b[:, None])[..., 0]
+
+
+def aggregate(q: Array, q_agg: str) -> Array:
+    """Reduce Q values [E, ...] over the ensemble by `q_agg`, mean or min."""
+    value: Array = q.mean(0) if q_agg == "mean" else q.min(0)
+    return value
+
+
+def best_of_n(
+    policy: Policy,
+    obs: Array,
+    noise: Array,
+    steps: int,
+    *,
+    want_q: bool = True,
+    dtype: DTypeLike = np.float32,
+) -> Choice:
+    """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
+
+    Candidate n of observation b starts from noise[b, n]. Its action is clipped to the policy's bounds
+    once, at the end, and that is what the critic sees, at k = M. A candidate whose action (before the
+    clip) or Q is not finite is rejected; of the others the highest aggregated Q wins, ties going to the
+    smallest index. With N = 1 there is nothing to choose: Q rejects nothing.
+
+    Parameters
+    ----------
+    policy
+        Weights, bounds, normaliser and q_agg.
+    obs, noise
+        Observations [B, O] as the environment gives them, and z_0 [B, N, A]; any value.
+    steps
+        M, one of `policy.train_steps`.
+    want_q
+        Whether Q is wanted even if N = 1, where choosing does not need it.
+    dtype
+        Of the arithmetic and the result.
+    """
+    B, N, A = noise.shape
+    actor, critic = (
+        [[a.astype(dtype, copy=False) for a in layer] for layer in layers]
+        for layers in (policy.actor, policy.critic)
+    )
+    with np.errstate(all="ignore"):  # a NaN is a status here, never a warning
+        x = obs.astype(dtype, copy=False)
+        if policy.obs_mean is not None and policy.obs_std is not None:
+            x = (x - policy.obs_mean.astype(dtype)) / policy.obs_std.astype(dtype)
+        rows = np.repeat(x, N, axis=0)
+        z = denoise(actor, rows, noise.reshape(B * N, A).astype(dtype, copy=False), steps)
+        actions = np.clip(z, policy.action_low.astype(dtype), policy.action_high.astype(dtype))
+        good = np.isfinite(z).all(1)
+        q = np.full(B * N, np.nan, dtype)
+        if N > 1 or want_q:
+            q = aggregate(critic_values(critic, rows, actions, steps), policy.q_agg)
+        if N > 1:
+            good &= np.isfinite(q)
+
+        good, q = good.reshape(B, N), q.reshape(B, N)
+        seen = np.isfinite(obs).all(1)
+        left = seen & good.any(1)
+        best = np.argmax(np.where(good, q, -np.inf), axis=1)
+        row = np.arange(B)
+        won = row * N + best
+        clipped = (actions[won] != z[won]).any(1)
+        status = np.where(seen, 0, Status.NONFINITE_OBS)
+        status |= np.where(seen & ~left, Status.NONFINITE_RESULT, 0)
+        status |= np.where(left & clipped, Status.CLIPPED, 0)
+        status |= np.where(left & ~good.all(1), Status.CANDIDATE_REJECTED, 0)
+        return Choice(
+            actions[won],
+            np.where(left, best, -1),
+            np.where(left, q[row, best], np.nan).astype(dtype, copy=False),
+            status.astype(np.uint32),
+        )

@@ -1,0 +1,422 @@
+"""Actions from a trained policy, always finite and always within its bounds.
+
+The arguments are checked here, once. What a call computes is defined in `reference`; a Session does
+it with one backend, chosen when the Sampler is made.
+
+Shape letters: B observations (rows), N candidates, O observation, A action, M Euler steps.
+"""
+
+import operator
+import os
+import secrets
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from . import policy_file
+from .philox import normals
+from .policy_file import Policy
+from .reference import Status, best_of_n
+
+__all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
+
+BACKENDS = ("numpy", "native", "torch", "triton")
+PRECISIONS = ("fp32", "bf16")
+
+
+class Info(NamedTuple):
+    """How a call went: numbers for one observation, arrays [B] for a batch, tensors for a tensor."""
+
+    candidate: Any  # the winning candidate, int64; -1 where an action was held
+    q: Any  # its Q, aggregated over the ensemble, float32; NaN where an action was held
+    status: Any  # bits of Status, uint32 (int32 in a tensor)
+
+
+class NoiseKey(NamedTuple):
+    """What the noise of a call is a function of, beside its shape."""
+
+    seed: int  # [0, 2^64)
+    call: int  # [0, 2^32)
+    row_offset: int  # row number of the first row
+
+
+class Session(Protocol):
+    """One backend at work: a policy, the scratch it needs and the last good action. One thread.
+
+    The arguments have been checked. Every row of the result is an action to be executed: rows without
+    a good candidate hold the last good action as it was before the call.
+    """
+
+    def array(self, name: str, value: Any) -> Any:
+        """Return the caller's numbers as float32 in the backend's kind of array, or raise BadInput."""
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        """Act on obs [B, O] with noise [B, N, A], or with that of the key."""
+
+
+class Sampler:
+    """A policy ready to act: one policy, one session. For several threads, one Sampler each.
+
+    Parameters
+    ----------
+    policy
+        The trained policy; samplers may share it.
+    backend
+        numpy (the definition), native, torch or triton. None: what the environment variable
+        SORL_BACKEND names, or else numpy.
+    precision
+        fp32, or bf16 where the backend has it.
+    threads
+        Threads of the native backend, at least 1. numpy and torch take theirs from the process
+        (OMP_NUM_THREADS, `torch.set_num_threads`), which is not this object's to change.
+
+    Raises
+    ------
+    BadInput
+        The backend, precision or thread count is unknown, or this build does not have it.
+
+    Examples
+    --------
+    >>> sampler = Sampler.load("run/policy.safetensors")       # doctest: +SKIP
+    >>> action = sampler.act(obs, steps=4, candidates=8)       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        backend: str | None = None,
+        precision: str = "fp32",
+        threads: int = 1,
+    ) -> None:
+        self.policy = policy
+        self.backend = _choose(backend)
+        self._session = _make_session(self.backend, policy, precision, threads)
+        self._seed = secrets.randbits(64)
+        self._calls = 0
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        backend: str | None = None,
+        precision: str = "fp32",
+        threads: int = 1,
+    ) -> Self:
+        """Make a Sampler from a policy file; see the class, and `policy_file.load` for its errors."""
+        return cls(policy_file.load(path), backend, precision, threads)
+
+    def act(
+        self,
+        obs: Any,
+        steps: int = 1,
+        candidates: int = 1,
+        *,
+        seed: int | None = None,
+        call: int | None = None,
+        noise: Any = None,
+        row_offset: int = 0,
+        return_info: bool = False,
+    ) -> Any:
+        """Return the action, or best of N actions, for one observation or a batch.
+
+        A non-finite observation or result never raises: that row's action is the last good action of
+        this Sampler as it was before the call (before any: 0 clipped to the bounds), and its status
+        says so. After the call the last good action is that of the highest good row.
+
+        Parameters
+        ----------
+        obs
+            [O] or [B, O], B at least 0; real floating point or integer, converted to float32. With the
+            torch backend, a tensor gives tensors, on its device.
+        steps
+            M, one of `policy.train_steps`.
+        candidates
+            N, at least 1: N actions are sampled and the one with the highest Q is returned.
+        seed
+            In [0, 2^64). The same seed gives the same action for ever. None: this Sampler's own seed,
+            drawn when it was made, and a count of the calls.
+        call
+            With a seed: number of the call, at least 0, modulo 2^32; another number, other noise.
+            None: 0.
+        noise
+            The caller's own standard normal noise, [N, A] for one observation and [B, N, A] for a
+            batch, instead of a seed. A NaN in it counts as a non-finite result.
+        row_offset
+            Number of the first row, so that a batch may be split: rows b of a call with row_offset = r
+            get the noise of rows r + b. No effect with `noise`.
+        return_info
+            Also return an `Info`. The action is the same.
+
+        Returns
+        -------
+        actions or (actions, Info)
+            float32 [A] or [B, A].
+
+        Raises
+        ------
+        BadInput
+            A shape, dtype or number is wrong; the message names it, the bound and the remedy.
+        """
+        x = self._session.array("obs", obs)
+        O = self.policy.obs_dim
+        single = x.ndim == 1
+        if x.ndim not in (1, 2) or x.shape[-1] != O:
+            raise BadInput(
+                f"obs has the shape {list(x.shape)}, but must be [{O}] or [B, {O}]: this policy was "
+                f"trained on {O} numbers an observation"
+            )
+        if single:
+            x = x[None]
+        steps = self._check_steps(steps)
+        candidates = _integer("candidates", candidates, 1, 2**31)
+        row_offset = _integer("row_offset", row_offset, 0, 2**32 - len(x) + 1)
+        source = self._noise(noise, seed, call, row_offset, len(x), candidates, single)
+        action, info = self._session.act(x, source, candidates, steps, return_info)
+        if not _is_tensor(obs):
+            status = np.asarray(info.status).astype(np.uint32, copy=False)
+            action = np.asarray(action)
+            info = Info(np.asarray(info.candidate), np.asarray(info.q), status)
+        if single:
+            action, info = action[0], Info(*(part[0] for part in info))
+        if single and isinstance(action, np.ndarray):
+            info = Info(int(info.candidate), float(info.q), Status(int(info.status)))
+        return (action, info) if return_info else action
+
+    def _check_steps(self, steps: int) -> int:
+        allowed = self.policy.train_steps
+        value = _integer("steps", steps, 1, 2**31)
+        if value not in allowed:
+            raise BadInput(
+                f"steps is {value}, but this policy was trained for {', '.join(map(str, allowed))} "
+                "Euler steps: give one of these, or train with a larger --m-disc"
+            )
+        return value
+
+    def _noise(
+        self,
+        noise: Any,
+        seed: int | None,
+        call: int | None,
+        row_offset: int,
+        rows: int,
+        candidates: int,
+        single: bool,
+    ) -> Any | NoiseKey:
+        """Return the caller's noise [B, N, A], checked, or the key to make it from."""
+        if noise is None:
+            if seed is None:
+                if call is not None:
+                    raise BadInput(f"call is {call!r} without a seed: give seed= too, or neither")
+                self._calls += 1
+                return NoiseKey(self._seed, (self._calls - 1) % 2**32, row_offset)
+            seed = _integer("seed", seed, 0, 2**64)
+            number = 0 if call is None else _integer("call", call, 0, 2**64)
+            return NoiseKey(seed, number % 2**32, row_offset)
+        if seed is not None or call is not None:
+            raise BadInput("noise is given together with seed or call: give one or the other")
+        z = self._session.array("noise", noise)
+        shape = ([] if single else [rows]) + [candidates, self.policy.act_dim]
+        if list(z.shape) != shape:
+            raise BadInput(
+                f"noise has the shape {list(z.shape)}, but must be {shape}: "
+                f"{'' if single else 'observations, '}candidates, action components"
+            )
+        return z[None] if single else z
+
+
+def _choose(backend: str | None) -> str:
+    """Decide the backend: the argument, or else SORL_BACKEND, or else numpy."""
+    origin, name = "backend", backend
+    if name is None:
+        origin, name = "the environment variable SORL_BACKEND", os.environ.get("SORL_BACKEND")
+    if not name:
+        return "numpy"
+    if name not in BACKENDS:
+        raise BadInput(f"{origin} is {name!r}, but must be one of {', '.join(BACKENDS)}")
+    return name
+
+
+def _make_session(backend: str, policy: Policy, precision: str, threads: int) -> Session:
+    """Make the chosen backend's session; the one place that knows which this build has."""
+    if precision not in PRECISIONS:
+        raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
+    _integer("threads", threads, 1, 2**31)
+    if backend not in ("numpy", "torch"):
+        raise BadInput(
+            f"backend is {backend!r}, which this build of sorl-fast does not have: choose numpy or "
+            "torch, or unset SORL_BACKEND"
+        )
+    if precision != "fp32":
+        raise BadInput(f"precision is {precision!r}, but the {backend} backend has fp32 only")
+    return NumpySession(policy) if backend == "numpy" else TorchSession(policy)
+
+
+class NumpySession:
+    """The definition itself."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._last = _rest(policy)
+
+    def array(self, name: str, value: Any) -> NDArray[np.float32]:
+        return _floats(name, value)
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        if isinstance(noise, NoiseKey):
+            noise = _normals(noise, len(obs), candidates, self._policy.act_dim)
+        choice = best_of_n(self._policy, obs, noise, steps, want_q=want_q)
+        held = choice.candidate < 0
+        action = np.where(held[:, None], self._last, choice.action)
+        good = np.flatnonzero(~held)
+        if good.size:
+            self._last = action[good[-1]].copy()
+        status = choice.status | np.where(held, np.uint32(Status.HELD), np.uint32(0))
+        return action, Info(choice.candidate, choice.q, status)
+
+
+class TorchSession:
+    """The same with `sorl_fast.ops`, on the device of the observations, never waiting for it."""
+
+    def __init__(self, policy: Policy) -> None:
+        try:
+            import torch
+
+            from .. import ops
+        except ModuleNotFoundError as err:
+            raise BadInput(
+                f"backend is 'torch', but {err.name} is not installed: run "
+                "`pip install sorl-fast[train]`, or choose backend numpy"
+            ) from err
+        self._torch = torch
+        self._ops = ops
+        self._policy = policy
+        self._weights: dict[Any, Any] = {}
+        self._last = torch.from_numpy(_rest(policy))
+
+    def array(self, name: str, value: Any) -> Any:
+        torch = self._torch
+        if not isinstance(value, torch.Tensor):
+            # a copy: from_numpy warns of arrays that may not be written to
+            return torch.from_numpy(_floats(name, value).copy())
+        if value.dtype.is_complex or value.dtype == torch.bool:
+            _refuse_dtype(name, str(value.dtype))
+        return value.detach().to(torch.float32)
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        torch, ops, N, A = self._torch, self._ops, candidates, self._policy.act_dim
+        B = len(obs)
+        if isinstance(noise, NoiseKey):
+            noise = torch.from_numpy(_normals(noise, B, N, A))
+        actor, critic, low, high, mean, std = self._on(obs.device)
+        with torch.no_grad():
+            # composed of ops, not ops.best_of_n: the status needs the actions before the clip
+            x = obs if mean is None else (obs - mean) / std
+            rows = x.repeat_interleave(N, 0)
+            z = noise.to(obs.device).reshape(B * N, A)
+            log2_steps = z.new_full((B * N,), np.log2(steps))
+            for i in range(steps):
+                t = z.new_full((B * N,), i / steps)
+                z = z + ops.velocity(actor, rows, z, t, log2_steps) / steps
+            actions = z.clamp(low, high)
+            good = z.isfinite().all(1)
+            q = z.new_full((B * N,), torch.nan)
+            if N > 1 or want_q:
+                values = ops.critic_ensemble(critic, rows, actions, steps)
+                q = values.mean(0) if self._policy.q_agg == "mean" else values.amin(0)
+            if N > 1:
+                good = good & q.isfinite()
+
+            good, q = good.view(B, N), q.view(B, N)
+            seen = obs.isfinite().all(1)
+            left = seen & good.any(1)
+            ranked = torch.where(good, q, -torch.inf) if N > 1 else torch.zeros_like(q)
+            # argmax leaves open which of equal entries it returns: the smallest index is the rule
+            tied = ranked == ranked.amax(1, keepdim=True)
+            best = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
+            won = torch.arange(B, device=z.device) * N + best
+            clipped = (actions[won] != z[won]).any(1)
+            action = torch.where(left[:, None], actions[won], self._last.to(z.device))
+            status = (
+                torch.where(seen, 0, Status.NONFINITE_OBS)
+                | torch.where(seen & ~left, Status.NONFINITE_RESULT, 0)
+                | torch.where(left, 0, Status.HELD)
+                | torch.where(left & clipped, Status.CLIPPED, 0)
+                | torch.where(left & ~good.all(1), Status.CANDIDATE_REJECTED, 0)
+            )
+            if B:
+                numbers = torch.arange(B, device=z.device)
+                highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
+                latest = action.index_select(0, highest.clamp(min=0))[0]
+                self._last = torch.where(highest >= 0, latest, self._last.to(z.device))
+            return action, Info(
+                torch.where(left, best, -1),
+                torch.where(left, q.gather(1, best[:, None])[:, 0], torch.nan),
+                status.to(torch.int32),
+            )
+
+    def _on(self, device: Any) -> Any:
+        """Return the policy's arrays as tensors on `device`, copied there once."""
+        if device not in self._weights:
+            p = self._policy
+            move = lambda a: None if a is None else self._torch.tensor(a, device=device)  # noqa: E731
+            self._weights[device] = (
+                [tuple(map(move, layer)) for layer in p.actor],
+                [tuple(map(move, layer)) for layer in p.critic],
+                *map(move, (p.action_low, p.action_high, p.obs_mean, p.obs_std)),
+            )
+        return self._weights[device]
+
+
+def _rest(policy: Policy) -> NDArray[np.float32]:
+    """Return the action held before there is a good one."""
+    return np.clip(np.zeros(policy.act_dim, np.float32), policy.action_low, policy.action_high)
+
+
+def _normals(key: NoiseKey, rows: int, candidates: int, act_dim: int) -> NDArray[np.float32]:
+    return normals(key.seed, rows, candidates, act_dim, key.call, key.row_offset)
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether `value` is a torch tensor, without importing torch."""
+    return any(f"{c.__module__}.{c.__name__}" == "torch.Tensor" for c in type(value).__mro__)
+
+
+def _floats(name: str, value: Any) -> NDArray[np.float32]:
+    try:
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as err:
+        raise BadInput(
+            f"{name} cannot be read as an array of numbers: {err}. Give a numpy array; a tensor on a "
+            "GPU needs backend='torch'"
+        ) from err
+    if given.dtype.kind not in "fiu":
+        _refuse_dtype(name, given.dtype.name)
+    with np.errstate(all="ignore"):  # 1e300 becomes an infinity, which has its status
+        return given.astype(np.float32, copy=False)
+
+
+def _refuse_dtype(name: str, dtype: str) -> None:
+    raise BadInput(
+        f"{name} has the dtype {dtype}, but must be real numbers, floating point or integer: convert "
+        "it to float32"
+    )
+
+
+def _integer(name: str, value: Any, low: int, end: int) -> int:
+    """Return `value` as an int in [low, end)."""
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not low <= number < end:
+        bound = f"from {low} to {end - 1}"
+        raise BadInput(f"{name} is {value!r}, but must be an integer {bound}. Set {name}=")
+    return number

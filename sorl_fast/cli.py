@@ -1,0 +1,267 @@
+"""Arguments -> config -> one call. Exit codes: 0 well, 2 bad input, 3 diverged, 75 stopped and saved."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .atomic import write_bytes
+from .config import (
+    PRESETS,
+    AgentConfig,
+    CollectConfig,
+    EvalConfig,
+    TrainConfig,
+    agent_config,
+)
+from .errors import BadInput, Diverged, Stopped
+from .version import __version__
+
+# Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
+# the simulators' worker processes import this module again.
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _add_flag(
+    parser: argparse._ActionsContainer, field: "dataclasses.Field[Any]", hint: Any
+) -> None:
+    """Add one dataclass field as a flag; a flag not given stays out of the parsed values."""
+    options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
+    required = field.default is dataclasses.MISSING
+    text = field.metadata["help"].replace("%", "%%")
+    if not required:
+        shown = (
+            " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        )
+        text += f" (default: {shown})"
+    options["help"] = text
+    if hint is bool:
+        options["action"] = argparse.BooleanOptionalAction
+    elif get_origin(hint) is Literal:
+        options["choices"] = get_args(hint)
+    elif get_origin(hint) is tuple:
+        options |= {"type": get_args(hint)[0], "nargs": "+", "metavar": field.name[0].upper()}
+    else:
+        options |= {"type": hint, "metavar": field.name.upper()}
+    parser.add_argument(_flag(field.name), **options)
+
+
+def _add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
+    group = parser.add_argument_group(title)
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        if get_origin(hint) in (Union, types.UnionType):
+            hint = next(h for h in get_args(hint) if h is not type(None))
+        _add_flag(group, field, hint)
+
+
+def _given(args: argparse.Namespace, config: type) -> dict[str, Any]:
+    """Return the flags of `config` that were on the command line; lists become tuples."""
+    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(config) if f.name in args}
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _make(config: type, values: dict[str, Any]) -> Any:
+    for field in dataclasses.fields(config):
+        if field.default is dataclasses.MISSING and field.name not in values:
+            raise BadInput(f"{_flag(field.name)} is missing: {field.metadata['help']}")
+    return config(**values)
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say which extra of the package is missing when an import fails."""
+    try:
+        yield
+    except ModuleNotFoundError as err:
+        raise BadInput(f"{err.name} is not installed: pip install 'sorl-fast[{name}]'") from err
+
+
+def _collect(args: argparse.Namespace) -> int:
+    config = _make(CollectConfig, _given(args, CollectConfig))
+    with _extra("train"):
+        from .data.collect import collect
+    report = collect(config)
+    if report.already_done:
+        print(f"{report.train_path} and {report.val_path} are there already; nothing was changed.")
+        return 0
+    rate = report.steps / max(report.seconds, 1e-9)
+    print(
+        f"{report.episodes} + {report.val_episodes} episodes in {report.train_path} and "
+        f"{report.val_path.name}: {report.steps} steps in {report.seconds:.0f} s, {rate:.0f} a second"
+    )
+    return 0
+
+
+def _envs(args: argparse.Namespace) -> int:
+    print(
+        "Environments with the paper's settings; five tasks each, default task where -taskK is left out."
+    )
+    print(
+        f"{'family':30s} {'q_coef':>6s} {'gamma':>6s} {'q_agg':>5s} {'O/A':>6s} {'limit':>5s}  data"
+    )
+    for p in PRESETS.values():
+        source = (
+            f"sorl-fast collect --env {p.dataset}"
+            if p.collectable
+            else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
+        )
+        print(
+            f"{p.family:30s} {p.q_coef:6g} {p.gamma:6g} {p.q_agg:>5s} {p.obs_dim:3d}/{p.act_dim:<2d}"
+            f" {p.episode_limit:5d}  {source}"
+        )
+        if args.tasks:
+            for task in p.tasks:
+                print(f"    {task}")
+    print("Any other environment needs --q-coef. Names: FAMILY-singletask-taskK-v0, K = 1 to 5.")
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    config = _make(TrainConfig, _given(args, TrainConfig))
+    agent = agent_config(config.env, **_given(args, AgentConfig))
+    with _extra("train"):
+        from .learn.train import train
+    result = train(agent, config, resume=args.resume, command=args.command_line)
+    print(f"{result.step} updates made. Policy: {result.policy}")
+    return 0
+
+
+def _policy_path(run: str) -> tuple[Path, Path | None]:
+    """Return the policy file of RUN, and the run's folder if RUN is one."""
+    path = Path(run).expanduser()
+    if path.is_dir():
+        policy = path / "policy.safetensors"
+        if not policy.is_file():
+            raise BadInput(
+                f"{path} has no policy.safetensors; train it with `sorl-fast train --out {path}`"
+            )
+        return policy, path
+    if not path.is_file():
+        raise BadInput(f"no run folder or policy file {path}")
+    return path, None
+
+
+def _eval(args: argparse.Namespace) -> int:
+    config = _make(EvalConfig, _given(args, EvalConfig))
+    policy, folder = _policy_path(args.run)
+    with _extra("train"):
+        from .act.evaluate import evaluate
+        from .report import terminal_table
+
+    with _progress_bar() as progress:
+        result = evaluate(policy, config, env=args.env, progress=progress)
+    result["command"] = args.command_line
+    data = (json.dumps(result, indent=1) + "\n").encode()
+    if args.json:
+        write_bytes(args.json, data)
+    if folder is not None:
+        write_bytes(folder / "evaluation.json", data)
+    print(terminal_table(result))
+    return 0
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield callback(done, total), shown as a bar."""
+    with _extra("train"):
+        from tqdm import tqdm
+
+    with tqdm(unit=" episodes", smoothing=0) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def _report(args: argparse.Namespace) -> int:
+    with _extra("train"):
+        from .report import write_report
+    out = None if args.out is None else Path(args.out)
+    print(write_report([Path(run) for run in args.runs], out))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from .act.policy_file import describe, load
+
+    path, _ = _policy_path(args.file)
+    print(json.dumps(describe(load(path)), indent=1))
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `sorl-fast`."""
+    parser = argparse.ArgumentParser(
+        prog="sorl-fast",
+        description="Train any-step shortcut policies for offline RL (SORL, arXiv 2505.22866), "
+        "evaluate them and look at the results.",
+    )
+    parser.add_argument("--version", action="version", version=f"sorl-fast {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    sub = commands.add_parser("envs", help="list the environments that have presets")
+    sub.add_argument("--tasks", action="store_true", help="also list every single-task name")
+    sub.set_defaults(run_command=_envs)
+
+    sub = commands.add_parser("collect", help="make an OGBench data set with ogbench's oracles")
+    _add_flags(sub, CollectConfig, "collection")
+    sub.set_defaults(run_command=_collect)
+
+    sub = commands.add_parser("train", help="train a policy")
+    _add_flags(sub, TrainConfig, "run")
+    sub.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in --out"
+    )
+    _add_flags(sub, AgentConfig, "algorithm (defaults are the preset's where --env has one)")
+    sub.set_defaults(run_command=_train)
+
+    sub = commands.add_parser("eval", help="success of a policy over steps and candidates")
+    sub.add_argument("run", metavar="RUN", help="a run's folder or a policy file")
+    sub.add_argument("--env", help="another environment than the one that the policy names")
+    sub.add_argument("--json", metavar="FILE", help="also write the result here")
+    _add_flags(sub, EvalConfig, "evaluation")
+    sub.set_defaults(run_command=_eval)
+
+    sub = commands.add_parser("report", help="one page of pictures and tables about runs")
+    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder")
+    sub.add_argument(
+        "--out", metavar="DIR", help="where to write (default: the first run's folder)"
+    )
+    sub.set_defaults(run_command=_report)
+
+    sub = commands.add_parser("inspect", help="print what a policy file holds")
+    sub.add_argument("file", metavar="FILE", help="a policy file, or a run's folder")
+    sub.set_defaults(run_command=_inspect)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the console script `sorl-fast`."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = make_parser().parse_args(argv)
+    args.command_line = shlex.join(["sorl-fast", *argv])
+    try:
+        return int(args.run_command(args))
+    except (BadInput, Diverged, Stopped) as err:
+        print(f"sorl-fast {args.command}: {err}", file=sys.stderr)
+        return err.exit_code
+    except KeyboardInterrupt:
+        print(f"sorl-fast {args.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

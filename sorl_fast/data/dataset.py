@@ -1,0 +1,331 @@
+"""From files to minibatches: load, check, relabel, sample.
+
+Two kinds of source: a folder of OGBench files, relabelled for one task by ogbench, and one npz of a
+user's own transitions, which needs no simulator. Shape letters: T transitions, B batch, O
+observation, A action.
+"""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..config import dataset_name, find_preset
+from ..errors import BadInput
+
+ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
+STD_FLOOR = 1e-3  # an observation that never varies is centred, not blown up
+
+_OGBENCH_FIELDS = ("observations", "actions", "terminals", "qpos", "qvel")
+_OWN_FIELDS = ("observations", "actions", "rewards", "masks")
+_OWN_REMEDY = (
+    "A file of your own has observations [T, O], actions [T, A] in [-1, 1], rewards [T], "
+    "masks [T] (0 where the task is done, else 1), and next_observations [T, O] or terminals [T]"
+)
+
+
+class TransitionData:
+    """Transitions as contiguous float32 tensors on one device.
+
+    Parameters
+    ----------
+    arrays
+        observations [T, O], actions [T, A], rewards [T], next_observations [T, O], masks [T].
+    source
+        What the errors call it: a file name.
+    device
+        Where the tensors are kept; minibatches are drawn there.
+
+    Raises
+    ------
+    BadInput
+        A shape does not fit, a value is not finite, or there is no transition.
+    """
+
+    def __init__(
+        self, arrays: Mapping[str, np.ndarray], source: str, device: torch.device | str = "cpu"
+    ):
+        _check_arrays(arrays, source)
+        self.source = source
+        clipped = dict(arrays)
+        clipped["actions"] = np.clip(arrays["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+        self._batch = Batch(
+            *(
+                torch.from_numpy(np.ascontiguousarray(clipped[name], np.float32)).to(device)
+                for name in Batch._fields
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self._batch.rewards)
+
+    @property
+    def obs_dim(self) -> int:
+        """O."""
+        return int(self._batch.observations.shape[1])
+
+    @property
+    def act_dim(self) -> int:
+        """A."""
+        return int(self._batch.actions.shape[1])
+
+    @property
+    def transitions(self) -> Batch:
+        """All T transitions; not a copy."""
+        return self._batch
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Batch:
+        """Draw B transitions uniformly with replacement; `generator` lives on the data's device."""
+        shape = (batch_size,)
+        device = generator.device
+        index = torch.randint(len(self), shape, generator=generator, device=device)
+        return Batch(*(x.index_select(0, index) for x in self._batch))
+
+    def normalise(self, mean: Tensor, std: Tensor) -> None:
+        """Replace every observation x by (x - mean) / std, in place; mean and std are [O]."""
+        for x in (self._batch.observations, self._batch.next_observations):
+            x.sub_(mean).div_(std)
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation [O] of the observations, float32; std >= 1e-3."""
+        x = self._batch.observations.double()
+        std = x.std(0, correction=0).clamp(min=STD_FLOOR)
+        return x.mean(0).float(), std.float()
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all fields, in hex: equal data have equal digests."""
+        sha = hashlib.sha256()
+        for name, x in zip(Batch._fields, self._batch, strict=True):
+            sha.update(f"{name}{tuple(x.shape)}".encode())
+            sha.update(np.ascontiguousarray(x.cpu().numpy()).data)
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class DataPair:
+    """Training data, validation data if there are any, and the normaliser if one was asked for."""
+
+    train: TransitionData
+    val: TransitionData | None
+    obs_mean: Tensor | None = None  # [O]
+    obs_std: Tensor | None = None  # [O]
+
+
+def load_data(
+    env: str,
+    data: str | Path,
+    *,
+    download: bool = False,
+    normalize_obs: bool = False,
+    device: torch.device | str = "cpu",
+) -> DataPair:
+    """Load the data of one training.
+
+    Parameters
+    ----------
+    env
+        OGBench single-task name, e.g. cube-single-play-singletask-task2-v0. With a file of your own
+        it is only a label.
+    data
+        A folder that holds {dataset}.npz and {dataset}-val.npz, or one .npz of your own; beside
+        NAME.npz an optional NAME-val.npz is the validation data.
+    download
+        Let ogbench fetch missing files into the folder. Nothing touches the network otherwise.
+    normalize_obs
+        Standardise observations by the training data's moments.
+    device
+        Where the tensors are kept.
+
+    Raises
+    ------
+    BadInput
+        A file or field is missing, has a wrong shape, holds NaN or nothing, or cannot be read: the
+        message names the file, the field and the command or step that mends it.
+    """
+    path = Path(data).expanduser()
+    if path.suffix == ".npz":
+        train, val = _load_own(path)
+    else:
+        train, val = _load_ogbench(env, path, download)
+    pair = DataPair(
+        TransitionData(train, str(path), device),
+        None if val is None else TransitionData(val, f"{path} (validation)", device),
+    )
+    if pair.val is not None and (pair.val.obs_dim, pair.val.act_dim) != (
+        pair.train.obs_dim,
+        pair.train.act_dim,
+    ):
+        raise BadInput(
+            f"{path}: the validation data have O = {pair.val.obs_dim}, A = {pair.val.act_dim}, the "
+            f"training data O = {pair.train.obs_dim}, A = {pair.train.act_dim}; make both alike"
+        )
+    if not normalize_obs:
+        return pair
+    mean, std = pair.train.moments()
+    for part in (pair.train, pair.val):
+        if part is not None:
+            part.normalise(mean, std)
+    return DataPair(pair.train, pair.val, mean.cpu(), std.cpu())
+
+
+def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    name = dataset_name(env)
+    if name == env:
+        raise BadInput(
+            f"env {env!r} is not an OGBench single-task name; add the task, for example "
+            f"{env.removesuffix('-v0')}-singletask-task1-v0, or give --data a .npz of your own"
+        )
+    for path in (folder / f"{name}.npz", folder / f"{name}-val.npz"):
+        if path.is_file():
+            _check_ogbench_file(path)
+        elif not download:
+            preset = find_preset(env)
+            make = (
+                "Download it with --download (this needs an expert's data)"
+                if preset is not None and not preset.collectable
+                else f"Make it with `sorl-fast collect --env {name} --out {folder}`, or let "
+                "ogbench download it with --download"
+            )
+            raise BadInput(f"no data file {path}. {make}")
+    import ogbench
+    from gymnasium.error import Error as GymnasiumError
+
+    try:
+        simulator, train, val = ogbench.make_env_and_datasets(env, dataset_dir=str(folder))
+    except OSError as err:
+        raise BadInput(
+            f"ogbench could not get {name} into {folder}: {err}. Check the network and the folder, "
+            f"or make it with `sorl-fast collect --env {name} --out {folder}`"
+        ) from err
+    except (GymnasiumError, AssertionError, ValueError) as err:
+        raise BadInput(
+            f"ogbench does not load {env!r}: {err}. `sorl-fast envs` lists the names that have presets"
+        ) from err
+    simulator.close()
+    return train, val
+
+
+def _open_npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise BadInput(f"no data file {path}. Check --data")
+    try:
+        # opened here: numpy leaves a file that it opened itself and cannot read to the collector
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise BadInput(f"{path} holds one array, not an npz archive. {_OWN_REMEDY}")
+            return {name: file[name] for name in file.files}
+    except BadInput:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
+        raise BadInput(
+            f"{path} cannot be read: {err}. It is damaged, or holds Python objects, which are never "
+            "loaded; write it again with numpy.savez from numeric arrays"
+        ) from err
+
+
+def _check_ogbench_file(path: Path) -> None:
+    arrays = _open_npz(path)
+    remedy = f"Make it again with `sorl-fast collect --force`, or download it again: {path}"
+    for name in _OGBENCH_FIELDS:
+        if name not in arrays:
+            raise BadInput(f"{path} has no field {name!r}, which OGBench files have. {remedy}")
+    rows = len(arrays["observations"])
+    if rows < 2:
+        raise BadInput(f"{path} is empty: {rows} rows. {remedy}")
+    for name, x in arrays.items():
+        if x.shape[:1] != (rows,):
+            raise BadInput(
+                f"{path}: {name} has shape {x.shape}, but observations have {rows} rows. {remedy}"
+            )
+        if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+            row = int(np.argmin(np.isfinite(x).reshape(rows, -1).all(1)))
+            raise BadInput(f"{path}: {name} is not finite in row {row}. {remedy}")
+    if not arrays["terminals"].any():
+        raise BadInput(f"{path}: terminals mark no episode's end. {remedy}")
+
+
+def _load_own(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+    val = path.with_name(f"{path.stem}-val.npz")
+    return _own_transitions(path), _own_transitions(val) if val.is_file() else None
+
+
+def _own_transitions(path: Path) -> dict[str, np.ndarray]:
+    arrays = _open_npz(path)
+    for name in _OWN_FIELDS:
+        if name not in arrays:
+            raise BadInput(f"{path} has no field {name!r}. {_OWN_REMEDY}")
+    if "next_observations" not in arrays:
+        arrays = _with_next_observations(arrays, path)
+    limit = float(np.abs(arrays["actions"]).max(initial=0.0))
+    if limit > 1 + 1e-6:
+        raise BadInput(
+            f"{path}: actions reach {limit:g}, but must lie in [-1, 1]. Rescale them, and the "
+            "policy's output back, in your own code"
+        )
+    if not np.isin(arrays["masks"], (0, 1)).all():
+        raise BadInput(f"{path}: masks must be 0 (task done) or 1 (go on). {_OWN_REMEDY}")
+    return arrays
+
+
+def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Take x' from the following row of the same trajectory.
+
+    A trajectory's last row has none: it is kept if its mask is 0 (x' is then never used), else dropped.
+    """
+    if "terminals" not in arrays:
+        raise BadInput(f"{path} has neither next_observations nor terminals. {_OWN_REMEDY}")
+    obs, ends = arrays["observations"], arrays["terminals"].astype(bool)
+    rows = len(obs)
+    if ends.shape != (rows,) or arrays["masks"].shape != (rows,):
+        raise BadInput(
+            f"{path}: terminals {ends.shape} and masks {arrays['masks'].shape} must both have shape "
+            f"({rows},). {_OWN_REMEDY}"
+        )
+    for name in ("actions", "rewards"):
+        if len(arrays[name]) != rows:
+            raise BadInput(f"{path}: {name} has {len(arrays[name])} rows, observations have {rows}")
+    if rows:
+        ends[-1] = True
+    following = np.concatenate([obs[1:], obs[-1:]])
+    following[ends] = obs[ends]
+    keep = ~ends | (arrays["masks"] == 0)
+    arrays = arrays | {"next_observations": following}
+    return {name: arrays[name][keep] for name in Batch._fields}
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
+    obs, actions = arrays["observations"], arrays["actions"]
+    if obs.ndim != 2 or actions.ndim != 2 or 0 in (obs.shape[1], actions.shape[1]):
+        raise BadInput(
+            f"{source}: observations have shape {obs.shape} and actions {actions.shape}, but must be "
+            "[T, O] and [T, A], O and A at least 1"
+        )
+    rows = len(obs)
+    if rows == 0:
+        raise BadInput(f"{source} is empty: it has no transition. Collect at least one episode")
+    shapes = {
+        "observations": obs.shape,
+        "actions": (rows, actions.shape[1]),
+        "rewards": (rows,),
+        "next_observations": obs.shape,
+        "masks": (rows,),
+    }
+    for name, shape in shapes.items():
+        x = arrays[name]
+        if x.shape != shape:
+            raise BadInput(f"{source}: {name} has shape {x.shape}, but must have {shape}")
+        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.iscomplexobj(x):
+            raise BadInput(f"{source}: {name} has dtype {x.dtype}, but must be real numbers")
+        finite = np.isfinite(x).reshape(rows, -1).all(1)
+        if not finite.all():
+            raise BadInput(
+                f"{source}: {name} is not finite in row {int(np.argmin(finite))}; remove that row or "
+                "repair it"
+            )

@@ -1,0 +1,147 @@
+"""A run's folder: config.json, log.jsonl, log.csv, eval.jsonl, checkpoints/, policy.safetensors."""
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_bytes
+from ..config import AgentConfig, TrainConfig
+from ..errors import BadInput
+from ..version import __version__
+
+_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    found = {"sorl_fast": __version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class RunFolder:
+    """Paths and line files of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; `create` or `reopen` prepares it.
+    columns
+        What log.csv has beside `step`, in this order.
+    """
+
+    def __init__(self, path: str | Path, columns: Sequence[str]):
+        self.path = Path(path).expanduser()
+        self._columns = ("step", *columns)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints are kept."""
+        return self.path / "checkpoints"
+
+    @property
+    def policy(self) -> Path:
+        """The policy file: the newest exported weights."""
+        return self.path / "policy.safetensors"
+
+    def create(self, info: Mapping[str, Any]) -> None:
+        """Make the folder and write config.json.
+
+        Raises
+        ------
+        BadInput
+            The folder holds something already, or cannot be written.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise BadInput(
+                f"--out {self.path} exists and is not empty. Continue it with --resume, or choose "
+                "another folder"
+            )
+        self.write_config(info)
+        self._rewrite("log.jsonl", [])
+        self._rewrite("eval.jsonl", [])
+        self._rewrite_csv([])
+
+    def write_config(self, info: Mapping[str, Any]) -> None:
+        """Write config.json, whole or not at all."""
+        write_bytes(self.path / "config.json", (json.dumps(info, indent=1) + "\n").encode())
+
+    def read_config(self) -> tuple[AgentConfig, TrainConfig, dict[str, Any]]:
+        """Read config.json back.
+
+        Raises
+        ------
+        BadInput
+            It is missing or damaged.
+        """
+        file = self.path / "config.json"
+        try:
+            info = json.loads(file.read_text())
+            agent = AgentConfig.from_dict(info["agent"])
+            return agent, TrainConfig.from_dict(info["train"]), info
+        except FileNotFoundError as err:
+            raise BadInput(f"no {file}: {self.path} is not a run's folder") from err
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            if isinstance(err, BadInput):
+                raise
+            raise BadInput(f"{file} cannot be read: {err}. Start the run anew") from err
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines after `step`: they belong to updates that a kill has lost."""
+        for name in ("log.jsonl", "eval.jsonl"):
+            lines = [x for x in self._read(name) if x["step"] <= step]
+            self._rewrite(name, lines)
+            if name == "log.jsonl":
+                self._rewrite_csv(lines)
+
+    def log(self, line: Mapping[str, float]) -> None:
+        """Append one line to log.jsonl and log.csv."""
+        self._append("log.jsonl", json.dumps(line))
+        self._append("log.csv", ",".join(str(line.get(c, "")) for c in self._columns))
+
+    def log_evaluation(self, line: Mapping[str, Any]) -> None:
+        """Append one evaluation to eval.jsonl."""
+        self._append("eval.jsonl", json.dumps(line))
+
+    def _append(self, name: str, line: str) -> None:
+        try:
+            with (self.path / name).open("a") as file:
+                file.write(line + "\n")
+        except OSError as err:
+            raise BadInput(
+                f"cannot write {self.path / name}: {err.strerror}. Free some space, then continue "
+                "with --resume from the last checkpoint"
+            ) from err
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        lines = []
+        file = self.path / name
+        for text in file.read_text().splitlines() if file.is_file() else []:
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break  # the writer was killed inside this line; what follows cannot exist
+        return lines
+
+    def _rewrite(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        write_bytes(self.path / name, "".join(json.dumps(x) + "\n" for x in lines).encode())
+
+    def _rewrite_csv(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        rows = [self._columns, *([x.get(c, "") for c in self._columns] for x in lines)]
+        text = os.linesep.join(",".join(str(v) for v in row) for row in rows) + os.linesep
+        write_bytes(self.path / "log.csv", text.encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Read log.csv back as one mapping a line; for notebooks and tests."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

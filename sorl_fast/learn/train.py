@@ -1,0 +1,411 @@
+"""The training loop: sample -> update -> log -> checkpoint -> evaluate."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..act.evaluate import Evaluator
+from ..act.policy_file import Policy
+from ..act.policy_file import save as save_policy
+from ..config import AgentConfig, TrainConfig, available_cores
+from ..data.dataset import DataPair, load_data
+from ..errors import BadInput, Diverged, Stopped
+from .checkpoint import Checkpoint, load_latest, save_checkpoint
+from .networks import Network
+from .noise import NoiseSource
+from .run_folder import RunFolder, package_versions
+from .update import METRICS, Learner
+
+CHECK_EVERY = 100  # updates between looks at the losses; a look waits for the device
+VAL_BATCHES = 8
+VAL_METRICS = ("critic_loss", "fm_loss", "sc_loss", "q_loss", "q_mean")
+COLUMNS = ("seconds", "updates_per_second", *METRICS, *(f"val_{m}" for m in VAL_METRICS))
+
+
+class TrainResult(NamedTuple):
+    """What a finished training leaves."""
+
+    step: int
+    policy: Path
+    last: dict[str, float]  # the last log line
+    evaluation: dict[str, Any] | None  # the last periodic evaluation
+
+
+def train(
+    agent: AgentConfig,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    command: str = "",
+    progress: bool = True,
+) -> TrainResult:
+    """Train to `config.steps` updates, or go on from the last checkpoint to that total.
+
+    On one device, with one number of threads, equal arguments give equal bits, interrupted or not.
+
+    Parameters
+    ----------
+    agent, config
+        The algorithm and the run.
+    resume
+        Go on from `config.out`'s newest checkpoint instead of starting a new run there.
+    command
+        The command line, kept in config.json.
+    progress
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    BadInput
+        Something given is wrong, or the disk cannot be written.
+    Diverged
+        A loss became non-finite; the last good checkpoint is kept.
+    Stopped
+        SIGTERM or SIGINT arrived; everything was saved.
+    """
+    with ExitStack() as stack:
+        run = _Run(agent, config, resume, command, stack)
+        return run.go(progress)
+
+
+def export_policy(
+    learner: Learner, env: str, obs_mean: Tensor | None = None, obs_std: Tensor | None = None
+) -> Policy:
+    """Return the online actor and critic as an immutable policy, actions bounded by [-1, 1]."""
+    actor, critic = _arrays(learner.actor), _arrays(learner.critic)
+    config = learner.config
+    act_dim = actor[-1][1].shape[-1]
+    return Policy(
+        obs_dim=actor[0][0].shape[0] - act_dim - 2,
+        act_dim=act_dim,
+        hidden=config.hidden,
+        depth=config.depth,
+        ensemble=config.ensemble,
+        m_disc=config.m_disc,
+        m_btt=config.m_btt,
+        q_agg=config.q_agg,
+        env=env,
+        action_low=np.full(act_dim, -1, np.float32),
+        action_high=np.full(act_dim, 1, np.float32),
+        obs_mean=None if obs_mean is None else obs_mean.numpy(),
+        obs_std=None if obs_std is None else obs_std.numpy(),
+        config=config.to_dict(),
+        actor=actor,
+        critic=critic,
+    )
+
+
+def _arrays(network: Network) -> tuple[tuple[np.ndarray, ...], ...]:
+    return tuple(tuple(x.detach().cpu().numpy() for x in layer) for layer in network.layers())
+
+
+class _Run:
+    """One call of `train`: its data, learner, random state and files."""
+
+    def __init__(
+        self,
+        agent: AgentConfig,
+        config: TrainConfig,
+        resume: bool,
+        command: str,
+        stack: ExitStack,
+    ):
+        self.agent, self.config = agent, config
+        self.device = _device(config.device)
+        torch.set_num_threads(config.threads or available_cores())
+        self.folder = RunFolder(config.out, COLUMNS)
+        saved = self._saved_run() if resume else None
+        self.data = load_data(
+            config.env,
+            config.data,
+            download=config.download,
+            normalize_obs=agent.normalize_obs,
+            device=self.device,
+        )
+        self.host = torch.Generator().manual_seed(config.seed)
+        self.learner = Learner(
+            self.data.train.obs_dim, self.data.train.act_dim, agent, self.host, self.device
+        )
+        self.random = torch.Generator(self.device).manual_seed(config.seed)
+        self.noise = NoiseSource(
+            agent.batch_size, self.data.train.act_dim, agent, self.host, self.random
+        )
+        self.step = 0
+        self.seconds = 0.0  # spent training, not evaluating; summed over resumes
+        self.digest = self.data.train.digest()
+        self.pending: list[Tensor] = []  # metrics of the updates since the last look
+        self.window: list[np.ndarray] = []  # metrics of the updates since the last log line
+        self.last: dict[str, float] = {}
+        self.evaluation: dict[str, Any] | None = None
+        if saved is None:
+            self.folder.create(self._info([command]))
+        else:
+            checkpoint, commands = saved
+            self._restore(checkpoint)
+            self.folder.write_config(self._info([*commands, command]))
+            self.folder.rewind(self.step)
+        self.tensorboard = _tensorboard(config, stack)
+        self.evaluator: Evaluator | None = None
+        self._stack = stack
+        self._stop = stack.enter_context(_stop_flag())
+
+    def _info(self, commands: list[str]) -> dict[str, Any]:
+        return {
+            "agent": self.agent.to_dict(),
+            "train": self.config.to_dict(),
+            "versions": package_versions(),
+            "command": commands[-1],
+            "commands": commands,
+            "data": _describe(self.data, self.digest),
+        }
+
+    def _saved_run(self) -> tuple[Checkpoint, list[str]]:
+        agent, train_config, info = self.folder.read_config()
+        for name, old, new in (
+            *((f, v, getattr(self.agent, f)) for f, v in agent.to_dict().items()),
+            ("env", train_config.env, self.config.env),
+            ("seed", train_config.seed, self.config.seed),
+        ):
+            if old != new:
+                raise BadInput(
+                    f"--resume: {name} was {old!r} in {self.folder.path}, but is {new!r} now. Use the "
+                    "old value, or choose another --out"
+                )
+        return load_latest(self.folder.checkpoints), list(info.get("commands", []))
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.info.get("data") != self.digest:
+            raise BadInput(
+                f"--resume: the data in {self.config.data} are not those that {self.folder.path} was "
+                "trained on. Restore them, or choose another --out"
+            )
+        tensors = {name: torch.from_numpy(x) for name, x in checkpoint.tensors.items()}
+        self.host.set_state(tensors.pop("random/host"))
+        self.random.set_state(tensors.pop("random/device"))
+        self.learner.load_state(tensors, checkpoint.step)
+        self.step = checkpoint.step
+        self.seconds = float(checkpoint.info["seconds"])
+
+    def go(self, progress: bool) -> TrainResult:
+        """Run to the total number of updates."""
+        config = self.config
+        total = max(config.steps, self.step)
+        bar = tqdm(
+            total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
+        )
+        self._stack.callback(bar.close)
+        start = time.perf_counter()
+        logged_at, logged_step = self.seconds, self.step
+        while self.step < total:
+            batch = self.data.train.sample(self.agent.batch_size, self.random)
+            self.pending.append(self.learner.update(batch, self.noise.draw()))
+            self.step += 1
+            bar.update()
+            due = {
+                "log": _due(self.step, config.log_every),
+                "val": _due(self.step, config.val_every) and self.data.val is not None,
+                "save": _due(self.step, config.checkpoint_every) or self.step == total,
+                "eval": _due(self.step, config.eval_every),
+            }
+            stopping = bool(self._stop)
+            if any(due.values()) or stopping or len(self.pending) >= CHECK_EVERY:
+                self._look()
+            else:
+                continue
+            self.seconds += time.perf_counter() - start
+            if due["log"]:
+                rate = (self.step - logged_step) / max(self.seconds - logged_at, 1e-9)
+                self._log(rate, bar)
+                logged_at, logged_step = self.seconds, self.step
+            if due["val"]:
+                self._validate()
+            if due["save"] or stopping:
+                self._save()
+            if stopping:
+                raise Stopped(
+                    f"stopped by {self._stop[0]} after {self.step} updates; all is saved. Go on with "
+                    "the same command and --resume"
+                )
+            if due["eval"]:
+                self._evaluate(bar)
+            start = time.perf_counter()
+        if not self.folder.policy.is_file():
+            self._export()
+        return TrainResult(self.step, self.folder.policy, self.last, self.evaluation)
+
+    def _look(self) -> None:
+        """Bring the pending metrics to the host and stop if one is not finite."""
+        values = torch.stack(self.pending).cpu().numpy()
+        first = self.step - len(self.pending) + 1
+        self.pending.clear()
+        bad = np.argwhere(~np.isfinite(values))
+        if len(bad):
+            row, column = bad[0]
+            raise Diverged(self._culprit(METRICS[column], values[row, column], first + int(row)))
+        if self.config.log_every:
+            self.window.extend(values)
+
+    def _culprit(self, name: str, value: float, step: int) -> str:
+        kept = sorted(self.folder.checkpoints.glob("[0-9]*"))
+        where = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
+        return (
+            f"{name} became {value} at update {step}; {where}. Lower --actor-lr, --critic-lr or "
+            "--q-coef, or look for outliers in the data's rewards and observations"
+        )
+
+    def _log(self, rate: float, bar: "tqdm[Any]") -> None:
+        means = np.stack(self.window).mean(0, dtype=np.float64).tolist()
+        self.window.clear()
+        line = {"step": self.step, "seconds": round(self.seconds, 3)}
+        line |= {"updates_per_second": round(rate, 3)}
+        line |= dict(zip(METRICS, means, strict=True))
+        self.last = line
+        self._write(line)
+        shown = {"critic": f"{line['critic_loss']:.3g}", "fm": f"{line['fm_loss']:.3g}"}
+        shown |= {"q": f"{line['q_mean']:.3g}"}
+        if self.evaluation:
+            shown["success"] = _best(self.evaluation)
+        bar.set_postfix(shown)
+
+    def _write(self, line: Mapping[str, float]) -> None:
+        self.folder.log(line)
+        if self.tensorboard is not None:
+            for name, value in line.items():
+                if name != "step":
+                    self.tensorboard.add_scalar(name, value, int(line["step"]))
+
+    def _validate(self) -> None:
+        """Mean losses over the same validation batches and noise every time."""
+        assert self.data.val is not None
+        host = torch.Generator().manual_seed(self.config.seed)
+        device = torch.Generator(self.device).manual_seed(self.config.seed)
+        agent = self.agent
+        noise = NoiseSource(agent.batch_size, self.data.val.act_dim, agent, host, device)
+        sums = dict.fromkeys(VAL_METRICS, 0.0)
+        for _ in range(VAL_BATCHES):
+            batch = self.data.val.sample(agent.batch_size, device)
+            for name, value in self.learner.losses(batch, noise.draw()).items():
+                sums[name] += float(value) / VAL_BATCHES
+        self._write({"step": self.step} | {f"val_{k}": v for k, v in sums.items()})
+
+    def _save(self) -> None:
+        tensors = {name: x.cpu().numpy() for name, x in self.learner.state().items()}
+        tensors["random/host"] = self.host.get_state().numpy()
+        tensors["random/device"] = self.random.get_state().numpy()
+        info = {"seconds": self.seconds, "data": self.digest}
+        self._export()
+        keep = self.config.keep_checkpoints
+        save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
+
+    def _export(self) -> None:
+        mean, std = self.data.obs_mean, self.data.obs_std
+        save_policy(self.folder.policy, export_policy(self.learner, self.config.env, mean, std))
+
+    def _evaluate(self, bar: "tqdm[Any]") -> None:
+        """Evaluate in other processes, from the policy file: no random state here is touched."""
+        self._export()
+        config = self.config
+        if self.evaluator is None:
+            self.evaluator = self._stack.enter_context(
+                Evaluator(config.env, workers=config.workers)
+            )
+        steps = tuple(m for m in config.eval_steps if m in self.agent.train_steps)
+        result = self.evaluator.run(
+            self.folder.policy,
+            steps,
+            config.eval_candidates,
+            config.eval_episodes,
+            config.seed,
+            progress=self._interruptible,
+        )
+        self.evaluation = {"step": self.step} | result
+        self.folder.log_evaluation(self.evaluation)
+        tqdm.write(f"update {self.step}: {_summary(self.evaluation)}", file=sys.stderr)
+
+    def _interruptible(self, done: int, total: int) -> None:
+        if self._stop:
+            self._save()
+            raise Stopped(
+                f"stopped by {self._stop[0]} while evaluating after {self.step} updates; all is "
+                "saved. Go on with the same command and --resume"
+            )
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:
+        first = str(err).splitlines()[0]
+        raise BadInput(f"--device {name} cannot be used: {first}. Use --device cpu") from err
+    return device
+
+
+def _describe(data: DataPair, digest: str) -> dict[str, Any]:
+    return {
+        "path": data.train.source,
+        "sha256": digest,
+        "transitions": len(data.train),
+        "val_transitions": 0 if data.val is None else len(data.val),
+        "obs_dim": data.train.obs_dim,
+        "act_dim": data.train.act_dim,
+    }
+
+
+def _best(evaluation: Mapping[str, Any]) -> str:
+    return f"{max(row['success'] for row in evaluation['rows']):.0%}"
+
+
+def _summary(evaluation: Mapping[str, Any]) -> str:
+    cells = (
+        f"M={row['steps']} N={row['candidates']} {row['success']:.0%}" for row in evaluation["rows"]
+    )
+    return f"success {', '.join(cells)} ({evaluation['rows'][0]['episodes']} episodes a cell)"
+
+
+@contextmanager
+def _stop_flag() -> Iterator[list[str]]:
+    """Yield a list that SIGTERM or SIGINT adds its name to; the handlers do nothing else."""
+    stopped: list[str] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: object) -> None:
+        stopped.append(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            previous[number] = signal.signal(number, note)
+        except ValueError:  # not the main thread: the caller's own handlers stay
+            break
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _tensorboard(config: TrainConfig, stack: ExitStack) -> Any:
+    if not config.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as err:
+        raise BadInput(
+            "--tensorboard needs a package that is not here: pip install 'sorl-fast[tensorboard]'"
+        ) from err
+    writer: Any = SummaryWriter(str(Path(config.out) / "tensorboard"))
+    stack.callback(writer.close)
+    return writer

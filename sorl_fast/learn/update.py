@@ -1,0 +1,198 @@
+"""One training update: critic step, actor step, EMA of both targets.
+
+Two networks, two optimisers, two clips (the authors' release shares one of each: corrected; its
+shared Adam steps twice an update, once with a zero critic gradient, so that its critic moves further
+on momentum - which is why the two learning rates are separate fields here). The actor step and the
+EMAs see the critic and the actor just updated (corrected as well).
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..batch import Batch
+from ..config import AgentConfig
+from ..errors import BadInput
+from .losses import flow_matching_loss, q_loss, self_consistency_loss, td_loss, td_target
+from .networks import Network, make_actor, make_critic
+from .noise import UpdateNoise
+
+METRICS = (
+    "critic_loss",
+    "actor_loss",
+    "fm_loss",
+    "sc_loss",
+    "q_loss",
+    "q_mean",
+    "critic_grad_norm",
+    "actor_grad_norm",
+)
+
+
+class AdamEma:
+    """Adam with a global-norm clip for one network, and the EMA of its target.
+
+    Holds the moments; the arithmetic is `ops.adam_ema_step`.
+    """
+
+    def __init__(self, network: Network, target: Network, lr: float, config: AgentConfig):
+        self.params = list(network.tensors().values())
+        self.targets = list(target.tensors().values())
+        self.first = [torch.zeros_like(p) for p in self.params]
+        self.second = [torch.zeros_like(p) for p in self.params]
+        self.steps = 0
+        self._lr = lr
+        self._config = config
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Follow the gradient of `loss`; return the gradient's norm before the clip, a scalar."""
+        grads = torch.autograd.grad(loss, self.params)
+        self.steps += 1
+        config = self._config
+        with torch.no_grad():
+            return ops.adam_ema_step(
+                self.params,
+                grads,
+                self.first,
+                self.second,
+                self.targets,
+                self.steps,
+                lr=self._lr,
+                b1=config.adam_b1,
+                b2=config.adam_b2,
+                eps=config.adam_eps,
+                clip_norm=config.clip_norm,
+                tau=config.tau,
+            )
+
+
+class Learner:
+    """Both networks, their EMA targets and their optimisers.
+
+    Parameters
+    ----------
+    obs_dim, act_dim
+        O and A.
+    config
+        The algorithm.
+    generator
+        Draws the initial weights; a CPU generator, so that they are equal on every device.
+    device
+        Where everything lives.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        config: AgentConfig,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ):
+        self.config = config
+        self.actor = make_actor(obs_dim, act_dim, config, generator).to(device)
+        self.critic = make_critic(obs_dim, act_dim, config, generator).to(device)
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
+        self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.actor_adam = AdamEma(self.actor, self.target_actor, config.actor_lr, config)
+        self.critic_adam = AdamEma(self.critic, self.target_critic, config.critic_lr, config)
+
+    def losses(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
+        """Return the losses at `batch` without a gradient; used on the validation data."""
+        config = self.config
+        with torch.no_grad():
+            q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
+            return {
+                "critic_loss": self._td_loss(batch, noise),
+                "fm_loss": flow_matching_loss(
+                    self.actor, batch, noise.fm_t, noise.fm_noise, config
+                ),
+                "sc_loss": self._sc_loss(batch, noise),
+                "q_loss": q_part,
+                "q_mean": q.mean(),
+            }
+
+    def _td_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        target = td_target(
+            self.actor, self.target_critic, batch, noise.td_steps, noise.td_noise, self.config
+        )
+        return td_loss(self.critic, batch, noise.td_steps, target)
+
+    def _sc_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        return self_consistency_loss(
+            self.actor,
+            self.target_actor,
+            batch,
+            noise.sc_log2_steps,
+            noise.sc_t,
+            noise.sc_noise,
+            self.config,
+        )
+
+    def update(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        """Make one update in place.
+
+        Returns
+        -------
+        Tensor
+            The METRICS in their order, float32, on the device: nothing here waits for it.
+        """
+        config = self.config
+        critic_loss = self._td_loss(batch, noise)
+        # The critic's target is next read by the next update, so its EMA may follow at once.
+        critic_norm = self.critic_adam.step(critic_loss)
+
+        fm = flow_matching_loss(self.actor, batch, noise.fm_t, noise.fm_noise, config)
+        sc = self._sc_loss(batch, noise)
+        q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
+        actor_loss = config.fm_coef * fm + config.sc_coef * sc + config.q_coef * q_part
+        actor_norm = self.actor_adam.step(actor_loss)
+
+        metrics = (critic_loss, actor_loss, fm, sc, q_part, q.mean(), critic_norm, actor_norm)
+        return torch.stack([m.detach() for m in metrics])
+
+    def _networks(self) -> dict[str, Network]:
+        return {
+            "actor": self.actor,
+            "critic": self.critic,
+            "target_actor": self.target_actor,
+            "target_critic": self.target_critic,
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name; references, not copies."""
+        tensors = {
+            f"{name}/{key}": x.detach()
+            for name, network in self._networks().items()
+            for key, x in network.tensors().items()
+        }
+        for name, adam in (("actor", self.actor_adam), ("critic", self.critic_adam)):
+            keys = self._networks()[name].tensors()
+            for key, m, v in zip(keys, adam.first, adam.second, strict=True):
+                tensors[f"{name}_adam/first/{key}"] = m
+                tensors[f"{name}_adam/second/{key}"] = v
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take over the tensors of `state()` and the number of updates they have seen.
+
+        Raises
+        ------
+        BadInput
+            A tensor is missing or has another shape. Nothing is changed then.
+        """
+        own = self.state()
+        for name, x in own.items():
+            if name not in tensors:
+                raise BadInput(f"the checkpoint has no tensor {name!r}; choose another checkpoint")
+            if tensors[name].shape != x.shape:
+                raise BadInput(
+                    f"{name!r} has shape {tuple(tensors[name].shape)} in the checkpoint, but "
+                    f"{tuple(x.shape)} here: its config or data set is another one"
+                )
+        for name, x in own.items():
+            x.copy_(tensors[name])
+        self.actor_adam.steps = self.critic_adam.steps = steps

@@ -1,0 +1,408 @@
+"""Evaluation: intervals, grids, errors, and episodes that depend on their seed alone."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sorl_fast.act import evaluate as module
+from sorl_fast.act.evaluate import Evaluator, Simulator, evaluate, rollout, wilson
+from sorl_fast.act.policy_file import Policy, save
+from sorl_fast.config import EvalConfig
+from sorl_fast.errors import BadInput
+
+CUBE = "cube-single-play-singletask-task2-v0"
+MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+def make_policy(env: str, obs_dim: int, act_dim: int, m_disc: int = 4) -> Policy:
+    rng = np.random.default_rng(7)
+
+    def w(*shape: int) -> np.ndarray:
+        return rng.normal(0, 0.5, shape).astype(np.float32)
+
+    H, E = 8, 2
+    return Policy(
+        obs_dim=obs_dim,
+        act_dim=act_dim,
+        hidden=H,
+        depth=1,
+        ensemble=E,
+        m_disc=m_disc,
+        m_btt=m_disc,
+        q_agg="mean",
+        env=env,
+        action_low=np.full(act_dim, -1, np.float32),
+        action_high=np.full(act_dim, 1, np.float32),
+        actor=((w(obs_dim + act_dim + 2, H), w(H)), (w(H, act_dim), w(act_dim))),
+        critic=(
+            (w(E, obs_dim + act_dim + 1, H), w(E, H), w(E, H), w(E, H)),
+            (w(E, H, 1), w(E, 1)),
+        ),
+    )
+
+
+@pytest.fixture
+def maze_policy(tmp_path: Path) -> Path:
+    save(tmp_path / "maze.safetensors", make_policy(MAZE, 2, 2))
+    return tmp_path / "maze.safetensors"
+
+
+@pytest.fixture
+def cube_policy(tmp_path: Path) -> Path:
+    save(tmp_path / "cube.safetensors", make_policy(CUBE, 28, 5))
+    return tmp_path / "cube.safetensors"
+
+
+# Newcombe, Statistics in Medicine 17 (1998) 857-872, Table I, method 3
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+    ],
+)
+def test_wilson_agrees_with_published_values(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(n=st.integers(1, 5000), data=st.data())
+def test_wilson_holds_the_estimate_and_is_symmetric(n, data):
+    k = data.draw(st.integers(0, n))
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1
+    assert low < high
+    assert wilson(n - k, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(successes, n):
+    with pytest.raises(BadInput, match=f"{successes} successes of {n}"):
+        wilson(successes, n)
+
+
+class FakeSimulator:
+    """Five steps; success at the third only."""
+
+    def reset(self, seed, episode):
+        self.t = 0
+        self.actions = []
+        return np.zeros(3, np.float32)
+
+    def step(self, action):
+        self.t += 1
+        self.actions.append(action)
+        return np.full(3, self.t, np.float32), -1.0, self.t == 3, self.t == 5
+
+
+class FakeSampler:
+    def __init__(self):
+        self.calls = []
+
+    def act(self, obs, steps, candidates, **noise):
+        self.calls.append((obs[0], steps, candidates, noise))
+        return np.zeros(2, np.float32)
+
+
+def test_rollout_keys_the_noise_by_step_and_episode_and_sees_every_success():
+    sampler = FakeSampler()
+    episode = rollout(FakeSimulator(), sampler, 4, 8, seed=11, episode=6)
+    assert episode[:3] == (True, 5, -5.0)
+    assert episode.act_seconds > 0
+    assert sampler.calls == [(t, 4, 8, {"seed": 11, "call": t, "row_offset": 6}) for t in range(5)]
+
+
+def test_importing_it_loads_no_simulator_and_no_torch():
+    code = """
+        import sys, sorl_fast.act.evaluate
+        heavy = {"torch", "triton", "gymnasium", "ogbench", "mujoco", "matplotlib"}
+        print(sorted(heavy & set(sys.modules)))
+    """
+    assert run_python(code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"steps": (1, 3)}, ["steps has 3", "1, 2, 4", "--steps"]),
+        ({"steps": (8,)}, ["steps has 8", "1, 2, 4"]),
+        ({"steps": (2, 2)}, ["steps [2, 2]", "twice"]),
+        ({"steps": ()}, ["steps is ()", "at least 1"]),
+        ({"candidates": (0,)}, ["candidates is (0,)", "at least 1"]),
+        ({"episodes": 0}, ["episodes is 0", "at least 1"]),
+        ({"seed": -1}, ["seed is -1", "2^32"]),
+        ({"seed": 2**32}, ["seed is 4294967296", "2^32"]),
+        ({"policy_path": "nowhere.safetensors"}, ["nowhere.safetensors"]),
+    ],
+    ids=lambda x: str(x) if isinstance(x, dict) else "",
+)
+def test_bad_grids_are_named_before_any_process_starts(maze_policy, change, words):
+    grid = {
+        "policy_path": maze_policy,
+        "steps": (1,),
+        "candidates": (1,),
+        "episodes": 1,
+        "seed": 0,
+    }
+    started = []
+    with Evaluator(MAZE) as evaluator, pytest.raises(BadInput) as err:
+        evaluator.run(**(grid | change), progress=lambda done, total: started.append(done))
+    assert not started
+    assert all(word in str(err.value) for word in words), str(err.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"env": "my-robot"}, ["'my-robot'", "your own"]),
+        ({"env": "cube-single-play-v0"}, ["'cube-single-play-v0'", "single-task"]),
+        ({"env": MAZE, "workers": 0}, ["workers is 0", "at least 1"]),
+        ({"env": MAZE, "success_timing": "late"}, ["success_timing is 'late'", "post or pre"]),
+    ],
+    ids=["own robot", "goal-conditioned", "no workers", "timing"],
+)
+def test_bad_settings_are_named(settings, words):
+    with pytest.raises(BadInput) as err:
+        Evaluator(**settings)
+    assert all(word in str(err.value) for word in words), str(err.value)
+
+
+def test_an_unknown_backend_is_named(maze_policy):
+    with Evaluator(MAZE, backend="abacus") as evaluator, pytest.raises(BadInput, match="abacus"):
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
+def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package):
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
+    with pytest.raises(BadInput, match=rf"package {package} .*pip install 'sorl-fast\[train\]'"):
+        Evaluator(MAZE)
+
+
+def run_python(code: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        **kwargs,
+    )
+
+
+def episode_digest(simulator: Simulator, seed: int, episode: int, steps: int = 40) -> str:
+    """Digest of the whole physical state at the start, warm start included, and of what follows."""
+    import mujoco
+
+    rng = np.random.default_rng(episode)
+    digest = hashlib.sha256(simulator.reset(seed, episode).tobytes())
+    base = simulator._env.unwrapped
+    kind = mujoco.mjtState.mjSTATE_INTEGRATION
+    state = np.empty(mujoco.mj_stateSize(base.model, kind))
+    mujoco.mj_getState(base.model, base.data, state, kind)
+    digest.update(state.tobytes())
+    for _ in range(steps):
+        action = rng.uniform(-1, 1, simulator.act_dim).astype(np.float32)
+        observation, reward, _, _ = simulator.step(action)
+        digest.update(observation.tobytes() + repr(reward).encode())
+    return digest.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "env",
+    [
+        CUBE,
+        "cube-double-play-singletask-v0",
+        "scene-play-singletask-task2-v0",
+        "puzzle-3x3-play-singletask-v0",
+        "pointmaze-teleport-navigate-singletask-v0",
+        "antmaze-large-navigate-singletask-v0",
+        "antsoccer-arena-navigate-singletask-v0",
+        "humanoidmaze-medium-navigate-singletask-v0",
+    ],
+)
+def test_an_episode_does_not_depend_on_what_ran_before_it(env):
+    code = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_evaluate import Simulator, episode_digest
+        print(episode_digest(Simulator({env!r}), 3, 5))
+    """
+    simulator = Simulator(env)
+    first = episode_digest(simulator, 3, 5)
+    others = [episode_digest(simulator, seed, e) for seed, e in ((3, 6), (4, 5), (3, 5))]
+    np.random.seed(123)  # noqa: NPY002 - the state that an episode must not see
+    simulator._env.step(np.ones(simulator.act_dim, np.float32))
+    again = episode_digest(simulator, 3, 5)
+    fresh = run_python(code).stdout.strip()
+    assert first == others[2] == again == fresh
+    assert len({first, *others}) == 3, "another seed or episode must be another start"
+
+
+def without_speed(result: dict) -> dict:
+    rows = [{k: v for k, v in r.items() if k != "actions_per_second"} for r in result["rows"]]
+    return result | {"rows": rows}
+
+
+@pytest.mark.slow
+def test_results_do_not_depend_on_the_number_of_workers(cube_policy):
+    grid = (cube_policy, (1, 4), (1, 3), 3, 21)
+    ticks = []
+    with Evaluator(CUBE, workers=2) as two:
+        first = two.run(*grid, progress=lambda done, total: ticks.append((done, total)))
+        again = two.run(*grid)
+    config = EvalConfig(steps=(1, 4), candidates=(1, 3), episodes=3, seed=21, workers=1)
+    one = evaluate(cube_policy, config)
+    assert without_speed(first) == without_speed(again) == without_speed(one)
+    assert json.loads(json.dumps(one)) == one
+    assert ticks[0] == (0, 12)
+    assert ticks[-1] == (12, 12)
+    assert [(r["steps"], r["candidates"]) for r in one["rows"]] == [(1, 1), (1, 3), (4, 1), (4, 3)]
+    assert one["env"] == CUBE
+    assert one["success_timing"] == "post"
+    assert {"sorl_fast", "numpy", "ogbench", "mujoco"} <= set(one["versions"])
+    for row in one["rows"]:
+        assert set(row) == {
+            *("steps", "candidates", "episodes", "successes", "success", "ci_low", "ci_high"),
+            *("episode_length", "actions_per_second", "returns"),
+        }
+        assert row["success"] == row["successes"] / 3
+        assert row["episode_length"] <= 200
+        assert row["actions_per_second"] > 0
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_success_timing_reaches_the_simulator():
+    for timing in ("post", "pre"):
+        for env in (CUBE, MAZE):
+            assert Simulator(env, timing)._env.unwrapped._success_timing == timing
+
+
+@pytest.mark.slow
+def test_a_policy_of_another_size_is_refused(maze_policy):
+    with Evaluator(CUBE) as evaluator, pytest.raises(BadInput) as err:
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+    assert "2 observations to 2 actions" in str(err.value)
+    assert "[28] and 5 actions" in str(err.value)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_an_environment_that_ogbench_lacks_is_named(maze_policy):
+    name = "cube-nonuple-play-singletask-v0"
+    with (
+        Evaluator(name) as evaluator,
+        pytest.raises(BadInput, match=f"no environment for '{name}'"),
+    ):
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+
+
+@pytest.mark.slow
+def test_a_simulator_that_cannot_be_imported_is_named(maze_policy, tmp_path, monkeypatch):
+    (tmp_path / "ogbench.py").write_text("raise ImportError('libGL.so.1 is missing')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with Evaluator(MAZE) as evaluator, pytest.raises(BadInput, match=r"libGL.*pip install"):
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_reported_and_the_next_run_works(maze_policy):
+    def kill(done: int, total: int) -> None:
+        if done >= 1:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    with Evaluator(MAZE, workers=2) as evaluator:
+        with pytest.raises(BadInput, match=r"killed by SIGKILL.*fewer --workers"):
+            evaluator.run(maze_policy, (1,), (1,), 8, 0, progress=kill)
+        assert multiprocessing.active_children() == []
+        result = evaluator.run(maze_policy, (1,), (1,), 2, 0)
+        for child in multiprocessing.active_children():  # between two evaluations
+            child.kill()
+            child.join()
+        assert without_speed(evaluator.run(maze_policy, (1,), (1,), 2, 0)) == without_speed(result)
+
+
+@pytest.mark.slow
+def test_what_progress_raises_ends_the_evaluation(maze_policy):
+    class EnoughError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise EnoughError
+
+    with Evaluator(MAZE) as evaluator, pytest.raises(EnoughError):
+        evaluator.run(maze_policy, (1, 2, 4), (1,), 50, 0, progress=stop)
+    assert multiprocessing.active_children() == []
+
+
+def is_running(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie waits for an absent reaper only
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("sig", "whole_group"), [(signal.SIGINT, True), (signal.SIGKILL, False)], ids=["ctrl-c", "kill"]
+)
+def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
+    script = tmp_path / "main.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import multiprocessing, sys
+        from sorl_fast.act.evaluate import Evaluator
+
+        def tell(done, total):
+            if done == 1:
+                print(*(c.pid for c in multiprocessing.active_children()), flush=True)
+
+        if __name__ == "__main__":
+            with Evaluator({MAZE!r}) as evaluator:
+                evaluator.run({str(maze_policy)!r}, (1, 2, 4), (1,), 1000, 0, progress=tell)
+        """)
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(workers) == 2
+        (os.killpg if whole_group else os.kill)(parent.pid, sig)
+        _, stderr = parent.communicate(timeout=60)
+        assert parent.returncode == -sig
+        if sig == signal.SIGINT:
+            assert stderr.count("Traceback") == 1, stderr  # the parent's own
+            assert "Process SpawnProcess" not in stderr
+        deadline = time.monotonic() + 60
+        while any(is_running(pid) for pid in workers):
+            assert time.monotonic() < deadline, "a worker is still there"
+            time.sleep(0.1)
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+        parent.stderr.close()

@@ -1,0 +1,642 @@
+"""The policy file: equal bytes for equal policies, and every damage refused by name."""
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import stat
+import tracemalloc
+from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from policies import golden_policy, make_policy
+
+from sorl_fast import BadInput
+from sorl_fast.act import policy_file
+from sorl_fast.act.policy_file import describe, dumps, load, loads, save
+
+POLICY = make_policy(normalise=True)
+DATA = dumps(POLICY)
+START = 8 + int.from_bytes(DATA[:8], "little")
+SLOW_OK = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+def fields_of(policy):
+    return {f.name: getattr(policy, f.name) for f in dataclasses.fields(policy)}
+
+
+def unpack(data=DATA):
+    """Return the header without its metadata, the metadata and the tensors' bytes."""
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + n])
+    meta = json.loads(header.pop("__metadata__")["sorl_fast"])
+    return header, meta, data[8 + n :]
+
+
+DIGEST = unpack()[1]["sha256"]
+
+
+def seal(header, meta, body):
+    """Undo `unpack`, with the digest of what is now inside: only the field checks can refuse it."""
+    meta = {k: "0" * 64 if v == DIGEST else v for k, v in meta.items()}
+    text = json.dumps({"__metadata__": {"sorl_fast": json.dumps(meta)}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    data = len(text).to_bytes(8, "little") + text + body
+    return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def seal_text(text, body=b""):
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def check_same(a, b):
+    assert dumps(a) == dumps(b)
+    for x, y in zip((*a.actor, *a.critic), (*b.actor, *b.critic), strict=True):
+        for u, v in zip(x, y, strict=True):
+            np.testing.assert_array_equal(u, v)
+
+
+@pytest.mark.parametrize(
+    "dims",
+    [
+        *({}, {"O": 1, "A": 1, "H": 1, "depth": 1, "E": 1, "m_disc": 1}, {"q_agg": "min"}),
+        *({"depth": 11}, {"E": 5, "H": 3}, {"normalise": True}, {"env": 'é "x"\\ \x00 \U0001f916'}),
+        {"config": {"zz": [1, 2.5, None, True, {"b": "ü", "a": "0" * 64}], "aa": -0.0}},
+        {"action_low": [-0.1, -1e-3], "action_high": [1 / 3, 2e5]},
+    ],
+    ids=str,
+)
+def test_round_trip(dims, tmp_path):
+    policy = make_policy(**dims)
+    path = tmp_path / "deep" / "policy.safetensors"
+    save(path, policy)
+    back = load(path)
+    check_same(policy, back)
+    for name, value in fields_of(policy).items():
+        if name not in ("actor", "critic"):
+            np.testing.assert_equal(getattr(back, name), value)
+    assert path.read_bytes() == dumps(policy)
+
+
+def test_round_trip_of_the_authors_weights():
+    policy, _ = golden_policy()
+    check_same(policy, loads(dumps(policy)))
+
+
+def test_equal_policies_give_equal_bytes():
+    assert dumps(make_policy(normalise=True)) == DATA
+    assert dumps(make_policy(config={"a": 1, "b": {"d": 2, "c": 3}})) == dumps(
+        make_policy(config={"b": {"c": 3, "d": 2}, "a": 1})
+    )
+    assert dumps(make_policy(salt=1)) != dumps(make_policy())
+
+
+def test_save_replaces_the_file_whole(tmp_path):
+    path = tmp_path / "p.safetensors"
+    save(path, make_policy(salt=1))
+    save(path, POLICY)
+    assert path.read_bytes() == DATA
+    assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]
+
+
+def test_bytes_are_frozen():
+    # closed-form weights: a change here means that files differ between versions of sorl-fast
+    assert unpack()[1]["sha256"] == (
+        "384e47010880cfc769b8bb69e85a82f9d24fb1f3cfd0bd38c743cb1ea2834713"
+    )
+
+
+def test_layout_is_that_of_the_safetensors_library(tmp_path):
+    save(tmp_path / "p.safetensors", POLICY)
+    with safetensors.safe_open(tmp_path / "p.safetensors", framework="np") as file:
+        meta = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert list(meta) == ["sorl_fast"]
+    assert list(json.loads(meta["sorl_fast"])) == [
+        *("format", "obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
+        *("q_agg", "env", "action_low", "action_high", "obs_mean", "obs_std", "config", "sha256"),
+    ]
+    assert set(tensors) == {
+        *(f"actor/{i}/{part}" for i in range(3) for part in "wb"),
+        *(f"critic/{i}/{part}" for i in range(2) for part in "wbgc"),
+        *("critic/2/w", "critic/2/b"),
+    }
+    assert tensors["actor/0/w"].shape == (3 + 2 + 2, 8)
+    assert tensors["critic/0/w"].shape == (2, 3 + 2 + 1, 8)
+    np.testing.assert_array_equal(tensors["critic/1/g"], POLICY.critic[1][2])
+
+
+def test_digest_is_of_the_file_with_its_digits_zeroed():
+    digest = unpack()[1]["sha256"].encode()
+    assert DATA.count(digest) == 1
+    assert hashlib.sha256(DATA.replace(digest, b"0" * 64)).hexdigest().encode() == digest
+
+
+def test_nothing_of_time_host_or_path_inside(tmp_path):
+    save(tmp_path / "p.safetensors", POLICY)
+    data = (tmp_path / "p.safetensors").read_bytes()
+    for secret in (str(tmp_path), os.uname().nodename, str(Path.home())):
+        assert len(secret) < 4 or secret.encode() not in data
+
+
+def test_policy_is_immutable():
+    w = np.ones((7, 8), np.float32)
+    actor = ((w, POLICY.actor[0][1]), *POLICY.actor[1:])
+    policy = dataclasses.replace(POLICY, actor=actor)
+    w[:] = 5
+    assert (policy.actor[0][0] == 1).all()
+    arrays = [a for layer in (*policy.actor, *policy.critic) for a in layer]
+    for a in (*arrays, policy.action_low, policy.action_high, policy.obs_mean, policy.obs_std):
+        assert a.dtype == np.float32
+        assert a.flags.c_contiguous
+        with pytest.raises(ValueError, match="read-only"):
+            a[...] = 0
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            a.flags.writeable = True
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        policy.m_disc = 4
+
+
+def test_a_pickled_policy_is_the_same_and_immutable():
+    for copied in (copy.deepcopy(POLICY), ForkingPickler.loads(ForkingPickler.dumps(POLICY))):
+        check_same(copied, POLICY)
+        assert not copied.actor[0][0].flags.writeable
+
+
+def test_policy_takes_lists_views_and_other_real_types():
+    actor = [[np.asfortranarray(w, np.float64), list(b)] for w, b in POLICY.actor]
+    policy = dataclasses.replace(POLICY, actor=actor, action_low=[-1, -1], obs_std=POLICY.obs_std)
+    assert dumps(policy) == DATA
+
+
+@pytest.mark.parametrize(("m_disc", "steps"), [(1, (1,)), (2, (1, 2)), (16, (1, 2, 4, 8, 16))])
+def test_train_steps(m_disc, steps):
+    assert make_policy(m_disc=m_disc).train_steps == steps
+
+
+def test_describe():
+    text = describe(POLICY)
+    json.dumps(text)
+    assert text["steps"] == [1, 2, 4, 8]
+    assert text["actor_parameters"] == (7 * 8 + 8) + (8 * 8 + 8) + (8 * 2 + 2)
+    assert text["critic_parameters"] == 2 * ((6 * 8 + 24) + (8 * 8 + 24) + (8 + 1))
+    assert text["sha256"] == unpack()[1]["sha256"]
+    assert text["bytes"] == len(DATA)
+
+
+# --- what a Policy refuses, made in Python
+
+NAN, INF = float("nan"), float("inf")
+BAD_FIELDS = {
+    **{
+        f"{n}={v}": ({n: v}, f"{n} is {v!r}")
+        for n in ("obs_dim", "depth")
+        for v in (0, -1, 2.0, True)
+    },
+    "hidden=None": ({"hidden": None}, "hidden is None"),
+    "ensemble=2^31": ({"ensemble": 2**31}, "ensemble is 2147483648"),
+    "m_disc=3": ({"m_disc": 3}, "m_disc is 3, but must be a power of two"),
+    "m_disc=2^21": ({"m_disc": 2**21}, "a power of two from 1 to 1048576"),
+    "m_btt=0": ({"m_btt": 0}, "m_btt is 0"),
+    "m_btt>m_disc": ({"m_btt": 16}, "m_btt is 16, but must be at most m_disc = 8"),
+    "q_agg=max": ({"q_agg": "max"}, "q_agg is 'max', but must be mean or min"),
+    "env=None": ({"env": None}, "env is None, but must be text"),
+    "env=surrogate": ({"env": "\ud800"}, "env is '\\ud800'"),
+    "low=high": ({"action_low": [-1, 1]}, "action_low[1] is 1.0, but must be below action_high[1]"),
+    "low=nan": ({"action_low": [NAN, -1]}, "action_low[0] is nan, but must be finite"),
+    "high=inf": ({"action_high": [1, INF]}, "action_high[1] is inf, but must be finite"),
+    "high=1e39": ({"action_high": [1, 1e39]}, "action_high[1] is inf"),
+    "low too long": ({"action_low": [-1] * 3}, "action_low shape is [3], but must be [2]"),
+    "low=scalar": ({"action_low": -1.0}, "action_low shape is [], but must be [2]"),
+    "mean alone": ({"obs_std": None}, "obs_std is None, but must be given together"),
+    "std alone": ({"obs_mean": None}, "obs_mean is None, but must be given together"),
+    "mean=nan": ({"obs_mean": [0, 0, NAN]}, "obs_mean[2] is nan"),
+    "std=0": ({"obs_std": [1, 0, 1]}, "obs_std[1] is 0.0, but must be above 0"),
+    "std<0": ({"obs_std": [1, 1, -1]}, "obs_std[2] is -1.0, but must be above 0"),
+    "std underflows": ({"obs_std": [1, 1, 1e-60]}, "obs_std[2] is 0.0"),
+    "std=bool": ({"obs_std": [True] * 3}, "obs_std dtype is 'bool'"),
+    "config=nan": ({"config": {"a": NAN}}, "plain finite JSON values"),
+    "config=object": ({"config": {"a": object()}}, "plain finite JSON values"),
+    "config=list": ({"config": [1]}, "config is [1], but must be a dict"),
+    "config too long": ({"config": {"a": "x" * 2**20}}, "at most 1048576 bytes: shorten config"),
+    "actor short": ({"actor": POLICY.actor[1:]}, "actor is 2 layers, but must be depth + 1 = 3"),
+    "critic short": ({"critic": POLICY.critic[:-1]}, "critic is 2 layers"),
+    "actor part": ({"actor": (POLICY.actor[0][:1], *POLICY.actor[1:])}, "actor/0 is 1 arrays"),
+    "critic last": ({"critic": (*POLICY.critic[:2], POLICY.critic[1])}, "critic/2 is 4 arrays"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_FIELDS.values(), ids=BAD_FIELDS)
+def test_policy_refuses(change, message):
+    with pytest.raises(BadInput, match=re.escape(message)):
+        dumps(dataclasses.replace(POLICY, **change))
+
+
+@pytest.mark.parametrize("network", ["actor", "critic"])
+@pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
+def test_policy_refuses_a_non_finite_weight_and_says_where(network, value):
+    layers = [[a.copy() for a in layer] for layer in getattr(POLICY, network)]
+    layers[1][0][..., 3, 4] = value
+    at = "[3, 4]" if network == "actor" else "[0, 3, 4]"
+    with pytest.raises(BadInput, match=re.escape(f"{network}/1/w{at} is {value}, but must be")):
+        dataclasses.replace(POLICY, **{network: layers})
+
+
+@pytest.mark.parametrize("name", list(unpack()[0]))
+def test_policy_refuses_a_wrong_shape_of_any_tensor(name):
+    network, i, part = name.split("/")
+    layers = [list(layer) for layer in getattr(POLICY, network)]
+    a = layers[int(i)]["wbgc".index(part)]
+    layers[int(i)]["wbgc".index(part)] = np.concatenate([a, a])
+    with pytest.raises(BadInput, match=f"{name} shape is"):
+        dataclasses.replace(POLICY, **{network: layers})
+
+
+def test_policy_refuses_other_dtypes():
+    layers = [[a.astype(complex) for a in layer] for layer in POLICY.actor]
+    with pytest.raises(BadInput, match="actor/0/w dtype is 'complex128'"):
+        dataclasses.replace(POLICY, actor=layers)
+
+
+# --- what the loader refuses: damage as it happens, which the digest finds
+
+
+def refused(data, message=""):
+    with pytest.raises(BadInput) as caught:
+        loads(data, "the/file")
+    text = str(caught.value)
+    assert text.startswith("policy file the/file: ")
+    assert "but must be" in text
+    assert text.endswith("with sorl_fast")  # the remedy
+    assert len(text) < 1000
+    assert message in text, text
+
+
+def test_every_truncation_is_refused():
+    for n in {
+        *range(64),
+        *range(0, len(DATA), 97),
+        START - 1,
+        START,
+        *range(len(DATA) - 64, len(DATA)),
+    }:
+        refused(DATA[:n])
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\0" * 8, DATA], ids=["byte", "word", "twice"])
+def test_a_longer_file_is_refused(tail):
+    refused(DATA + tail, "sha256 is")
+
+
+def test_every_header_byte_flip_is_refused():
+    for i in range(START):
+        for bit in (0, 3, 7):
+            refused(DATA[:i] + bytes([DATA[i] ^ 1 << bit]) + DATA[i + 1 :])
+
+
+@SLOW_OK
+@given(st.data())
+def test_random_damage_is_refused(data):
+    damaged = bytearray(DATA)
+    for _ in range(data.draw(st.integers(1, 4))):
+        i = data.draw(st.integers(0, len(DATA) - 1))
+        damaged[i] ^= data.draw(st.integers(1, 255))
+    if damaged != DATA:  # two flips of one byte may cancel
+        refused(bytes(damaged))
+
+
+@SLOW_OK
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_are_refused(data, framed):
+    refused(seal_text(data) if framed else data)
+
+
+@pytest.mark.parametrize("n", [2**64 - 1, 2**63, 2**32, len(DATA) - 7, 1 << 20], ids=str)
+def test_a_header_length_beyond_the_file_is_refused(n):
+    refused(n.to_bytes(8, "little") + DATA[8:], f"header length is {n} bytes")
+
+
+# --- and damage with a new digest, which the check of each field finds
+
+
+def test_seal_gives_a_file_that_loads():
+    check_same(loads(seal(*unpack())), POLICY)
+
+
+HUGE = 10**400
+WRONG = {
+    "format": [0, 2, "1", None, True, 1.0],
+    "obs_dim": [2, 4, 0, -3, "3", 3.0, None, True, [3], 2**31, HUGE],
+    "act_dim": [1, 3, 0, "2", None, HUGE],
+    "hidden": [7, 9, 0, -8, "8", None, HUGE],
+    "depth": [1, 3, 0, -2, "2", None, 2**31 - 1, HUGE],
+    "ensemble": [1, 3, 0, "2", None, HUGE],
+    "m_disc": [0, 3, 4, -8, 8.0, "8", None, 2**21, HUGE],
+    "m_btt": [0, 3, 16, 8.0, "8", None],
+    "q_agg": ["", "max", "Mean", None, 0, ["mean"]],
+    "env": [None, 1, ["toy"], "\ud800"],
+    **{
+        name: [
+            None,
+            1,
+            "",
+            [],
+            [0.5],
+            [0.5] * 3,
+            [0.5, None],
+            [0.5, "x"],
+            [0.5, True],
+            [[0.5] * 2],
+            [NAN, 0.5],
+            [INF, 0.5],
+            [HUGE, 0.5],
+            [0.5, -1e39],
+            {"0": 1},
+        ]
+        for name in ("action_low", "action_high")
+    },
+    "obs_mean": [None, 1, [], [0.0] * 2, [0.0] * 4, [0, 0, "0"], [0, 0, NAN], [0, 0, HUGE]],
+    "obs_std": [None, 1, [], [1.0] * 2, [1, 1, 0], [1, 1, -1], [1, 1, 1e-60], [1, 1, INF]],
+    "config": [None, 1, [], "x", {"a": NAN}, {"a": INF}],
+    "sha256": [None, 0, "", "0" * 63, "0" * 65, "G" * 64, ["0" * 64]],
+}
+WRONG_CASES = [(name, value) for name, values in WRONG.items() for value in values]
+
+
+def short(value):
+    return str(value)[:24].encode("unicode_escape").decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), WRONG_CASES, ids=[f"{n}={short(v)}" for n, v in WRONG_CASES]
+)
+def test_wrong_metadata_is_refused_by_the_field_checks(name, value):
+    header, meta, body = unpack()
+    refused(seal(header, meta | {name: value}, body))
+
+
+@pytest.mark.parametrize("name", list(unpack()[1]))
+def test_every_metadata_field_is_altered_removed_and_renamed(name):
+    header, meta, body = unpack()
+    # altered, digest as it was: whatever the change, the digest finds it
+    value = json.dumps(meta[name], separators=(",", ":"))
+    old = json.dumps(f'"{name}":{value}')[1:-1].encode()
+    assert DATA.count(old) == 1
+    digit = re.search(rb"[0-9]", old)
+    other = b"5" if digit is None else bytes([digit[0][0] ^ 1])
+    new = old[:-3] + other + old[-2:] if digit is None else old.replace(digit[0], other, 1)
+    refused(DATA.replace(old, new))
+    without = {k: v for k, v in meta.items() if k != name}
+    refused(seal(header, without, body), f"{name} is ")
+    refused(seal(header, without | {name.upper(): meta[name]}, body))
+
+
+def test_an_unknown_metadata_field_is_refused():
+    header, meta, body = unpack()
+    refused(seal(header, meta | {"colour": "red"}, body), "colour is 'red', but must be absent")
+
+
+def test_a_repeated_key_is_refused():
+    header, meta, body = unpack()
+    text = seal(header, meta, body)[8:START]
+    twice = DATA[8:START].replace(b'"actor/0/b":', b'"actor/0/w":', 1)
+    refused(seal_text(twice, body), "a key appears twice")
+    assert text
+    meta_text = json.dumps(meta)[:-1] + ', "env": "other"}'
+    whole = {"__metadata__": {"sorl_fast": meta_text}, **header}
+    refused(seal_text(json.dumps(whole).encode(), body), "a key appears twice")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        *(None, {}, [], "x", {"sorl_fast": None}, {"sorl_fast": {}}, {"sorl_fast": ""}),
+        *({"sorl_fast": "[1]"}, {"sorl_fast": "{"}, {"sorl_fast": "\ud800"}, {"other": "{}"}),
+        {"sorl_fast": json.dumps(unpack()[1]), "other": ""},
+        {"sorl_fast": "[" * 100_000},
+        {"sorl_fast": json.dumps(unpack()[1])[:-1] + ', "x": ' + "9" * 5000 + "}"},
+    ],
+    ids=short,
+)
+def test_other_metadata_is_refused(metadata):
+    header, _, body = unpack()
+    refused(seal_text(json.dumps({"__metadata__": metadata, **header}).encode(), body))
+
+
+def test_a_file_of_weights_without_metadata_is_refused(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({"actor/0/w": np.zeros((7, 8), np.float32)}, path)
+    with pytest.raises(BadInput, match="__metadata__ is None"):
+        load(path)
+
+
+def entry_mutations(entry):
+    first, last = entry["data_offsets"]
+    shape = entry["shape"]
+    return [
+        *({**entry, "dtype": d} for d in ("F64", "BF16", "I32", "f32", None, 32)),
+        *(
+            {**entry, "shape": s}
+            for s in ([*shape[::-1], 1], shape[1:], [*shape[:-1], shape[-1] + 1])
+        ),
+        *(
+            {**entry, "shape": s}
+            for s in (None, "x", [-n for n in shape], [float(n) for n in shape])
+        ),
+        {**entry, "shape": [HUGE, *shape[1:]]},
+        *(
+            {**entry, "data_offsets": o}
+            for o in (None, [first], [first, last, last], [last, first])
+        ),
+        *({**entry, "data_offsets": [first + d, last + d]} for d in (-4, 4, 2**62, -HUGE)),
+        *({**entry, "data_offsets": [first, last + d]} for d in (-4, 4, 2**63, HUGE)),
+        {**entry, "data_offsets": [float(first), last]},
+        {k: v for k, v in entry.items() if k != "dtype"},
+        {k: v for k, v in entry.items() if k != "shape"},
+        {k: v for k, v in entry.items() if k != "data_offsets"},
+        {**entry, "stride": 1},
+        *(None, [], "F32"),
+    ]
+
+
+@pytest.mark.parametrize("name", list(unpack()[0]))
+def test_every_altered_tensor_entry_is_refused_by_name(name):
+    header, meta, body = unpack()
+    for entry in entry_mutations(header[name]):
+        refused(seal(header | {name: entry}, meta, body))
+    refused(seal({k: v for k, v in header.items() if k != name}, meta, body), "tensors is ")
+    renamed = {("actor/7/w" if k == name else k): v for k, v in header.items()}
+    refused(seal(renamed, meta, body), f"{name} is 'missing', but must be there")
+    refused(seal(header | {"actor/7/w": header[name]}, meta, body), "tensors is ")
+
+
+def test_swapped_shapes_and_overlapping_tensors_are_refused():
+    header, meta, body = unpack()
+    a, b = "actor/0/b", "actor/1/b"
+    swap = {a: header[b], b: header[a]}  # a relabelling of equal shapes is another, whole file
+    loads(seal(header | swap, meta, body))
+    refused(seal(header | {a: header[b]}, meta, body), "tensors lie end to end")
+    refused(seal(header | {"actor/0/w": header["actor/1/w"]}, meta, body), "actor/0/w shape is")
+
+
+@pytest.mark.parametrize("name", list(unpack()[0]))
+@pytest.mark.parametrize("value", [NAN, INF, -INF], ids=str)
+def test_a_non_finite_weight_is_refused(name, value):
+    header, meta, body = unpack()
+    first, last = header[name]["data_offsets"]
+    for at in (first, last - 4):
+        raw = body[:at] + np.float32(value).tobytes() + body[at + 4 :]
+        refused(seal(header, meta, raw), f"{name}[")
+
+
+@pytest.mark.parametrize("cut", [1, 4, 64], ids=str)
+def test_a_short_or_long_body_is_refused(cut):
+    header, meta, body = unpack()
+    refused(
+        seal(header, meta, body[:-cut]), f"length is {len(seal(header, meta, body)) - cut} bytes"
+    )
+    refused(seal(header, meta, body + bytes(cut)), "as its header says")
+
+
+def test_a_digest_in_escaped_digits_is_refused():
+    header, meta, body = unpack()
+    meta["sha256"] = "0" * 64
+    text = json.dumps({"__metadata__": {"sorl_fast": json.dumps(meta)}, **header})
+    text = text.replace("0" * 64, "\\u0030" * 64)
+    refused(seal_text(text.encode(), body), "plain digits")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            b"",
+            b"null",
+            b"[]",
+            b"\xff\xfe{}",
+            b"\xef\xbb\xbf{}",
+            b'{"a":NaN}',
+            b'{"a":1}x',
+            b"{" * 9999,
+        ),
+        *(b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}", b'{"a":-Infinity}'),
+    ],
+    ids=lambda t: t[:12].decode("latin1").encode("unicode_escape").decode(),
+)
+def test_a_header_that_is_no_json_object_is_refused(text):
+    refused(seal_text(text))
+
+
+def test_memory_stays_below_twice_the_file():
+    policy = make_policy(O=40, A=5, H=256, depth=3)
+    data = dumps(policy)
+    tracemalloc.start()
+    loads(data)
+    extra = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert extra < 1.1 * len(data)  # `data` itself, held by the caller, is the first time
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"obs_dim": 2**31 - 1}, {"hidden": 2**31 - 1}, {"depth": 2**31 - 1}, {"m_disc": 1 << 20}),
+        *({"ensemble": 2**31 - 1}, {"act_dim": 2**31 - 1}),
+    ],
+    ids=str,
+)
+def test_huge_claims_allocate_nothing(change):
+    header, meta, body = unpack()
+    data = seal(header, meta | change, body)
+    tracemalloc.start()
+    try:
+        loads(data)
+    except BadInput:
+        assert "m_disc" not in change
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200_000
+
+
+def test_a_hostile_header_is_bounded():
+    text = b'{"a":[' + b"[]," * ((1 << 20) // 3 - 10) + b"[]]}"
+    tracemalloc.start()
+    refused(seal_text(text))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+    refused(seal_text(b" " * ((1 << 20) + 8)), "header length is")
+
+
+# --- the file system
+
+
+@pytest.mark.parametrize("name", ["absent.safetensors", "a\0b"], ids=["absent", "nul"])
+def test_a_file_that_is_not_there(tmp_path, name):
+    with pytest.raises(BadInput, match=r"is not a file that exists. Give the policy.safetensors"):
+        load(tmp_path / name)
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(BadInput, match=r"cannot be read: File name too long. Check its path and"):
+        load(tmp_path / ("x" * 300))
+
+
+def test_a_folder_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"is a folder. Give the policy.safetensors of a run"):
+        load(tmp_path)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="is not a file that exists"):
+        load(tmp_path / "pipe")
+
+
+def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
+    save(tmp_path / "p", POLICY)
+
+    def denied(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(policy_file.Path, "read_bytes", denied)
+    with pytest.raises(
+        BadInput, match=r"cannot be read: Permission denied. Check its path and permissions"
+    ):
+        load(tmp_path / "p")
+
+
+def test_load_names_the_file(tmp_path):
+    (tmp_path / "p.safetensors").write_bytes(DATA[:-5])
+    with pytest.raises(BadInput, match=re.escape(f"policy file {tmp_path / 'p.safetensors'}: ")):
+        load(tmp_path / "p.safetensors")
+
+
+def test_save_into_a_file_as_folder_is_refused_and_changes_nothing(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BadInput, match="cannot write"):
+        save(tmp_path / "file" / "policy.safetensors", POLICY)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_save_on_a_full_disk_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "p.safetensors"
+    save(path, POLICY)
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BadInput, match=r"No space left on device. Free some space"):
+        save(path, make_policy(salt=1))
+    assert path.read_bytes() == DATA
+    assert [p.name for p in tmp_path.iterdir()] == ["p.safetensors"]
+    assert stat.S_ISREG(path.stat().st_mode)

@@ -1,0 +1,26 @@
+"""Small data and runs that several tests share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def own_arrays(T=300, O=4, A=2, seed=0):
+    """Transitions of a user's own, episodes of 50 rows."""
+    rng = np.random.default_rng(seed)
+    return {
+        "observations": rng.normal(size=(T, O)).astype(np.float32),
+        "actions": np.tanh(rng.normal(size=(T, A))).astype(np.float32),
+        "rewards": -np.ones(T, np.float32),
+        "masks": np.ones(T, np.float32),
+        "terminals": np.arange(T) % 50 == 49,
+    }
+
+
+@pytest.fixture
+def own_file(tmp_path) -> Path:
+    """An npz of own transitions with a validation file beside it."""
+    np.savez(tmp_path / "mine.npz", **own_arrays())
+    np.savez(tmp_path / "mine-val.npz", **own_arrays(T=100, seed=1))
+    return tmp_path / "mine.npz"

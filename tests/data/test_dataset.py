@@ -1,0 +1,279 @@
+"""Files become minibatches; every way a file can be wrong has its own error."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import own_arrays
+
+from sorl_fast.batch import Batch
+from sorl_fast.data.dataset import ACTION_LIMIT, STD_FLOOR, TransitionData, load_data
+from sorl_fast.errors import BadInput
+
+ENV = "cube-single-play-singletask-task2-v0"
+
+
+def write(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def test_own_data_with_terminals_take_the_next_row(tmp_path):
+    arrays = own_arrays(T=100)
+    arrays["masks"][49] = 0  # task done there: kept; the other end (row 99) has no successor
+    pair = load_data("mine", write(tmp_path / "a.npz", **arrays))
+    data = pair.train.transitions
+    assert len(pair.train) == 99
+    assert pair.val is None
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in data)
+    obs = torch.from_numpy(arrays["observations"])
+    assert torch.equal(data.observations, obs[:99])
+    assert torch.equal(data.next_observations[:49], obs[1:50])
+    assert torch.equal(data.next_observations[49], obs[49])
+    assert data.masks.sum() == 98
+
+
+def test_own_data_with_next_observations_are_taken_as_they_are(tmp_path):
+    arrays = own_arrays(T=10)
+    del arrays["terminals"]
+    arrays["next_observations"] = arrays["observations"] * 2
+    pair = load_data("mine", write(tmp_path / "a.npz", **arrays))
+    assert len(pair.train) == 10
+    assert torch.equal(
+        pair.train.transitions.next_observations, pair.train.transitions.observations * 2
+    )
+
+
+def test_a_validation_file_beside_it_is_found(own_file):
+    pair = load_data("mine", own_file)
+    assert pair.val is not None
+    assert (len(pair.train), len(pair.val)) == (294, 98)
+
+
+def test_actions_are_clipped_inside_the_bounds(tmp_path):
+    arrays = own_arrays(T=10)
+    arrays["actions"][:] = 1.0
+    pair = load_data("mine", write(tmp_path / "a.npz", **arrays))
+    assert (pair.train.transitions.actions == np.float32(ACTION_LIMIT)).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32], ids=lambda d: d.__name__)
+def test_any_real_dtype_becomes_contiguous_float32(tmp_path, dtype):
+    arrays = own_arrays(T=10)
+    arrays["observations"] = np.asfortranarray(arrays["observations"].astype(dtype))
+    pair = load_data("mine", write(tmp_path / "a.npz", **arrays))
+    obs = pair.train.transitions.observations
+    assert obs.dtype == torch.float32
+    assert obs.is_contiguous()
+
+
+def test_sampling_is_seeded_uniform_and_keeps_rows_together(own_file):
+    data = load_data("mine", own_file).train
+    batches = [data.sample(4096, torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert all(torch.equal(x, y) for x, y in zip(*batches, strict=True))
+    rows = {tuple(o.tolist()): i for i, o in enumerate(data.transitions.observations)}
+    index = torch.tensor([rows[tuple(o.tolist())] for o in batches[0].observations])
+    for name, x in zip(Batch._fields, batches[0], strict=True):
+        assert torch.equal(x, getattr(data.transitions, name)[index]), name
+    counts = torch.bincount(index, minlength=len(data))
+    assert counts.min() > 0
+    assert counts.max() < 45
+
+
+def test_the_normaliser_standardises_both_ends_with_the_training_moments(own_file, tmp_path):
+    arrays = own_arrays()
+    arrays["observations"][:, 2] = 7.0  # never varies
+    write(own_file, **arrays)
+    plain, normal = load_data("mine", own_file), load_data("mine", own_file, normalize_obs=True)
+    assert plain.obs_mean is None
+    x = normal.train.transitions
+    np.testing.assert_allclose(x.observations.mean(0), 0, atol=1e-5)
+    varying = [0, 1, 3]
+    np.testing.assert_allclose(x.observations.std(0, correction=0)[varying], 1, rtol=1e-4)
+    assert normal.obs_std[2] == np.float32(STD_FLOOR)
+    for name in ("observations", "next_observations"):
+        for part in ("train", "val"):
+            raw = getattr(getattr(plain, part).transitions, name)
+            done = getattr(getattr(normal, part).transitions, name)
+            torch.testing.assert_close(done, (raw - normal.obs_mean) / normal.obs_std)
+
+
+def test_the_digest_tells_data_apart(own_file, tmp_path):
+    first = load_data("mine", own_file).train.digest()
+    assert load_data("mine", own_file).train.digest() == first
+    arrays = own_arrays()
+    arrays["rewards"][3] = 0
+    assert load_data("mine", write(tmp_path / "b.npz", **arrays)).train.digest() != first
+
+
+def changed(**changes):
+    def make(tmp_path):
+        arrays = own_arrays(T=20)
+        for name, change in changes.items():
+            if change is None:
+                del arrays[name]
+            else:
+                arrays[name] = change(arrays.get(name))
+        return write(tmp_path / "bad.npz", **arrays)
+
+    return make
+
+
+def with_nan(x):
+    x = x.copy()
+    x[3] = np.nan
+    return x
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (changed(observations=None), "no field 'observations'"),
+        (changed(masks=None), "no field 'masks'"),
+        (changed(terminals=None), "neither next_observations nor terminals"),
+        (changed(observations=with_nan), "observations is not finite in row 3"),
+        (changed(rewards=with_nan), "rewards is not finite in row 3"),
+        (changed(actions=lambda a: a * 3), r"actions reach 2\.\d+, but must lie in \[-1, 1\]"),
+        (changed(masks=lambda m: m * 0.5), "masks must be 0"),
+        (changed(rewards=lambda r: r[:-1]), "rewards"),
+        (changed(terminals=lambda t: t[:-2]), r"terminals \(18,\)"),
+        (changed(actions=lambda a: a[:, 0]), r"actions \(19,\)"),
+        (changed(actions=lambda a: a[:, :0]), "A at least 1"),
+        (changed(observations=lambda o: o.astype(complex)), "complex128"),
+        (
+            changed(next_observations=lambda _: np.zeros((20, 9))),
+            r"next_observations has shape \(20, 9\)",
+        ),
+    ],
+)
+def test_each_fault_of_an_own_file_is_named(make, says, tmp_path):
+    with pytest.raises(BadInput, match=says) as err:
+        load_data("mine", make(tmp_path))
+    assert "bad.npz" in str(err.value)
+
+
+def test_an_empty_file_is_named(tmp_path):
+    empty = {k: v[:0] for k, v in own_arrays().items()}
+    with pytest.raises(BadInput, match="is empty"):
+        load_data("mine", write(tmp_path / "empty.npz", **empty))
+
+
+def test_files_that_are_not_there_or_not_npz(tmp_path):
+    with pytest.raises(BadInput, match=r"no data file .*none\.npz"):
+        load_data("mine", tmp_path / "none.npz")
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(BadInput, match=r"text\.npz cannot be read"):
+        load_data("mine", tmp_path / "text.npz")
+    np.savez(tmp_path / "good.npz", **own_arrays())
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "torn.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadInput, match=r"torn\.npz cannot be read"):
+        load_data("mine", tmp_path / "torn.npz")
+
+
+def test_python_objects_are_never_loaded(tmp_path):
+    arrays = own_arrays(T=10) | {"observations": np.array([{"a": 1}] * 10, dtype=object)}
+    with pytest.raises(BadInput, match="Python objects, which are never loaded"):
+        load_data("mine", write(tmp_path / "object.npz", **arrays))
+
+
+def test_validation_data_of_another_size_are_refused(own_file):
+    write(own_file.with_name("mine-val.npz"), **own_arrays(O=5))
+    with pytest.raises(BadInput, match="O = 5"):
+        load_data("mine", own_file)
+
+
+def ogbench_arrays(T=12, **changes):
+    arrays = {
+        "observations": np.zeros((T, 28), np.float32),
+        "actions": np.zeros((T, 5), np.float32),
+        "terminals": np.arange(T) % 6 == 5,
+        "qpos": np.zeros((T, 21), np.float32),
+        "qvel": np.zeros((T, 20), np.float32),
+    }
+    return {k: v for k, v in (arrays | changes).items() if v is not None}
+
+
+def test_missing_ogbench_files_say_how_to_make_them(tmp_path):
+    with pytest.raises(BadInput, match="sorl-fast collect --env cube-single-play-v0 --out"):
+        load_data(ENV, tmp_path)
+    with pytest.raises(BadInput, match="--download"):
+        load_data("antmaze-large-navigate-singletask-v0", tmp_path)
+    write(tmp_path / "cube-single-play-v0.npz", **ogbench_arrays())
+    with pytest.raises(BadInput, match=r"cube-single-play-v0-val\.npz"):
+        load_data(ENV, tmp_path)
+
+
+def test_a_name_without_task_says_which_name_is_meant(tmp_path):
+    with pytest.raises(BadInput, match="cube-single-play-singletask-task1-v0"):
+        load_data("cube-single-play-v0", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"qpos": None}, "no field 'qpos'"),
+        ({"actions": np.full((12, 5), np.inf, np.float32)}, "actions is not finite in row 0"),
+        ({"qvel": np.zeros((3, 20), np.float32)}, r"qvel has shape \(3, 20\)"),
+        ({"terminals": np.zeros(12, bool)}, "terminals mark no episode's end"),
+        ({"T": 0}, "is empty"),
+    ],
+    ids=["field", "inf", "shape", "terminals", "empty"],
+)
+def test_each_fault_of_an_ogbench_file_is_named(changes, says, tmp_path):
+    name = tmp_path / "cube-single-play-v0.npz"
+    write(name, **ogbench_arrays(**changes))
+    write(tmp_path / "cube-single-play-v0-val.npz", **ogbench_arrays())
+    with pytest.raises(BadInput, match=says) as err:
+        load_data(ENV, tmp_path)
+    assert str(name) in str(err.value)
+    assert "sorl-fast collect --force" in str(err.value)
+
+
+@pytest.mark.slow
+def test_ogbench_files_are_relabelled_for_the_task(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = ogbench_arrays(observations=rng.normal(size=(12, 28)).astype(np.float32))
+    arrays["qpos"][3, 14:17] = (0.425, -0.1, 0.02)  # row 3: the cube lies on task 1's goal
+    for name in ("cube-single-play-v0", "cube-single-play-v0-val"):
+        write(tmp_path / f"{name}.npz", **arrays)
+    pair = load_data("cube-single-play-singletask-task1-v0", tmp_path)
+    x = pair.train.transitions
+    assert len(pair.train) == 10  # two episodes of six states
+    assert x.rewards.tolist() == [-1, -1, -1, 0, -1] + [-1] * 5
+    assert x.masks.tolist() == [1, 1, 1, 0, 1] + [1] * 5
+    obs = torch.from_numpy(arrays["observations"])
+    assert torch.equal(x.observations, torch.cat([obs[0:5], obs[6:11]]))
+    assert torch.equal(x.next_observations, torch.cat([obs[1:6], obs[7:12]]))
+
+
+def test_transition_data_checks_shapes():
+    with pytest.raises(BadInput, match="src"):
+        TransitionData(own_arrays(T=5) | {"next_observations": np.zeros((4, 4), np.float32)}, "src")
+
+
+@pytest.mark.slow
+def test_only_download_asks_ogbench_for_files(tmp_path, monkeypatch):
+    import ogbench.utils
+
+    asked = []
+
+    def fetch(names, folder):
+        asked.extend(names)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(ogbench.utils, "download_datasets", fetch)
+    with pytest.raises(BadInput, match="no data file"):
+        load_data(ENV, tmp_path)
+    assert asked == []
+    with pytest.raises(BadInput, match="no route to host"):
+        load_data(ENV, tmp_path, download=True)
+    assert asked == ["cube-single-play-v0"]
+
+
+@pytest.mark.slow
+def test_a_name_that_ogbench_does_not_know(tmp_path):
+    name = "cube-sextuple-play"
+    for part in ("", "-val"):
+        write(tmp_path / f"{name}-v0{part}.npz", **ogbench_arrays())
+    with pytest.raises(BadInput, match="does not load"):
+        load_data(f"{name}-singletask-task1-v0", tmp_path)

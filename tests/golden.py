@@ -1,0 +1,151 @@
+"""Check this implementation against golden figures: `python tests/golden.py FILE.npz`.
+
+The file holds inputs, noise, losses, gradients and actions that the authors' code computed. Every
+quantity is judged by max|x - ref| / max|ref| (a Q loss by |x - ref| / max(1, |ref|), since a mean Q
+may cancel). Prints the worst error of each quantity; exits 1 if one is above the tolerance. Works for
+any O, A, width, depth and ensemble that the file's keys say.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sorl_fast import ops
+from sorl_fast.batch import Batch
+from sorl_fast.config import AgentConfig
+from sorl_fast.learn import losses
+from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
+
+TOLERANCE = 1e-5
+DISCOUNT = 0.99
+M_DISC = 8
+
+
+class Golden:
+    """The arrays of one file, as tensors and networks."""
+
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32):
+        with np.load(path, allow_pickle=False) as file:
+            self.arrays = {k: torch.from_numpy(file[k]).to(dtype) for k in file.files}
+        q_agg = "min" if float(self.arrays.get("meta/q_agg_min", torch.zeros(()))) else "mean"
+        weights = [k for k in self.arrays if re.fullmatch(r"actor/\d+/w", k)]
+        first = self.arrays["actor/0/w"]
+        self.config = AgentConfig(
+            q_coef=1.0,
+            q_agg=q_agg,
+            gamma=DISCOUNT,
+            m_disc=M_DISC,
+            m_btt=M_DISC,
+            hidden=first.shape[1],
+            depth=len(weights) - 1,
+            ensemble=self.arrays["critic/0/w"].shape[0],
+        )
+        self.actor = ShortcutActor(self._layers("actor"))
+        self.target_actor = ShortcutActor(self._layers("target_actor"))
+        self.critic = CriticEnsemble(self._layers("critic"))
+        self.target_critic = CriticEnsemble(self._layers("target_critic"))
+        self.batch = Batch(*(self.arrays[f"batch/{name}"] for name in Batch._fields))
+
+    def _layers(self, network: str) -> list[dict[str, torch.Tensor]]:
+        layers = []
+        while f"{network}/{len(layers)}/w" in self.arrays:
+            prefix = f"{network}/{len(layers)}/"
+            names = [n for n in "wbgc" if prefix + n in self.arrays]
+            layers.append({n: self.arrays[prefix + n].clone() for n in names})
+        return layers
+
+    def step_counts(self, kind: str) -> list[int]:
+        """Return the k of the file's `q{k}` or `td{k}` blocks."""
+        pattern = re.compile(rf"{kind}(\d+)/loss")
+        return sorted(int(m[1]) for k in self.arrays if (m := pattern.fullmatch(k)))
+
+
+def relative(x: torch.Tensor, ref: torch.Tensor, floor: float = 0.0) -> float:
+    """Return max|x - ref| / max(floor, max|ref|)."""
+    if x.shape != ref.shape:
+        raise ValueError(f"shape {tuple(x.shape)} instead of {tuple(ref.shape)}")
+    scale = max(floor, float(ref.abs().max()))
+    error = float((x - ref).detach().abs().max())
+    return error if scale == 0 else error / scale
+
+
+def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
+    """Return the worst error of each quantity in the file."""
+    g = Golden(path, dtype)
+    a, config, batch = g.arrays, g.config, g.batch
+    errors: dict[str, float] = {}
+
+    def note(name: str, error: float) -> None:
+        errors[name] = max(errors.get(name, 0.0), error)
+
+    def gradients(name: str, loss: torch.Tensor, network, prefix: str) -> None:
+        tensors = network.tensors()
+        for key, grad in zip(
+            tensors, torch.autograd.grad(loss, list(tensors.values())), strict=True
+        ):
+            note(name, relative(grad, a[f"{prefix}/{key}"]))
+
+    fm = losses.flow_matching_loss(g.actor, batch, a["fm/t"], a["fm/noise"], config)
+    note("flow matching loss", relative(fm, a["fm/loss"]))
+    gradients("flow matching gradient", fm, g.actor, "fm/grad_actor")
+
+    sc = losses.self_consistency_loss(
+        g.actor, g.target_actor, batch, a["sc/log2_steps"], a["sc/t"], a["sc/noise"], config
+    )
+    note("self-consistency loss", relative(sc, a["sc/loss"]))
+    gradients("self-consistency gradient", sc, g.actor, "sc/grad_actor")
+
+    for k in g.step_counts("q"):
+        noise = a[f"q{k}/noise"]
+        note(
+            "Q actions", relative(g.actor.sample(batch.observations, noise, k), a[f"q{k}/actions"])
+        )
+        q, values = losses.q_loss(g.actor, g.critic, batch, k, noise)
+        note("Q values", relative(values, a[f"q{k}/q"]))
+        note("Q loss", relative(q, a[f"q{k}/loss"], floor=1.0))
+        gradients("Q gradient", q, g.actor, f"q{k}/grad_actor")
+
+    for k in g.step_counts("td"):
+        y = losses.td_target(g.actor, g.target_critic, batch, k, a[f"td{k}/noise"], config)
+        td = losses.td_loss(g.critic, batch, k, y)
+        note("TD loss", relative(td, a[f"td{k}/loss"]))
+        gradients("TD gradient", td, g.critic, f"td{k}/grad_critic")
+
+    for key in a:
+        if m := re.fullmatch(r"sample/k(\d+)_n(\d+)/action", key):
+            prefix = key.removesuffix("/action")
+            with torch.no_grad():
+                action, _, _ = ops.best_of_n(
+                    g.actor.layers(),
+                    g.critic.layers(),
+                    a[f"{prefix}/obs"].unsqueeze(0),
+                    a[f"{prefix}/noise"].unsqueeze(0),
+                    int(m[1]),
+                    config.q_agg,
+                )
+            note("best-of-N actions", relative(action[0], a[key]))
+    return errors
+
+
+def main(argv: list[str]) -> int:
+    """Check every file named; return 1 if any quantity is beyond the tolerance."""
+    if not argv:
+        print("usage: python tests/golden.py FILE.npz [FILE.npz ...]", file=sys.stderr)
+        return 2
+    worst = 0.0
+    for name in argv:
+        print(name)
+        for quantity, error in check(Path(name)).items():
+            print(f"  {quantity:26s} {error:.2e}{'' if error <= TOLERANCE else '   TOO FAR'}")
+            worst = max(worst, error)
+    print(
+        f"worst {worst:.2e}, tolerance {TOLERANCE:.0e}: {'ok' if worst <= TOLERANCE else 'FAILED'}"
+    )
+    return 0 if worst <= TOLERANCE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

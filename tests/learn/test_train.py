@@ -1,0 +1,287 @@
+"""The loop: exact resume, SIGTERM, divergence, logs, evaluation that leaves training alone."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import own_arrays
+
+from sorl_fast import cli
+from sorl_fast.act import policy_file
+from sorl_fast.config import TrainConfig, agent_config
+from sorl_fast.errors import BadInput, Diverged
+from sorl_fast.learn import train as train_module
+from sorl_fast.learn.checkpoint import load_latest
+from sorl_fast.learn.run_folder import read_csv
+from sorl_fast.learn.train import train
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def agent(**changes):
+    return agent_config(
+        "mine", **({"q_coef": 1.0, "hidden": 8, "depth": 2, "batch_size": 16} | changes)
+    )
+
+
+def config(own_file, out, **changes):
+    base = {"steps": 40, "log_every": 10, "val_every": 20, "eval_every": 0, "checkpoint_every": 15}
+    values = base | {"env": "mine", "data": str(own_file), "out": str(out), "threads": 1} | changes
+    return TrainConfig(**values)
+
+
+def final_state(run):
+    return load_latest(run / "checkpoints")
+
+
+def assert_same_run(a, b):
+    x, y = final_state(a), final_state(b)
+    assert x.step == y.step
+    assert x.tensors.keys() == y.tensors.keys()
+    for name in x.tensors:
+        assert np.array_equal(x.tensors[name], y.tensors[name]), name
+    assert (a / "policy.safetensors").read_bytes() == (b / "policy.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [1, 15, 33], ids=lambda k: f"after{k}")
+def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at):
+    train(agent(), config(own_file, tmp_path / "whole"), progress=False)
+    train(agent(), config(own_file, tmp_path / "parts", steps=stop_at), progress=False)
+    train(agent(), config(own_file, tmp_path / "parts"), resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resume_with_a_normaliser_is_bit_for_bit(own_file, tmp_path):
+    a = agent(normalize_obs=True)
+    train(a, config(own_file, tmp_path / "whole"), progress=False)
+    train(a, config(own_file, tmp_path / "parts", steps=7), progress=False)
+    train(a, config(own_file, tmp_path / "parts"), resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    policy = policy_file.load(tmp_path / "whole" / "policy.safetensors")
+    obs = own_arrays()["observations"]
+    keep = ~own_arrays()["terminals"]
+    np.testing.assert_allclose(policy.obs_mean, obs[keep].mean(0), atol=1e-6)
+    np.testing.assert_allclose(policy.obs_std, obs[keep].std(0), rtol=1e-5)
+
+
+def test_a_kill_after_the_last_checkpoint_costs_only_its_updates(own_file, tmp_path):
+    train(agent(), config(own_file, tmp_path / "whole"), progress=False)
+    run = tmp_path / "killed"
+    train(agent(), config(own_file, run, steps=30), progress=False)
+    # what a SIGKILL leaves: lines beyond the newest checkpoint, the last of them torn
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"step": 35, "critic_loss": 1.0}\n{"step": 4')
+    train(agent(), config(own_file, run), resume=True, progress=False)
+    assert_same_run(tmp_path / "whole", run)
+    steps = [json.loads(x)["step"] for x in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == [10, 20, 20, 30, 40, 40]
+
+
+def test_logs_hold_every_metric_and_csv_equals_jsonl(own_file, tmp_path):
+    result = train(
+        agent(), config(own_file, tmp_path / "run"), command="the command", progress=False
+    )
+    lines = [json.loads(x) for x in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines] == [10, 20, 20, 30, 40, 40]
+    assert {"fm_loss", "critic_grad_norm", "updates_per_second"} <= lines[0].keys()
+    assert {"val_fm_loss", "val_sc_loss", "val_critic_loss", "val_q_loss"} <= lines[2].keys()
+    rows = read_csv(tmp_path / "run" / "log.csv")
+    assert [float(r["fm_loss"]) for r in rows if r["fm_loss"]] == [
+        x["fm_loss"] for x in lines if "fm_loss" in x
+    ]
+    info = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert info["agent"]["hidden"] == 8
+    assert info["command"] == "the command"
+    assert info["data"]["transitions"] == 294
+    assert result.step == 40
+    assert result.last["step"] == 40
+
+
+def test_intervals_of_zero_are_off(own_file, tmp_path):
+    off = dict(log_every=0, val_every=0, checkpoint_every=0, steps=12)
+    train(agent(), config(own_file, tmp_path / "run", **off), progress=False)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == ""
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000012"]
+
+
+def test_zero_updates_still_leave_a_policy(own_file, tmp_path):
+    train(agent(), config(own_file, tmp_path / "run", steps=0), progress=False)
+    assert policy_file.load(tmp_path / "run" / "policy.safetensors").obs_dim == 4
+
+
+def test_equal_runs_give_equal_files_and_other_seeds_do_not(own_file, tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train(agent(), config(own_file, tmp_path / name, seed=seed), progress=False)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    policies = [(tmp_path / n / "policy.safetensors").read_bytes() for n in "ac"]
+    assert policies[0] != policies[1]
+
+
+class FakeEvaluator:
+    """Stands in for the simulators; disturbs every global random state as a careless one might."""
+
+    calls: list = []  # noqa: RUF012
+
+    def __init__(self, env, **_):
+        self.env = env
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run(self, path, steps, candidates, episodes, seed, progress=None):
+        policy_file.load(path)
+        np.random.seed(0)  # noqa: NPY002
+        torch.manual_seed(0)
+        torch.rand(5)
+        self.calls.append((tuple(steps), tuple(candidates), episodes))
+        if progress:
+            progress(1, 1)
+        row = {"steps": 1, "candidates": 1, "episodes": episodes, "successes": 1, "success": 0.5}
+        return {"env": self.env, "rows": [row]}
+
+
+def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "Evaluator", FakeEvaluator)
+    monkeypatch.setattr(FakeEvaluator, "calls", [])
+    train(agent(m_disc=4, m_btt=4), config(own_file, tmp_path / "without"), progress=False)
+    with_eval = config(own_file, tmp_path / "with", eval_every=10, eval_episodes=3)
+    result = train(agent(m_disc=4, m_btt=4), with_eval, progress=False)
+    assert_same_run(tmp_path / "without", tmp_path / "with")
+    assert FakeEvaluator.calls == [((1, 2, 4), (1,), 3)] * 4
+    lines = (tmp_path / "with" / "eval.jsonl").read_text().splitlines()
+    assert [json.loads(x)["step"] for x in lines] == [10, 20, 30, 40]
+    assert result.evaluation["rows"][0]["success"] == 0.5
+
+
+def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):
+    real = train_module.Learner.update
+
+    def update(self, batch, noise):
+        metrics = real(self, batch, noise)
+        if self.actor_adam.steps >= 33:
+            metrics[3] = torch.nan  # sc_loss
+        return metrics
+
+    monkeypatch.setattr(train_module.Learner, "update", update)
+    with pytest.raises(Diverged, match=r"sc_loss became nan at update 33; .*000000030\. Lower"):
+        train(agent(), config(own_file, tmp_path / "run"), progress=False)
+    assert final_state(tmp_path / "run").step == 30
+    policy_file.load(tmp_path / "run" / "policy.safetensors")
+
+
+def test_real_divergence_exits_with_3(tmp_path, capsys):
+    arrays = own_arrays() | {"rewards": np.full(300, 3e38, np.float32)}
+    np.savez(tmp_path / "big.npz", **arrays)
+    argv = ["train", "--env", "mine", "--data", str(tmp_path / "big.npz"), "--q-coef", "1"]
+    argv += ["--hidden", "8", "--steps", "20", "--eval-every", "0", "--out", str(tmp_path / "run")]
+    assert cli.main(argv) == 3
+    err = capsys.readouterr().err
+    assert "critic_loss became inf at update 1" in err
+    assert "no checkpoint yet" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"agent": {"hidden": 16}}, "hidden was 8"),
+        ({"agent": {"critic_lr": 1.0}}, "critic_lr was 0.0001"),
+        ({"seed": 9}, "seed was 0"),
+        ({"env": "other"}, "env was 'mine'"),
+        ({"data": "other"}, "not those that"),
+    ],
+    ids=["hidden", "critic_lr", "seed", "env", "data"],
+)
+def test_resume_refuses_another_experiment(own_file, tmp_path, changes, says):
+    out = tmp_path / "run"
+    train(agent(), config(own_file, out, steps=5), progress=False)
+    other = agent(**changes.pop("agent", {}))
+    if "data" in changes:
+        np.savez(own_file.with_name("other.npz"), **own_arrays(seed=7))
+        changes["data"] = str(own_file.with_name("other.npz"))
+    before = (out / "config.json").read_bytes()
+    with pytest.raises(BadInput, match=says):
+        train(other, config(own_file, out, **changes), resume=True, progress=False)
+    assert (out / "config.json").read_bytes() == before
+
+
+def test_a_folder_in_use_is_not_overwritten(own_file, tmp_path):
+    train(agent(), config(own_file, tmp_path / "run", steps=2), progress=False)
+    with pytest.raises(BadInput, match="--resume"):
+        train(agent(), config(own_file, tmp_path / "run"), progress=False)
+
+
+def test_resume_needs_a_run(own_file, tmp_path):
+    with pytest.raises(BadInput, match=r"no .*config\.json"):
+        train(agent(), config(own_file, tmp_path / "nothing"), resume=True, progress=False)
+
+
+def test_an_unusable_device_is_named(own_file, tmp_path):
+    with pytest.raises(BadInput, match="--device nonsense"):
+        train(agent(), config(own_file, tmp_path / "run", device="nonsense"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_a_clear_error_and_the_checkpoint_stays(own_file, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(agent(), config(own_file, out, steps=15), progress=False)
+    real = type(out).open
+
+    def full(self, mode="r", *args, **kwargs):
+        if self.name == "log.jsonl" and mode == "a":
+            raise OSError(28, "No space left on device")
+        return real(self, mode, *args, **kwargs)
+
+    monkeypatch.setattr(type(out), "open", full)
+    with pytest.raises(BadInput, match=r"log\.jsonl: No space left on device\. .*--resume"):
+        train(agent(), config(own_file, out), resume=True, progress=False)
+    monkeypatch.undo()
+    train(agent(), config(own_file, out), resume=True, progress=False)
+    assert final_state(out).step == 40
+
+
+def test_tensorboard_events_are_written(own_file, tmp_path):
+    pytest.importorskip("tensorboard")
+    train(agent(), config(own_file, tmp_path / "run", tensorboard=True), progress=False)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_sigterm_saves_within_10_seconds_and_resumes_exactly(own_file, tmp_path, number):
+    def command(out, steps, *more):
+        flags = {
+            **{"--env": "mine", "--data": own_file, "--q-coef": 1, "--hidden": 8, "--depth": 1},
+            **{"--batch-size": 16, "--eval-every": 0, "--log-every": 10, "--checkpoint-every": 0},
+            **{"--threads": 1, "--steps": steps, "--out": out},
+        }
+        words = [str(w) for pair in flags.items() for w in pair]
+        return [sys.executable, "-m", "sorl_fast.cli", "train", *words, *more]
+
+    out = tmp_path / "run"
+    child = subprocess.Popen(command(out, 10**9), stderr=subprocess.PIPE, text=True)
+    log = out / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.send_signal(number)
+    _, err = child.communicate(timeout=10)
+    assert child.returncode == 75, err
+    assert "--resume" in err
+    step = final_state(out).step
+    assert step > 0
+    subprocess.run(command(out, step + 25, "--resume"), check=True, capture_output=True)
+    subprocess.run(command(tmp_path / "whole", step + 25), check=True, capture_output=True)
+    assert_same_run(tmp_path / "whole", out)

@@ -1,0 +1,137 @@
+"""One update composes the losses in the stated order, with the stated optimiser."""
+
+import copy
+
+import pytest
+import torch
+
+from sorl_fast.batch import Batch
+from sorl_fast.config import AgentConfig
+from sorl_fast.errors import BadInput
+from sorl_fast.learn import losses
+from sorl_fast.learn.noise import NoiseSource
+from sorl_fast.learn.update import METRICS, Learner
+
+O, A, B = 4, 2, 9
+
+
+def setup(seed=0, **changes):
+    c = AgentConfig(**({"q_coef": 3.0, "hidden": 8, "depth": 2, "batch_size": B} | changes))
+    g = torch.Generator().manual_seed(seed)
+    learner = Learner(O, A, c, g)
+    batch = Batch(
+        torch.randn(B, O, generator=g),
+        torch.rand(B, A, generator=g) * 2 - 1,
+        torch.randn(B, generator=g),
+        torch.randn(B, O, generator=g),
+        torch.ones(B),
+    )
+    return c, learner, batch, NoiseSource(B, A, c, g, g)
+
+
+def clipped_adam(params, grads, state, lr, clip):
+    """One step of torch's Adam on clipped gradients."""
+    norm = torch.cat([g.flatten() for g in grads]).norm()
+    for p, g in zip(params, grads, strict=True):
+        p.grad = g * min(1.0, clip / float(norm))
+    state.setdefault("adam", torch.optim.Adam(params, lr=lr)).step()
+
+
+def test_two_updates_equal_the_losses_composed_by_hand():
+    c, learner, batch, source = setup()
+    twin = copy.deepcopy(learner)
+    states = {}, {}
+    for _ in range(2):
+        n = source.draw()
+        learner.update(batch, n)
+
+        y = losses.td_target(twin.actor, twin.target_critic, batch, n.td_steps, n.td_noise, c)
+        td = losses.td_loss(twin.critic, batch, n.td_steps, y)
+        params = list(twin.critic.tensors().values())
+        clipped_adam(params, torch.autograd.grad(td, params), states[0], c.critic_lr, c.clip_norm)
+
+        fm = losses.flow_matching_loss(twin.actor, batch, n.fm_t, n.fm_noise, c)
+        sc = losses.self_consistency_loss(
+            *(twin.actor, twin.target_actor, batch, n.sc_log2_steps, n.sc_t, n.sc_noise, c)
+        )
+        q, _ = losses.q_loss(twin.actor, twin.critic, batch, n.q_steps, n.q_noise)
+        params = list(twin.actor.tensors().values())
+        loss = 10 * fm + 10 * sc + 3 * q
+        clipped_adam(params, torch.autograd.grad(loss, params), states[1], c.actor_lr, c.clip_norm)
+
+        with torch.no_grad():
+            for net, target in (
+                (twin.actor, twin.target_actor),
+                (twin.critic, twin.target_critic),
+            ):
+                for p, t in zip(net.parameters(), target.parameters(), strict=True):
+                    t.copy_((1 - c.tau) * t + c.tau * p)
+    for name, x in learner.state().items():
+        if "adam" not in name:
+            torch.testing.assert_close(x, twin.state()[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_targets_start_as_copies_and_follow_by_tau():
+    _, learner, batch, source = setup(tau=0.25)
+    before = learner.target_actor.tensors()["1/w"].clone()
+    assert torch.equal(before, learner.actor.tensors()["1/w"])
+    learner.update(batch, source.draw())
+    after = learner.actor.tensors()["1/w"].detach()
+    torch.testing.assert_close(learner.target_actor.tensors()["1/w"], 0.75 * before + 0.25 * after)
+
+
+def test_the_td_loss_leaves_the_actor_alone():
+    _, learner, batch, source = setup(fm_coef=0.0, sc_coef=0.0, q_coef=0.0)
+    before = {k: x.clone() for k, x in learner.actor.tensors().items()}
+    learner.update(batch, source.draw())
+    for k, x in learner.actor.tensors().items():
+        assert torch.equal(x, before[k]), k
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(m_disc=1, m_btt=1),
+        dict(m_btt=1),
+        dict(ensemble=10, q_agg="min"),
+        dict(depth=1, hidden=3),
+    ],
+    ids=["M_disc1", "M_btt1", "E10-min", "depth1"],
+)
+def test_free_sizes(changes):
+    _, learner, batch, source = setup(**changes)
+    metrics = learner.update(batch, source.draw())
+    assert metrics.shape == (len(METRICS),)
+    assert metrics.isfinite().all()
+
+
+def test_equal_seeds_give_equal_bits():
+    states = []
+    for _ in range(2):
+        _, learner, batch, source = setup(seed=5)
+        for _ in range(3):
+            learner.update(batch, source.draw())
+        states.append(learner.state())
+    assert all(torch.equal(x, states[1][k]) for k, x in states[0].items())
+
+
+def test_state_goes_round_and_another_shape_is_refused():
+    _, learner, batch, source = setup()
+    learner.update(batch, source.draw())
+    saved = {k: x.clone() for k, x in learner.state().items()}
+    _, fresh, _, _ = setup(seed=1)
+    fresh.load_state(saved, 1)
+    assert all(torch.equal(x, saved[k]) for k, x in fresh.state().items())
+    assert fresh.actor_adam.steps == 1
+    with pytest.raises(BadInput, match="no tensor 'actor/0/w'"):
+        fresh.load_state({k: v for k, v in saved.items() if k != "actor/0/w"}, 1)
+    with pytest.raises(BadInput, match=r"'critic/0/b' has shape \(1,\)"):
+        fresh.load_state(saved | {"critic/0/b": torch.zeros(1)}, 1)
+
+
+def test_validation_losses_change_nothing():
+    _, learner, batch, source = setup()
+    before = {k: x.clone() for k, x in learner.state().items()}
+    values = learner.losses(batch, source.draw())
+    assert set(values) <= set(METRICS)
+    assert all(torch.equal(x, before[k]) for k, x in learner.state().items())

@@ -1,0 +1,109 @@
+"""The arrows between the rooms, and what no source may hold."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LEAVES = {"config", "batch", "errors", "atomic", "version"}
+# room -> what it may import at the top of its modules, beside the leaves and itself
+ALLOWED = {
+    "data": set(),
+    "ops": {"kernels", "_native"},
+    "act": {"_native"},
+    "learn": {"data", "ops", "act.policy_file", "act.evaluate"},
+    "report": {"act", "data", "learn", "ops"},
+    "doctor": {"act", "data", "learn", "ops"},
+    "cli": {"act", "data", "learn", "ops", "report", "doctor"},
+    "bench": {"act", "data", "learn", "ops", "report", "doctor", "cli", "_native", "kernels"},
+    "kernels": set(),
+}
+LAZY = {"act": {"ops"}}  # only inside the function that makes a torch or triton backend
+
+
+def sources():
+    files = [
+        *ROOT.glob("sorl_fast/**/*.py"),
+        *ROOT.glob("bench/**/*.py"),
+        *ROOT.glob("kernels/**/*.py"),
+    ]
+    return sorted(files)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[1:] if parts[0] == "sorl_fast" else parts).removesuffix(".__init__")
+
+
+def imports(tree: ast.AST, module: str, package: bool):
+    """Yield (imported sorl_fast module, whether inside a function)."""
+    inside = {
+        node
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(f)
+    }
+    here = module.split(".")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{a.name}" for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # a module of sorl_fast is `here`; one dot is its package
+            up = node.level - (1 if package else 0)
+            base = here[: len(here) - up]
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            names = [
+                f"sorl_fast.{stem}.{a.name}" if stem else f"sorl_fast.{a.name}" for a in node.names
+            ]
+        else:
+            continue
+        for name in names:
+            if name.startswith("sorl_fast."):
+                yield name.removeprefix("sorl_fast."), node in inside
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_arrows(path):
+    module = module_of(path)
+    room = module.split(".")[0]
+    if room in LEAVES or module in ("", "sorl_fast", "__init__"):
+        return
+    for target, lazy in imports(ast.parse(path.read_text()), module, path.name == "__init__.py"):
+        top = target.split(".")[0]
+        allowed = ALLOWED[room] | (LAZY.get(room, set()) if lazy else set())
+        ok = (
+            top == room
+            or top in LEAVES
+            or top.startswith("__")
+            or any(target == a or target.startswith(a + ".") for a in allowed)
+        )
+        assert ok, f"{module} may not import {target}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_pickle_no_eval_no_code_from_data(path):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = {a.name.split(".")[0] for a in node.names}
+            assert not names & {"pickle", "dill", "marshal", "shelve", "cloudpickle", "joblib"}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.module.split(".")[0] not in {"pickle", "dill", "marshal", "shelve"}
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        assert name not in {"eval", "exec", "compile", "__import__", "torch.load", "torch.save"}
+        if name in {"np.load", "numpy.load"}:
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert given.get("allow_pickle") == "False", (
+                f"{path}: np.load without allow_pickle=False"
+            )
+
+
+def test_the_arrow_test_can_fail():
+    tree = ast.parse("from ..learn import train\n")
+    assert list(imports(tree, "data.dataset", package=False)) == [("learn.train", False)]
+    assert not any("learn" in a for a in ALLOWED["data"])

@@ -1,0 +1,95 @@
+"""Arguments reach configs; bad input ends with exit code 2 and a message, never a traceback."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from sorl_fast import __version__, cli
+from sorl_fast.config import AgentConfig, CollectConfig, EvalConfig, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("command", "configs"),
+    [
+        (["train"], (TrainConfig, AgentConfig)),
+        (["collect"], (CollectConfig,)),
+        (["eval", "RUN"], (EvalConfig,)),
+    ],
+    ids=["train", "collect", "eval"],
+)
+def test_every_field_is_a_flag(command, configs):
+    parser = cli.make_parser()
+    for config in configs:
+        for field in dataclasses.fields(config):
+            flag = "--" + field.name.replace("_", "-")
+            value = {"q_agg": ["min"], "success_timing": ["pre"]}.get(field.name, ["3"])
+            if isinstance(field.default, bool):
+                value = []
+            args = parser.parse_args([*command, flag, *value])
+            assert field.name in cli._given(args, config)
+    assert cli._given(parser.parse_args(command), configs[0]) == {}
+
+
+def test_lists_become_tuples():
+    args = cli.make_parser().parse_args(["eval", "R", "--steps", "1", "8", "--candidates", "4"])
+    assert cli._given(args, EvalConfig) == {"steps": (1, 8), "candidates": (4,)}
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["train", "--env", "x", "--data", "d", "--out", "o"], "--q-coef"),
+        (["train", "--env", "cube-single-play-singletask-v0", "--out", "o"], "--data is missing"),
+        (["collect", "--env", "cube-single-play-v0"], "--out is missing"),
+        (["eval", "/nowhere"], "no run folder or policy file /nowhere"),
+        (["inspect", "/nowhere"], "no run folder or policy file /nowhere"),
+        (["report", "/nowhere"], "/nowhere"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else None,
+)
+def test_bad_input_exits_with_2_and_a_message(argv, says, capsys):
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
+    assert cli.main(["eval", str(tmp_path)]) == 2
+    assert "no policy.safetensors" in capsys.readouterr().err
+
+
+def test_envs_lists_settings_and_where_the_data_comes_from(capsys):
+    assert cli.main(["envs", "--tasks"]) == 0
+    out = capsys.readouterr().out
+    assert "cube-single-play " in out
+    assert "sorl-fast collect --env scene-play-v0" in out
+    assert "--download" in out
+    assert "antsoccer-arena-navigate-singletask-task5-v0" in out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as done:
+        cli.main(["--version"])
+    assert done.value.code == 0
+    assert __version__ in capsys.readouterr().out
+
+
+def test_the_package_imports_nothing_heavy():
+    code = (
+        "import sys, sorl_fast\nfrom sorl_fast import Sampler\nimport sorl_fast.cli\n"
+        "heavy = {'torch', 'triton', 'gymnasium', 'ogbench', 'mujoco', 'matplotlib'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_inspect_prints_the_policy(own_file, tmp_path, capsys):
+    run = str(tmp_path / "run")
+    train = ["train", "--env", "mine", "--data", str(own_file), "--q-coef", "1", "--hidden", "8"]
+    assert cli.main([*train, "--steps", "2", "--eval-every", "0", "--out", run]) == 0
+    capsys.readouterr()
+    assert cli.main(["inspect", run]) == 0
+    assert '"hidden": 8' in capsys.readouterr().out

@@ -1,0 +1,135 @@
+"""Presets equal the paper's table; every bound is checked by name; flags reach every field."""
+
+import dataclasses
+
+import pytest
+
+from sorl_fast.config import (
+    PRESETS,
+    AgentConfig,
+    CollectConfig,
+    EvalConfig,
+    TrainConfig,
+    agent_config,
+    dataset_name,
+    euler_steps,
+    find_preset,
+)
+from sorl_fast.errors import BadInput
+
+TABLE = """
+antmaze-large-navigate 500 .99 min 29 8 1000 89 2 79
+antmaze-giant-navigate 500 .995 min 29 8 1000 9 6 9
+humanoidmaze-medium-navigate 100 .995 mean 69 21 2000 64 4 58
+humanoidmaze-large-navigate 500 .995 mean 69 21 2000 5 2 4
+antsoccer-arena-navigate 500 .995 mean 42 8 1000 69 2 60
+cube-single-play 10 .99 mean 28 5 200 97 1 96
+cube-double-play 50 .99 mean 37 5 500 25 3 29
+scene-play 100 .99 mean 40 5 750 57 2 56
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", TABLE, ids=lambda x: x.split()[0])
+def test_presets_are_the_papers(line):
+    family, q_coef, gamma, q_agg, *numbers = line.split()
+    preset = PRESETS[family]
+    assert dataclasses.astuple(preset) == (
+        family,
+        float(q_coef),
+        float(gamma),
+        q_agg,
+        *map(float, numbers),
+    )
+    assert len(preset.tasks) == 5
+    for task in preset.tasks:
+        agent = agent_config(task)
+        assert (agent.q_coef, agent.gamma, agent.q_agg) == (float(q_coef), float(gamma), q_agg)
+        assert (agent.m_disc, agent.m_btt, agent.hidden, agent.depth) == (8, 8, 512, 4)
+        assert dataset_name(task) == preset.dataset
+
+
+def test_defaults_are_the_algorithms_constants():
+    a = agent_config("cube-single-play-singletask-v0")
+    assert (a.fm_coef, a.sc_coef, a.tau, a.actor_lr, a.critic_lr) == (10, 10, 0.005, 1e-4, 1e-4)
+    assert (a.adam_b1, a.adam_b2, a.adam_eps, a.clip_norm) == (0.9, 0.999, 1e-8, 1.0)
+    assert (a.batch_size, a.ensemble, a.flow_eps) == (256, 2, 1e-5)
+    assert not a.normalize_obs
+
+
+def test_given_fields_win_over_the_preset():
+    agent = agent_config("cube-double-play-singletask-task3-v0", gamma=0.5, hidden=7)
+    assert (agent.q_coef, agent.gamma, agent.hidden) == (50, 0.5, 7)
+
+
+@pytest.mark.parametrize(
+    "env", ["my-robot", "cube-single-play-v0", "puzzle-3x3-play-singletask-v0"]
+)
+def test_an_environment_without_preset_needs_q_coef(env):
+    assert find_preset(env) is None
+    with pytest.raises(BadInput, match="--q-coef"):
+        agent_config(env)
+    assert agent_config(env, q_coef=3.0).q_coef == 3.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("hidden", 0), ("depth", -1), ("ensemble", 0), ("batch_size", 0), ("m_disc", 6)),
+        *(("m_btt", 0), ("m_btt", 16), ("q_coef", -1.0), ("q_coef", float("nan")), ("gamma", 1.0)),
+        *(("tau", 0.0), ("tau", 1.5), ("actor_lr", 0.0), ("critic_lr", float("inf"))),
+        *(("clip_norm", 0.0), ("flow_eps", 1.0), ("q_agg", "max"), ("adam_b1", 1.0)),
+        ("hidden", 2.5),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(field, value):
+    with pytest.raises(BadInput) as err:
+        agent_config("x", **({"q_coef": 1.0} | {field: value}))
+    message = str(err.value)
+    assert field in message
+    assert repr(value) in message
+    assert "must be" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "field"),
+    [
+        (TrainConfig, {"steps": -1}, "steps"),
+        (TrainConfig, {"eval_steps": ()}, "eval_steps"),
+        (TrainConfig, {"out": ""}, "out"),
+        (TrainConfig, {"seed": 2**63}, "seed"),
+        (CollectConfig, {"episodes": 0}, "episodes"),
+        (CollectConfig, {"seed": -1}, "seed"),
+    ],
+)
+def test_run_configs_name_what_is_wrong(config, changes, field):
+    base = {"env": "e", "out": "o"} | ({"data": "d"} if config is TrainConfig else {})
+    with pytest.raises(BadInput, match=field):
+        config(**(base | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": (0,)},
+        {"candidates": ()},
+        {"episodes": 0},
+        {"seed": 2**32},
+        {"success_timing": "x"},
+    ],
+)
+def test_eval_config_names_what_is_wrong(changes):
+    with pytest.raises(BadInput, match=next(iter(changes))):
+        EvalConfig(**changes)
+
+
+def test_configs_go_round_and_unknown_fields_are_refused():
+    agent = agent_config("x", q_coef=2.0, m_btt=4)
+    assert AgentConfig.from_dict(agent.to_dict()) == agent
+    run = TrainConfig(env="e", data="d", out="o", eval_steps=(1, 8))
+    assert TrainConfig.from_dict(run.to_dict() | {"eval_steps": [1, 8]}) == run
+    with pytest.raises(BadInput, match="no field 'nonsense'"):
+        AgentConfig.from_dict(agent.to_dict() | {"nonsense": 1})
+
+
+def test_euler_steps():
+    assert [euler_steps(m) for m in (1, 2, 8)] == [(1,), (1, 2), (1, 2, 4, 8)]

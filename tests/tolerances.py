@@ -1,0 +1,6 @@
+"""Every tolerance of the tests, in one table."""
+
+FLOAT32 = 1e-5  # fp32 against the float64 definition, relative to the largest entry (or absolute, actions)
+GOLDEN = 1e-5  # against the authors' figures, relative to the largest entry
+PHILOX = 5e-7  # normals against the float64 definition, absolute
+SPLIT = 1e-6  # the same rows in batches of other sizes: BLAS may sum in another order
