@@ -1,7 +1,9 @@
 // Policy files for the tests, written here so that they need neither Python nor a trained policy.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -53,16 +55,20 @@ inline Parts make_parts(const Spec& s) {
                      ",\"data_offsets\":[" + std::to_string(begin) + "," +
                      std::to_string(parts.data.size()) + "]}";
   };
+  // weights as a training starts from
+  const auto bound = [](long in, long out) { return std::sqrt(6.0f / static_cast<float>(in + out)); };
   for (int i = 0; i <= s.depth; ++i) {
     const std::string layer = "actor/" + std::to_string(i) + "/";
+    const long in = i == 0 ? s.obs_dim + s.act_dim + 2 : s.hidden;
     const long out = i == s.depth ? s.act_dim : s.hidden;
-    add(layer + "w", {i == 0 ? s.obs_dim + s.act_dim + 2 : s.hidden, out}, 0, 0.5f);
+    add(layer + "w", {in, out}, 0, bound(in, out));
     add(layer + "b", {out}, 0, 0.1f);
   }
   for (int i = 0; i <= s.depth; ++i) {
     const std::string layer = "critic/" + std::to_string(i) + "/";
+    const long in = i == 0 ? s.obs_dim + s.act_dim + 1 : s.hidden;
     const long out = i == s.depth ? 1 : s.hidden;
-    add(layer + "w", {s.ensemble, i == 0 ? s.obs_dim + s.act_dim + 1 : s.hidden, out}, 0, 0.5f);
+    add(layer + "w", {s.ensemble, in, out}, 0, bound(in, out));
     add(layer + "b", {s.ensemble, out}, 0, 0.1f);
     if (i == s.depth) break;
     add(layer + "g", {s.ensemble, out}, 1, 0.1f);

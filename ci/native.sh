@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Checks of the native library that pytest does not make. Each stage stands alone:
+#
+#   ci/native.sh [STAGE...]       all of them without an argument, in this order
+#
+#   tools    installs what the others need (Debian; as root)
+#   gcc      builds with g++, warnings as errors; runs the C++ tests; looks at the exported names
+#   clang    the same with clang
+#   asan     the C++ tests under the address and undefined-behaviour sanitizers
+#   tsan     the threads' test under the thread sanitizer
+#   aarch64  cross-builds, runs the C++ tests under qemu, and looks for NEON in the disassembly
+#   fuzz     fuzzes the loader for SORL_FUZZ_SECONDS (60), from the seeds of csrc/fuzz/make_corpus.py
+#
+# Builds go into BUILD (build/native): its folders are kept, so that a second run is quick.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${BUILD:-build/native}
+jobs=${JOBS:-$(nproc)}
+
+configure() { # folder, options of cmake
+  local folder=$build/$1
+  shift
+  cmake -S csrc -B "$folder" -DSORL_WERROR=ON "$@" > "$folder.log" 2>&1 || { cat "$folder.log"; return 1; }
+}
+
+make() { # folder, targets
+  local folder=$build/$1
+  shift
+  cmake --build "$folder" --parallel "$jobs" ${1:+--target "$@"} > "$folder.log" 2>&1 ||
+    { grep -E "error|warning|undefined|FAILED" "$folder.log" | head -40; return 1; }
+}
+
+tests() { # folder, a regular expression of tests
+  ctest --test-dir "$build/$1" --output-on-failure ${2:+-R "$2"}
+}
+
+stage_tools() {
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends cmake g++ clang libclang-rt-14-dev \
+    g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user > /dev/null
+}
+
+stage_gcc() {
+  configure gcc -DSORL_TESTS=ON -DSORL_EXAMPLES=ON -DCMAKE_CXX_COMPILER=g++ -DCMAKE_C_COMPILER=gcc
+  make gcc
+  tests gcc
+  # nothing but the C interface is exported
+  local others
+  others=$(nm -D --defined-only "$build/gcc/libsorl_fast.so" | awk '$3 !~ /^sorl_/ {print $3}')
+  if [ -n "$others" ]; then
+    echo "exported beside sorl_*: $others"
+    return 1
+  fi
+}
+
+stage_clang() {
+  configure clang -DSORL_TESTS=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang
+  make clang
+  tests clang
+}
+
+stage_asan() {
+  configure asan -DSORL_TESTS=ON -DSORL_SANITIZE=address,undefined
+  make asan
+  UBSAN_OPTIONS=print_stacktrace=1 tests asan
+}
+
+stage_tsan() {
+  configure tsan -DSORL_TESTS=ON -DSORL_SANITIZE=thread
+  make tsan test_threads
+  tests tsan test_threads
+}
+
+stage_aarch64() {
+  configure aarch64 -DSORL_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+    "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64;-L;/usr/aarch64-linux-gnu"
+  make aarch64
+  tests aarch64
+  local fused
+  fused=$(aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/objects.dir/kernels/neon.cpp.o" |
+    grep -cE $'\tfmla\tv[0-9]+\.4s' || true)
+  echo "NEON: $fused vector multiply-adds (fmla v.4s)"
+  [ "$fused" -gt 0 ]
+}
+
+stage_fuzz() {
+  configure fuzz -DSORL_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang
+  make fuzz fuzz_policy_file
+  local seeds=$build/fuzz/seeds found=$build/fuzz/found
+  mkdir -p "$found"
+  python3 csrc/fuzz/make_corpus.py "$seeds"
+  # no single allocation may exceed 1 MiB: the inputs have at most 16 KiB
+  "$build/fuzz/fuzz/fuzz_policy_file" -max_total_time="${SORL_FUZZ_SECONDS:-60}" -max_len=16384 \
+    -timeout=10 -malloc_limit_mb=1 -dict=csrc/fuzz/policy_file.dict -artifact_prefix="$build/fuzz/" \
+    -print_final_stats=1 "$found" "$seeds" 2>&1 | tail -12
+}
+
+mkdir -p "$build"
+for stage in ${@:-tools gcc clang asan tsan aarch64 fuzz}; do
+  echo "== native: $stage"
+  "stage_$stage"
+done
