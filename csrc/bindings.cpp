@@ -325,6 +325,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       .def_property_readonly("max_candidates", &Session::max_candidates);
 
   m.def("isas", &isas, arg("precision"), "Instruction sets that are there, slowest first.");
+  m.def("_assume_tiles_for_test", &assume_tiles_for_test, "For a test that emulates the instructions.");
   m.def("normals", &normals, arg("seed"), arg("rows"), arg("candidates"), arg("act_dim"),
         arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), "Noise [B, N, A].");
   m.def("flop_rate", &flop_rate, arg("precision"), arg("isa") = py::none(), arg("threads") = 1,

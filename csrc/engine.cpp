@@ -274,6 +274,7 @@ struct Engine::Impl {
     d.y = s.pre;
     d.y_stride = p.width * sizeof(float);
     d.output = Output::gelu_float;
+    d.far = true;  // no step reads them twice
     d.x = s.in;
     d.x_stride = side.in_stride;
     d.k = side.in_k;

@@ -64,7 +64,7 @@ bool Reader::punctuation(char c) {
 
 bool Reader::open(char bracket) {
   if (!error_.empty() || !punctuation(bracket)) return false;
-  if (++depth_ > kMaxDepth) return fail("nested deeper than 64");
+  if (++depth_ > kMaxDepth) return fail("nested deeper than 61");
   return true;
 }
 

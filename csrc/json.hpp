@@ -12,7 +12,7 @@
 
 namespace sorl::json {
 
-constexpr int kMaxDepth = 64;
+constexpr int kMaxDepth = 61;  // config, one level down, may then have 60
 constexpr int kMaxKeys = 256;
 
 enum class Kind { object, array, string, number, boolean, null, invalid };

@@ -38,6 +38,7 @@ struct Dense {
   void* y;
   std::size_t y_stride;      // bytes
   Output output;
+  bool far;                  // the weights likely lie beyond the second-level cache
   bool split_sums;           // one narrow panel, few rows: split each sum to hide its latency
 };
 

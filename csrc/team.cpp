@@ -81,10 +81,11 @@ void Team::start() {
   forks_ = forks.load(std::memory_order_relaxed);
   shared_ = std::make_unique<Shared>();
   shared_->size = size_;
-  // Signals are the caller's business: workers inherit a mask that blocks them all.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Signals are the caller's business: workers inherit a mask that blocks all but a thread's own faults.
+  sigset_t mask, before;
+  sigfillset(&mask);
+  for (const int fault : {SIGILL, SIGSEGV, SIGBUS, SIGFPE, SIGTRAP}) sigdelset(&mask, fault);
+  pthread_sigmask(SIG_SETMASK, &mask, &before);
   try {
     for (int t = 1; t < size_; ++t) threads_.emplace_back(worker, shared_.get(), t);
   } catch (...) {

@@ -14,7 +14,13 @@ from typing import Any
 
 
 def policy(
-    *, O: int = 1, A: int = 1, H: int = 1, D: int = 1, E: int = 1, **changes: Any  # noqa: E741
+    *,
+    O: int = 1,  # noqa: E741
+    A: int = 1,
+    H: int = 1,
+    D: int = 1,
+    E: int = 1,
+    **changes: Any,
 ) -> bytes:
     """Return a policy file of random weights; `changes` replace metadata fields."""
     shapes: dict[str, list[int]] = {}
@@ -36,13 +42,27 @@ def policy(
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     meta = {
-        **{"format": 1, "obs_dim": O, "act_dim": A, "hidden": H, "depth": D, "ensemble": E},
-        **{"m_disc": 2, "m_btt": 1, "q_agg": "mean", "env": "e"},
-        **{"action_low": [-1.0] * A, "action_high": [1.0] * A, "obs_mean": None, "obs_std": None},
-        **{"config": {}, "sha256": "0" * 64},
+        "format": 1,
+        "obs_dim": O,
+        "act_dim": A,
+        "hidden": H,
+        "depth": D,
+        "ensemble": E,
+        "m_disc": 2,
+        "m_btt": 1,
+        "q_agg": "mean",
+        "env": "e",
+        "action_low": [-1.0] * A,
+        "action_high": [1.0] * A,
+        "obs_mean": None,
+        "obs_std": None,
+        "config": {},
+        "sha256": "0" * 64,
     }
     text = json.dumps(meta | changes, separators=(",", ":"), ensure_ascii=False)
-    head = json.dumps({"__metadata__": {"sorl_fast": text}, **entries}, separators=(",", ":")).encode()
+    head = json.dumps(
+        {"__metadata__": {"sorl_fast": text}, **entries}, separators=(",", ":")
+    ).encode()
     file = struct.pack("<Q", len(head)) + head + data
     digest = hashlib.sha256(file).hexdigest().encode()
     at = file.rindex(b"0" * 64, 0, 8 + len(head))
@@ -52,7 +72,7 @@ def policy(
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
-    config = {"a": [1, -2.5e-3, True, False, None, {"b": "\u00e9\n\\\"\U0001f600"}]}
+    config = {"a": [1, -2.5e-3, True, False, None, {"b": '\u00e9\n\\"\U0001f600'}]}
     return {
         "least": good,
         "wide": policy(O=3, A=2, H=2, D=2, E=2, q_agg="min"),

@@ -38,6 +38,8 @@ struct Avx2 {
   }
   static f low(u a) { return _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)); }
   static f high(u a) { return _mm256_castsi256_ps(a); }
+  static void prefetch(const void* p) { _mm_prefetch(p, _MM_HINT_T0); }
+  static void prefetch_second(const void* p) { _mm_prefetch(p, _MM_HINT_T1); }
 };
 
 }  // namespace

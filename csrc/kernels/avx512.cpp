@@ -1,40 +1,9 @@
-// AVX-512 F, BW, DQ, VL with FMA. A tile of 14 rows by 32 columns keeps 28 sums in registers and reads
-// 16 values for 28 multiply-adds; its weights come from the second-level cache at 9 bytes a cycle.
-#include <immintrin.h>
+// AVX-512 with FMA.
+#include "avx512.hpp"
 
 #include "table.hpp"
 
 namespace sorl {
-namespace {
-
-struct Avx512 {
-  static constexpr int W = 16, panel_vectors = 2, max_rows = 14;
-  using f = __m512;
-  using u = __m512i;
-
-  static f zero() { return _mm512_setzero_ps(); }
-  static f set(float x) { return _mm512_set1_ps(x); }
-  static f load(const float* p) { return _mm512_loadu_ps(p); }
-  static void store(float* p, f a) { _mm512_storeu_ps(p, a); }
-  static f add(f a, f b) { return _mm512_add_ps(a, b); }
-  static f sub(f a, f b) { return _mm512_sub_ps(a, b); }
-  static f mul(f a, f b) { return _mm512_mul_ps(a, b); }
-  static f fma(f a, f b, f c) { return _mm512_fmadd_ps(a, b, c); }
-  // 14 bits and one Newton step; a division would take the port for 16 cycles.
-  static f recip(f a) {
-    const f r = _mm512_rcp14_ps(a);
-    return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, set(2.0f)));
-  }
-  static f clamp(f a) { return _mm512_min_ps(a, set(64.0f)); }  // NaN: 64
-  static f round(f a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static f scale(f a, f n) { return _mm512_scalef_ps(a, n); }
-  static float sum(f a) { return _mm512_reduce_add_ps(a); }
-  static u load_words(const void* p) { return _mm512_loadu_si512(p); }
-  static f low(u a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
-  static f high(u a) { return _mm512_castsi512_ps(a); }
-};
-
-}  // namespace
 
 const Kernels* avx512_kernels(Precision precision) {
   return tables<Avx512>(Isa::avx512, precision, 128);

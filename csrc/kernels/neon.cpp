@@ -31,6 +31,8 @@ struct Neon {
   static u load_words(const void* p) { return vld1q_u32(static_cast<const std::uint32_t*>(p)); }
   static f low(u a) { return vreinterpretq_f32_u32(vshlq_n_u32(a, 16)); }
   static f high(u a) { return vreinterpretq_f32_u32(a); }
+  static void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+  static void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
 };
 
 }  // namespace

@@ -76,6 +76,8 @@ struct Scalar {
   static f high(u a) {
     return each([&](int i) { return float_of(a.v[i]); });
   }
+  static void prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }
+  static void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
 };
 
 }  // namespace

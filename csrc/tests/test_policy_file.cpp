@@ -95,8 +95,8 @@ bool valid_json(const std::string& text) {
 }
 
 void json_grammar() {
-  const std::string deep(64, '[');
-  const std::string closed(64, ']');
+  const std::string deep(61, '[');
+  const std::string closed(61, ']');
   for (const std::string& text : {
            std::string("null"), std::string(" true "), std::string("false"), std::string("0"),
            std::string("-0"), std::string("-0.5e+10"), std::string("1E5"), std::string("12345678901234567890123"),

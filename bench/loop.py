@@ -1,0 +1,296 @@
+"""How evenly a control loop runs, and how many of its deadlines it misses.
+
+`sorl-bench loop --hz 1000 --seconds 60`: the same Python loop first with sorl-fast, then with ONNX
+Runtime; and the C++ example's own loop if it was built.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sorl_fast.act import policy_file
+from sorl_fast.act.policy_file import Policy
+from sorl_fast.atomic import write_bytes
+from sorl_fast.errors import BadInput
+
+from . import harness, peers, shapes
+from .harness import Contender, Figures
+from .peers import SorlFast
+from .shapes import Cell
+
+WARM_UP = 100  # calls before the first period
+TABLE = 1000  # observations and noises made beforehand and used in turn
+
+
+class LoopFigures(NamedTuple):
+    """What a loop was like."""
+
+    periods: int
+    missed: int  # periods without an action before their end
+    latency: Figures  # inside the call
+    wake_up: Figures  # how late a period's work began
+    jitter: Figures  # |time between two actions - the period|
+
+
+def run_loop(
+    act: Callable[[], Any],
+    sense: Callable[[int], None],
+    hz: float,
+    periods: int,
+    clock: Callable[[], int] = time.monotonic_ns,
+    sleep: Callable[[int], None] = lambda ns: time.sleep(ns * 1e-9),
+) -> LoopFigures:
+    """Sense and act once a period, woken by the clock.
+
+    A period's action is due before the next period begins. One that is late is a miss, and so is every
+    period that has begun before it came: those are lost, the loop does not try to catch up.
+
+    Parameters
+    ----------
+    act
+        Makes one action.
+    sense
+        Called with the number of the period before `act`; not part of the latency.
+    hz
+        Periods a second.
+    periods
+        How many, at least 1.
+    clock, sleep
+        Nanoseconds now, and to sleep.
+    """
+    period = round(1e9 / hz)
+    latency, delay, delivered = [], [], []
+    missed = done = 0
+    wake = clock() + period
+    while done < periods:
+        while (left := wake - clock()) > 0:
+            sleep(left)
+        start = clock()
+        sense(done)
+        before = clock()
+        act()
+        end = clock()
+        latency.append(end - before)
+        delay.append(start - wake)
+        delivered.append(end)
+        done += 1
+        wake += period
+        if end > wake:
+            lost = min(math.ceil((end - wake) / period), periods - done)
+            missed += 1 + lost
+            done += lost
+            wake += lost * period
+    between = np.abs(np.diff(delivered) - period) if len(delivered) > 1 else np.zeros(1)
+    times = (np.array(ns) * 1e-9 for ns in (latency, delay, between))
+    return LoopFigures(periods, missed, *(Figures.of(seconds) for seconds in times))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the loops one after the other and print what they were like.
+
+    Parameters
+    ----------
+    argv
+        The command line after `sorl-bench loop`.
+
+    Returns
+    -------
+    int
+        0, or 1 if a contender's action was wrong.
+
+    Raises
+    ------
+    BadInput
+        The native module or onnxruntime is not installed, an argument is wrong, or a file cannot be
+        read or written.
+    """
+    args = _parse(argv)
+    native = peers.import_native()
+    policy = policy_file.load(args.policy) if args.policy else shapes.make_policy(28, 5)
+    if args.steps is None:
+        args.steps = policy.m_disc
+    if args.steps not in policy.train_steps:
+        allowed = ", ".join(map(str, policy.train_steps))
+        raise BadInput(f"steps is {args.steps}, but must be one of {allowed}. Set --steps")
+    contenders: list[Contender] = [SorlFast(args.precision, args.threads)]
+    if not args.alone:
+        contenders += [p for p in peers.make_peers(["onnxruntime"]) if p.threads == args.threads]
+    isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
+    result: dict[str, Any] = {"machine": harness.machine(isas, peers.PACKAGES)}
+    result |= {name: getattr(args, name) for name in ("hz", "seconds", "steps", "candidates")}
+    result["rows"] = []
+    print(
+        f"{harness.cpu_model()}, load {os.getloadavg()[0]:.2f}; M = {args.steps}, "
+        f"N = {args.candidates}, {args.hz:g} Hz for {args.seconds:g} s each   (microseconds)"
+    )
+    with _fifo() if args.fifo else contextlib.nullcontext():
+        for contender in contenders:
+            try:
+                result["rows"].append(_loop(contender, policy, args))
+            except harness.Disagreement as err:
+                print(f"sorl-bench loop: {err}", file=sys.stderr)
+                return 1
+            print(row_text(result["rows"][-1]), flush=True)
+    if args.example:
+        result["rows"].append(_example(policy, args))
+        print(row_text(result["rows"][-1]))
+    if args.json:
+        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sorl-bench loop", description=__doc__)
+    parser.add_argument("--hz", type=float, default=1000.0, help="periods a second (1000)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of each loop (60)")
+    parser.add_argument("--policy", metavar="FILE", help="default: random weights, O = 28, A = 5")
+    parser.add_argument("--steps", type=int, metavar="M", help="Euler steps (the policy's most)")
+    parser.add_argument("--candidates", type=int, default=1, metavar="N", help="candidates (1)")
+    parser.add_argument(
+        "--precision", choices=shapes.PRECISIONS, default="fp32", help="ours (fp32)"
+    )
+    parser.add_argument("--threads", type=int, choices=shapes.THREADS, default=1, help="each (1)")
+    parser.add_argument("--alone", action="store_true", help="without ONNX Runtime")
+    parser.add_argument(
+        "--example", metavar="PROGRAM", help="the built control_loop of csrc/examples"
+    )
+    parser.add_argument(
+        "--fifo", action="store_true", help="ask for the real-time class SCHED_FIFO"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write machine and rows here")
+    args = parser.parse_args(argv)
+    for name, value, low, high in (
+        ("hz", args.hz, 1, 100_000),
+        ("seconds", args.seconds, 1e-3, 86_400),
+        ("candidates", args.candidates, 1, 1024),
+    ):
+        if not low <= value <= high:
+            raise BadInput(f"{name} is {value}, but must be in [{low}, {high}]. Set --{name}")
+    if args.hz * args.seconds < 1:
+        raise BadInput(f"{args.hz} Hz for {args.seconds} s is less than one period. Set --seconds")
+    if args.example and not os.access(args.example, os.X_OK):
+        raise BadInput(
+            f"{args.example} is not a program. Build it: cmake -S csrc -B build && cmake --build build"
+        )
+    return args
+
+
+def _loop(contender: Contender, policy: Policy, args: argparse.Namespace) -> dict[str, Any]:
+    """Check a contender and run its loop."""
+    cell = Cell(1, args.steps, args.candidates, policy.obs_dim, policy.act_dim)
+    rng = np.random.default_rng(0)
+    observations = rng.standard_normal((TABLE, 1, cell.obs_dim), np.float32)
+    noises = rng.standard_normal((TABLE, 1, cell.candidates, cell.act_dim), np.float32)
+    obs, noise = observations[0].copy(), noises[0].copy()
+    running = contender.prepare(cell, policy, obs, noise)
+    harness.check(contender, running, harness.truth(policy, obs, noise, cell.steps))
+
+    def sense(period: int) -> None:
+        obs[:] = observations[period % TABLE]
+        noise[:] = noises[period % TABLE]
+
+    running.settle()
+    for _ in range(WARM_UP):
+        running.call()
+    with harness.no_garbage_collection():
+        figures = run_loop(running.call, sense, args.hz, int(args.hz * args.seconds))
+    return {
+        "contender": contender.name,
+        "precision": contender.precision,
+        "isa": running.isa,
+        "threads": contender.threads,
+        "periods": figures.periods,
+        "missed": figures.missed,
+        **{name: getattr(figures, name)._asdict() for name in ("latency", "wake_up", "jitter")},
+    }
+
+
+@contextlib.contextmanager
+def _fifo() -> Iterator[None]:
+    """Run the block, and the threads that it starts, in the real-time class if that is allowed."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    except PermissionError as err:
+        print(f"SCHED_FIFO is not allowed ({err.strerror}): other programs may delay the loops")
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
+def _example(policy: Policy, args: argparse.Namespace) -> dict[str, Any]:
+    """Run the C++ example for as long and read what it prints."""
+    with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
+        path = args.policy
+        if path is None:
+            path = Path(folder) / "policy.safetensors"
+            policy_file.save(path, policy)
+        command = [args.example, path, "--hz", f"{args.hz:.0f}", "--steps", str(args.steps)]
+        command += ["--seconds", str(max(1, math.ceil(args.seconds)))]
+        command += ["--candidates", str(args.candidates), "--threads", str(args.threads)]
+        command += ["--bf16"] * (args.precision == "bf16")
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise BadInput(f"{args.example} ended with {done.returncode}: {done.stderr.strip()}")
+    return read_example(done.stdout) | {"precision": args.precision, "threads": args.threads}
+
+
+def read_example(output: str) -> dict[str, Any]:
+    """Turn the report that csrc/examples/control_loop prints into a row.
+
+    Raises
+    ------
+    BadInput
+        It is not such a report.
+    """
+    number = r"\s+([\d.]+)"
+    line = rf"p50{number}\s+p99{number}\s+p99\.9{number}\s+max{number}\s+us"
+    latency = re.search(rf"^latency\s+{line}", output, re.MULTILINE)
+    wake_up = re.search(rf"^wake-up\s+{line}", output, re.MULTILINE)
+    missed = re.search(r"^missed (\d+) of (\d+) deadlines", output, re.MULTILINE)
+    isa = re.search(r"^(\w+), (?:fp32|bf16), M = ", output, re.MULTILINE)
+    if not (latency and wake_up and missed and isa):
+        raise BadInput(
+            f"the example printed {output[:200]!r}, which is no report of control_loop. Build the "
+            "example of this version: cmake -S csrc -B build && cmake --build build"
+        )
+    return {
+        "contender": "sorl-fast c++",
+        "isa": isa[1],
+        "periods": int(missed[2]),
+        "missed": int(missed[1]),
+        "latency": Figures(*map(float, latency.groups()))._asdict(),
+        "wake_up": Figures(*map(float, wake_up.groups()))._asdict(),
+        "jitter": None,  # not in its report
+    }
+
+
+def row_text(row: dict[str, Any]) -> str:
+    """Return a loop's figures as text."""
+    lines = [
+        f"{row['contender']} {row['isa'] or ''} {row['precision']}, {row['threads']} "
+        f"thread{'s' * (row['threads'] > 1)}: missed {row['missed']} of {row['periods']} deadlines"
+    ]
+    for name in ("latency", "wake_up", "jitter"):
+        if row[name] is not None:
+            figures = Figures(**row[name])
+            lines.append(
+                f"  {name:8s} p50 {figures.p50_us:9.1f}  p99 {figures.p99_us:9.1f}  "
+                f"p99.9 {figures.p999_us:9.1f}  max {figures.max_us:9.1f}"
+            )
+    return "\n".join(lines)

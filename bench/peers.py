@@ -1,0 +1,385 @@
+"""Everyone who races: sorl-fast, and the runtimes that one could pick instead, at their best settings.
+
+A contender gets the same weights, observations and noise as the others. Whatever can be done before
+the first call is: graphs are compiled for the exact shapes, weights converted, inputs and outputs bound.
+A call is one call from Python that leaves the actions in memory.
+
+Shape letters: B observations, N candidates, R = B N rows, O observation, A action, M Euler steps.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from sorl_fast.act.policy_file import Policy
+from sorl_fast.errors import BadInput
+
+from .harness import Contender, Floats, Running
+from .shapes import THREADS, Cell
+
+# Distributions behind the contenders, for the record in the machine's versions.
+PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
+
+
+def import_native() -> Any:
+    """Return `sorl_fast._native`.
+
+    Raises
+    ------
+    BadInput
+        This installation has no native module.
+    """
+    try:
+        return import_module("sorl_fast._native")
+    except ImportError as err:
+        raise BadInput(
+            f"this installation of sorl-fast has no working native module ({err}): install a wheel, or "
+            "build it with g++ by `pip install -e .`"
+        ) from err
+
+
+# Fields that the native model takes over from Policy by name.
+_SAME_NAME = (
+    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
+    *("action_low", "action_high", "obs_mean", "obs_std", "actor", "critic"),
+)
+
+
+@dataclass(frozen=True)
+class SorlFast:
+    """The native sampler: `act_into` with arrays of the caller's own, as a control loop calls it."""
+
+    precision: str
+    threads: int
+    isa: str | None = None  # None: the fastest
+    name: str = "sorl-fast"
+
+    def session(self, policy: Policy, max_rows: int, max_candidates: int) -> Any:
+        """Return a native session over the policy, and its instruction set."""
+        native = import_native()
+        model = native.Model(
+            **{name: getattr(policy, name) for name in _SAME_NAME},
+            q_min=policy.q_agg == "min",
+            precision=self.precision,
+            isa=self.isa,
+        )
+        return native.Session(model, self.threads, max_rows, max_candidates), model.isa
+
+    def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
+        """Pack the weights; see `Contender`."""
+        session, isa = self.session(policy, cell.batch, cell.candidates)
+        actions = np.empty((cell.batch, cell.act_dim), np.float32)
+        act_into, M, N = session.act_into, cell.steps, cell.candidates
+
+        def call() -> Any:
+            act_into(obs, actions, M, N, 0, 0, 0, noise)
+            return actions
+
+        return Running(
+            call,
+            lambda result: result,
+            isa=isa,
+            cpp=lambda calls: session.time(obs, M, N, calls),
+        )
+
+
+def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
+    """Return a torch module forward(obs [B, O], noise [B, N, A]) -> [B, A], unrolled over the steps.
+
+    In bf16 the weights are converted once (autocast would convert them at every use under inference
+    mode); z, the sum over the ensemble and the choice stay in fp32.
+    """
+    import torch
+    from torch import nn
+
+    kind = torch.bfloat16 if bf16 else torch.float32
+
+    def network(layers: Sequence[Sequence[Any]]) -> Any:
+        parts: list[nn.Module] = []
+        for i, layer in enumerate(layers):
+            w, b = (torch.from_numpy(np.array(a)) for a in layer[:2])
+            linear = nn.Linear(*w.shape)
+            with torch.no_grad():
+                linear.weight.copy_(w.T)
+                linear.bias.copy_(b)
+            parts.append(linear)
+            if i + 1 < len(layers):
+                parts.append(nn.GELU(approximate="tanh"))
+            if len(layer) == 4:
+                norm = nn.LayerNorm(len(b), eps=1e-6)
+                with torch.no_grad():
+                    norm.weight.copy_(torch.from_numpy(np.array(layer[2])))
+                    norm.bias.copy_(torch.from_numpy(np.array(layer[3])))
+                parts.append(norm)
+        return nn.Sequential(*parts).to(kind)
+
+    class Sampler(nn.Module):
+        time: torch.Tensor
+        k: torch.Tensor
+        low: torch.Tensor
+        high: torch.Tensor
+        row: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.actor = network(policy.actor)
+            self.critics = nn.ModuleList(
+                network([[a[e] for a in layer] for layer in policy.critic])
+                for e in range(policy.ensemble)
+            )
+            B, N = cell.batch, cell.candidates
+            time = [[i / cell.steps, math.log2(cell.steps)] for i in range(cell.steps)]
+            self.register_buffer(
+                "time", torch.tensor(time, dtype=kind)[:, None].repeat(1, B * N, 1)
+            )
+            self.register_buffer("k", torch.full((B * N, 1), float(cell.steps), dtype=kind))
+            self.register_buffer("low", torch.from_numpy(np.array(policy.action_low)))
+            self.register_buffer("high", torch.from_numpy(np.array(policy.action_high)))
+            self.register_buffer("row", torch.arange(B))
+
+        def forward(self, obs: Any, noise: Any) -> Any:
+            B, N, A = noise.shape
+            rows = obs.to(kind)[:, None].expand(B, N, -1).reshape(B * N, -1)
+            z = noise.reshape(B * N, A)
+            for i in range(cell.steps):
+                v = self.actor(torch.cat([rows, z.to(kind), self.time[i]], 1))
+                z = z + v.float() / cell.steps
+            z = torch.clamp(z, self.low, self.high)
+            if N == 1:
+                return z
+            x = torch.cat([rows, z.to(kind), self.k], 1)
+            q = torch.stack([critic(x).float() for critic in self.critics])
+            q = q.mean(0) if policy.q_agg == "mean" else q.amin(0)
+            return z.view(B, N, A)[self.row, q.view(B, N).argmax(1)]
+
+    return Sampler().eval()
+
+
+@dataclass(frozen=True)
+class Torch:
+    """PyTorch under inference mode: op by op, or the whole sampler through torch.compile."""
+
+    precision: str
+    threads: int
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name in the tables."""
+        return "torch-compile" if self.compiled else "torch-eager"
+
+    def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
+        """Convert the weights and, if asked to, compile for static shapes; see `Contender`."""
+        import torch
+
+        model = _torch_sampler(policy, cell, self.precision == "bf16")
+        x, z = torch.from_numpy(obs), torch.from_numpy(noise)
+        torch.set_num_threads(self.threads)  # generated code has the number of threads in it
+        run = torch.compile(model, dynamic=False) if self.compiled else model
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return run(x, z)
+
+        return Running(
+            call, lambda result: result.numpy(), lambda: torch.set_num_threads(self.threads)
+        )
+
+
+def onnx_model(policy: Policy, cell: Cell) -> bytes:
+    """Return the whole sampler of a cell as one ONNX graph, unrolled, for ONNX Runtime and OpenVINO.
+
+    Inputs obs [B, O] and noise [B, N, A], output actions [B, A], all float32 with static shapes.
+    Written node by node rather than exported from torch: the graph is the one that the exporter makes
+    (Gemm, Gelu, LayerNormalization), in milliseconds instead of many seconds, and without the exporter's
+    packages.
+    """
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    B, M, N, O, A = cell
+    R = B * N
+    nodes: list[Any] = []
+    constants: dict[str, Any] = {}
+
+    def constant(name: str, value: Any) -> str:
+        constants.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
+        return name
+
+    def node(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        output = output or f"{kind}_{len(nodes)}"
+        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def weights(name: str, value: Any) -> str:
+        return constant(name, np.ascontiguousarray(value))
+
+    def network(prefix: str, layers: Sequence[Sequence[Any]], x: str) -> str:
+        for i, layer in enumerate(layers):
+            w, b, *norm = (
+                weights(f"{prefix}/{i}/{part}", a) for part, a in zip("wbgc", layer, strict=False)
+            )
+            x = node("Gemm", x, w, b)
+            if i + 1 < len(layers):
+                x = node("Gelu", x, approximate="tanh")
+            if norm:
+                x = node("LayerNormalization", x, *norm, axis=-1, epsilon=1e-6)
+        return x
+
+    def column(name: str, *values: float) -> str:
+        return constant(name, np.tile(np.array(values, np.float32), (R, 1)))
+
+    rows = "obs"
+    if policy.obs_mean is not None and policy.obs_std is not None:
+        centred = node("Sub", rows, weights("obs_mean", policy.obs_mean))
+        rows = node("Div", centred, weights("obs_std", policy.obs_std))
+    z = "noise"
+    if N > 1:
+        rows = node("Unsqueeze", rows, constant("one", np.array([1])))
+        rows = node("Expand", rows, constant("wide", np.array([B, N, O])))
+        rows = node("Reshape", rows, constant("rows", np.array([R, O])))
+    z = node("Reshape", z, constant("flat", np.array([R, A])))
+    for i in range(M):
+        time = column(f"time{i}", i / M, math.log2(M))
+        v = network("actor", policy.actor, node("Concat", rows, z, time, axis=1))
+        z = node("Add", z, node("Mul", v, constant("h", np.float32(1 / M))) if M > 1 else v)
+    low, high = weights("low", policy.action_low), weights("high", policy.action_high)
+    if N == 1:
+        node("Min", node("Max", z, low), high, output="actions")
+    else:
+        z = node("Min", node("Max", z, low), high)
+        x = node("Concat", rows, z, column("k", float(M)), axis=1)
+        q = [
+            network(f"critic{e}", [[a[e] for a in layer] for layer in policy.critic], x)
+            for e in range(policy.ensemble)
+        ]
+        best = node("Sum" if policy.q_agg == "mean" else "Min", *q)  # a mean's factor ranks nothing
+        best = node("Reshape", best, constant("by_row", np.array([B, N])))
+        best = node("ArgMax", best, axis=1, keepdims=0)
+        won = node("Add", best, constant("first", np.arange(B) * N))
+        node("Gather", z, won, output="actions", axis=0)
+
+    def port(name: str, *shape: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(
+        nodes,
+        "sampler",
+        [port("obs", B, O), port("noise", B, N, A)],
+        [port("actions", B, A)],
+        list(constants.values()),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """ONNX Runtime's CPU provider: every graph optimisation, sequential, buffers bound once."""
+
+    threads: int
+    precision: str = "fp32"
+    name: str = "onnxruntime"
+
+    def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
+        """Optimise the graph and bind the arrays; see `Contender`."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(
+            onnx_model(policy, cell), options, providers=["CPUExecutionProvider"]
+        )
+        value = onnxruntime.OrtValue.ortvalue_from_numpy  # on the CPU it shares the array's memory
+        actions = np.empty((cell.batch, cell.act_dim), np.float32)
+        binding = session.io_binding()
+        binding.bind_ortvalue_input("obs", value(obs))
+        binding.bind_ortvalue_input("noise", value(noise))
+        binding.bind_ortvalue_output("actions", value(actions))
+        run = session.run_with_iobinding
+
+        def call() -> Any:
+            run(binding)
+            return actions
+
+        return Running(call, lambda result: result)
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """OpenVINO's CPU plugin: latency hint, one stream, one request used again and again."""
+
+    precision: str
+    threads: int
+    name: str = "openvino"
+
+    def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
+        """Compile the graph and bind the arrays; see `Contender`."""
+        import openvino
+
+        core = openvino.Core()
+        compiled = core.compile_model(
+            core.read_model(onnx_model(policy, cell)),
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "LATENCY",
+                "NUM_STREAMS": "1",
+                "INFERENCE_NUM_THREADS": self.threads,
+                "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[self.precision],
+            },
+        )
+        request = compiled.create_infer_request()
+        request.set_input_tensor(0, openvino.Tensor(obs, shared_memory=True))
+        request.set_input_tensor(1, openvino.Tensor(noise, shared_memory=True))
+        result = request.get_output_tensor(0).data
+        infer = request.infer
+
+        def call() -> Any:
+            infer(share_outputs=True)
+            return result
+
+        return Running(call, lambda actions: actions)
+
+
+_PEERS: dict[str, tuple[Contender, ...]] = {
+    "torch-eager": tuple(Torch(p, t) for p in ("fp32", "bf16") for t in THREADS),
+    "torch-compile": tuple(Torch("fp32", t, compiled=True) for t in THREADS),
+    "onnxruntime": tuple(OnnxRuntime(t) for t in THREADS),
+    "openvino": tuple(OpenVino(p, t) for p in ("fp32", "bf16") for t in THREADS),
+}
+PEERS = tuple(_PEERS)
+_NEEDS = {
+    "torch-eager": ("torch",),
+    "torch-compile": ("torch",),
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "openvino": ("onnx", "openvino"),
+}
+
+
+def make_peers(names: Sequence[str]) -> list[Contender]:
+    """Return the named peers at each precision and number of threads that they have.
+
+    Raises
+    ------
+    BadInput
+        A name is unknown, or what it needs is not installed.
+    """
+    found: list[Contender] = []
+    for name in names:
+        if name not in _PEERS:
+            raise BadInput(f"peer is {name!r}, but must be one of {', '.join(PEERS)}")
+        for package in _NEEDS[name]:
+            if find_spec(package) is None:
+                raise BadInput(
+                    f"{name} needs {package}, which is not installed: pip install 'sorl-fast[peers]', "
+                    "or choose others with --peers"
+                )
+        found += _PEERS[name]
+    return found

@@ -1,0 +1,340 @@
+"""How many microseconds an action takes, here and with the runtimes that one could pick instead.
+
+`sorl-bench sampler --json FILE`. Ratios count only within one run on an otherwise idle machine; a peer is
+compared only at the same cell, precision and number of threads.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from sorl_fast.atomic import write_bytes, write_file
+from sorl_fast.config import available_cores
+from sorl_fast.errors import BadInput
+
+from . import harness, peers, shapes
+from .harness import Contender, Figures, Running
+from .limits import Limits, native_rates
+from .peers import SorlFast
+from .shapes import Cell, Lane
+
+OURS = "sorl-fast"
+# A time of another kind is a contender of its own: a call from C++, and one on cold caches.
+CPP, COLD = " c++", " cold"
+# The scalar path is a fallback for machines that nobody times; above this it would take minutes.
+SCALAR_FLOP = 1e10
+
+Row = dict[str, Any]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Race everyone over the grid; print a table, and write the rows as JSON and a picture if asked to.
+
+    Before anything is timed, every contender's actions are held against the definition in float64.
+    The JSON is rewritten, whole, after each cell.
+
+    Parameters
+    ----------
+    argv
+        The command line after `sorl-bench sampler`.
+
+    Returns
+    -------
+    int
+        0, or 1 if a contender's actions were wrong.
+
+    Raises
+    ------
+    BadInput
+        The native module or a peer is not installed, an argument is wrong, or a file cannot be written.
+    """
+    args = _parse(argv)
+    native = peers.import_native()
+    names = [p for p in peers.PEERS if not (args.quick and p == "torch-compile")]
+    rivals = peers.make_peers(names if args.peers is None else args.peers)
+    isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
+    lanes = _lanes(shapes.QUICK if args.quick else shapes.FULL)
+    contenders: list[Contender] = [*_ours({} if args.quick else isas), *rivals]
+    policies = {
+        dims: shapes.make_policy(*dims) for dims in dict.fromkeys(lane.cell[3:] for lane in lanes)
+    }
+
+    result: dict[str, Any] = {"machine": harness.machine(isas, peers.PACKAGES)}
+    print(_headline(result["machine"]))
+    limits = Limits(lanes, policies, native_rates(native))
+    result["limits"] = limits.to_dict()
+    print(_limits_text(result["limits"]))
+    result["rows"] = []
+    for cell in dict.fromkeys(lane.cell for lane in lanes):
+        here = [lane for lane in lanes if lane.cell == cell]
+        try:
+            rows = race(here, contenders, policies[cell[3:]], limits, args.seconds, args.cold_calls)
+        except harness.Disagreement as err:
+            print(f"sorl-bench sampler: {cell}: {err}", file=sys.stderr)
+            return 1
+        result["rows"] += rows
+        for lane in here:
+            print(lane_text(lane, rows), flush=True)
+        if args.json:
+            write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    print(summary(lanes, result["rows"]))
+    if args.png:
+        _plot(args.png, lanes, result)
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="sorl-bench sampler", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write limits, machine and rows here")
+    parser.add_argument("--png", metavar="FILE", help="write a picture of the medians here")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="only the cells that have a floor, without torch-compile: under 90 s",
+    )
+    parser.add_argument(
+        "--peers", nargs="*", metavar="PEER", help=f"of {', '.join(peers.PEERS)} (default: all)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="time a contender and cell (default: 2, quick 0.4)"
+    )
+    parser.add_argument(
+        "--cold-calls", type=int, help="calls on cold caches, B = 1 (default: 200, quick 50)"
+    )
+    args = parser.parse_args(argv)
+    args.seconds = (0.4 if args.quick else 2.0) if args.seconds is None else args.seconds
+    args.cold_calls = (50 if args.quick else 200) if args.cold_calls is None else args.cold_calls
+    if not 0 < args.seconds < 3600:
+        raise BadInput(f"seconds is {args.seconds}, but must be above 0 and below 3600")
+    if not 0 <= args.cold_calls < 10**6:
+        raise BadInput(f"cold-calls is {args.cold_calls}, but must be in [0, 1000000)")
+    if args.png and find_spec("matplotlib") is None:
+        raise BadInput("--png needs matplotlib: pip install 'sorl-fast[train]'")
+    return args
+
+
+def _lanes(lanes: Sequence[Lane]) -> list[Lane]:
+    """Leave out what this machine has too few cores for."""
+    cores = available_cores()
+    left = [lane for lane in lanes if lane.threads <= cores]
+    if len(left) < len(lanes):
+        print(f"only {cores} core for this process: nothing is measured with more threads")
+    return left
+
+
+def _ours(isas: Mapping[str, Sequence[str]]) -> list[SorlFast]:
+    """Return our contenders, the default instruction set's (the last of each list) first."""
+    return [
+        SorlFast(precision, threads, isa)
+        for precision in shapes.PRECISIONS
+        for threads in shapes.THREADS
+        for isa in reversed(isas.get(precision, [None]))
+    ]
+
+
+def race(
+    lanes: Sequence[Lane],
+    contenders: Iterable[Contender],
+    policy: Any,
+    limits: Limits,
+    seconds: float,
+    cold_calls: int,
+) -> list[Row]:
+    """Check and time everyone who may run in one of the lanes, all of the same cell.
+
+    Returns
+    -------
+    list of dict
+        Rows of the JSON: the calls from Python, then ours from C++, then, if B = 1, those on cold
+        caches.
+
+    Raises
+    ------
+    harness.Disagreement
+        A contender's actions are wrong.
+    """
+    cell = lanes[0].cell
+    assert all(lane.cell == cell for lane in lanes)
+    obs, noise = shapes.make_inputs(cell)
+    expected = harness.truth(policy, obs, noise, cell.steps)
+    racing: list[tuple[Lane, Contender, Running, float]] = []
+    for contender in contenders:
+        lane = Lane(cell, contender.precision, contender.threads)
+        slow = getattr(contender, "isa", None) == "scalar"
+        if lane not in lanes or (slow and shapes.flop(cell, policy) > SCALAR_FLOP):
+            continue
+        running = contender.prepare(cell, policy, obs, noise)
+        racing.append((lane, contender, running, harness.check(contender, running, expected)))
+
+    def row(entry: tuple[Lane, Contender, Running, float], kind: str, figures: Figures) -> Row:
+        lane, contender, running, error = entry
+        return {
+            "contender": contender.name + kind,
+            "precision": lane.precision,
+            "isa": running.isa,
+            "threads": lane.threads,
+            "batch": cell.batch,
+            "steps": cell.steps,
+            "candidates": cell.candidates,
+            "obs_dim": cell.obs_dim,
+            "act_dim": cell.act_dim,
+            **figures._asdict(),
+            "actions_per_second": cell.batch / (figures.p50_us * 1e-6),
+            "limit_fraction": limits.fraction(lane, figures.p50_us),
+            "max_abs_error": error,
+        }
+
+    runners = [entry[2] for entry in racing]
+    warm = [Figures.of(times) for times in harness.interleave(runners, seconds)]
+    rows = [row(entry, "", figures) for entry, figures in zip(racing, warm, strict=True)]
+    for entry, figures in zip(racing, warm, strict=True):
+        if entry[2].cpp is not None:
+            times = harness.time_cpp(entry[2], seconds, figures.p50_us * 1e-6)
+            rows.append(row(entry, CPP, Figures.of(times)))
+    if cell.batch == 1 and cold_calls > 0:
+        calls = -(-cold_calls // harness.ROUNDS)
+        evict = harness.CacheEvictor()
+        cold = harness.interleave(runners, 0.0, between=evict, least=calls, most=calls)
+        rows += [row(entry, COLD, Figures.of(t)) for entry, t in zip(racing, cold, strict=True)]
+    return rows
+
+
+def in_lane(row: Row, lane: Lane) -> bool:
+    """Return whether a row was measured in the lane."""
+    cell = Cell(*(row[f] for f in ("batch", "steps", "candidates", "obs_dim", "act_dim")))
+    return lane == Lane(cell, row["precision"], row["threads"])
+
+
+def compare(lane: Lane, rows: Sequence[Row]) -> tuple[Row | None, Row | None, float | None]:
+    """Return our row of a lane, that of its fastest peer, and how many times as fast ours is.
+
+    Ours is the call from Python at the default instruction set, the first of our rows; each is None if
+    it was not measured, and the ratio if either is.
+    """
+    here = [
+        row for row in rows if in_lane(row, lane) and not row["contender"].endswith((CPP, COLD))
+    ]
+    ours = next((row for row in here if row["contender"] == OURS), None)
+    rivals = [row for row in here if row["contender"] != OURS]
+    best = min(rivals, key=lambda row: float(row["p50_us"]), default=None)
+    if ours is None or best is None:
+        return ours, best, None
+    return ours, best, best["p50_us"] / ours["p50_us"]
+
+
+def lane_text(lane: Lane, rows: Sequence[Row]) -> str:
+    """Return the lane's table: a line each contender, fastest first; `x` is its median over ours."""
+    here = [row for row in rows if in_lane(row, lane)]
+    ours, _, _ = compare(lane, rows)
+
+    def other(row: Row, kind: str) -> str:
+        name = row["contender"] + kind
+        found = [r for r in here if r["contender"] == name and r["isa"] == row["isa"]]
+        return f"{found[0]['p50_us']:10.1f}" if found else f"{'':10s}"
+
+    lines = [
+        f"\n{lane.cell}, {lane.precision}, {lane.threads} thread{'s' * (lane.threads > 1)}"
+        "   (microseconds)",
+        f"  {'':25s} {'p50':>10s} {'p99':>10s} {'p99.9':>10s} {'max':>10s} {'x':>6s} {'limit':>6s} "
+        f"{'error':>8s} {'C++ p50':>10s} {'cold p50':>10s}",
+    ]
+    warm = [row for row in here if not row["contender"].endswith((CPP, COLD))]
+    for row in sorted(warm, key=lambda row: float(row["p50_us"])):
+        name = f"{row['contender']} {row['isa'] or ''}"
+        times = " ".join(f"{row[k]:10.1f}" for k in ("p50_us", "p99_us", "p999_us", "max_us"))
+        ratio = f"{row['p50_us'] / ours['p50_us']:6.2f}" if ours else f"{'':6s}"
+        lines.append(
+            f"  {name:25s} {times} {ratio} {row['limit_fraction']:6.1%} {row['max_abs_error']:8.1e} "
+            f"{other(row, CPP)} {other(row, COLD)}"
+        )
+    return "\n".join(lines)
+
+
+def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
+    """Return a line each lane: our median, the best peer's, the ratio, and the floor it must reach."""
+    lines = ["\nMedian of sorl-fast against the best peer of the same precision and threads"]
+    short = 0
+    for lane in lanes:
+        ours, best, ratio = compare(lane, rows)
+        if ours is None or best is None or ratio is None:
+            continue
+        floor = shapes.floor(lane)
+        reached = ratio >= floor
+        short += not reached
+        verdict = "reached" if reached else f"SHORT by {1 - ratio / floor:.0%}"
+        lines.append(
+            f"  {lane.cell!s:22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
+            f"{ours['limit_fraction']:4.0%} of the limit; {best['contender']:13s} "
+            f"{best['p50_us']:10.1f} us: {ratio:5.2f} x, floor {floor:g}: {verdict}"
+        )
+    lines.append(f"{short} of {len(lines) - 1} lanes are short of their floor")
+    return "\n".join(lines)
+
+
+def _headline(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
+    isas = "; ".join(f"{p}: {', '.join(names)}" for p, names in machine["isas"].items())
+    text = (
+        f"{machine['cpu']}, {machine['cores']} cores, L2 {(machine['l2_bytes'] or 0) >> 20} MiB a core, "
+        f"{machine['system']}\ninstruction sets: {isas}\n{versions}\ncommit {machine['commit']}"
+    )
+    if machine["load"] > 0.3:
+        text += (
+            f"\nLOAD {machine['load']:.2f}: other programs are running (or ended less than a minute "
+            "ago), so these figures are disturbed"
+        )
+    if "amx" not in machine["isas"]["bf16"]:
+        text += "\nno AMX here: the floors of bf16 were set for machines that have it"
+    return text
+
+
+def _limits_text(limits: Mapping[str, Any]) -> str:
+    rates = ", ".join(
+        f"{r['precision']} {r['gflops']:.0f} GFLOP/s {r['threads']}T" for r in limits["gflops"]
+    )
+    reads = ", ".join(
+        f"{r['gb_per_s']:.0f} GB/s at {r['bytes_per_thread'] / 1e6:.1f} MB {r['threads']}T"
+        for r in limits["read"]
+    )
+    return f"limits: {rates}; reading {reads}"
+
+
+def _plot(path: str | os.PathLike[str], lanes: Sequence[Lane], result: Mapping[str, Any]) -> None:
+    """Draw the medians: a panel for each precision and number of threads, a column for each cell."""
+    from matplotlib.figure import Figure
+
+    rows = result["rows"]
+    groups = list(dict.fromkeys((lane.precision, lane.threads) for lane in lanes))
+    markers = dict(zip((OURS, *peers.PEERS), "os^vD", strict=True))
+    colours = {name: f"C{i}" for i, name in enumerate(markers)}
+    figure = Figure(figsize=(12, 3.6 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), squeeze=False)[:, 0]
+    for panel, (precision, threads) in zip(panels, groups, strict=True):
+        here = [lane for lane in lanes if lane[1:] == (precision, threads)]
+        limits: list[float] = []
+        for name, marker in markers.items():
+            points = []
+            for x, lane in enumerate(here):
+                found = [r for r in rows if in_lane(r, lane) and r["contender"] == name]
+                if found:  # the first is that of the default instruction set
+                    points.append((x, found[0]["p50_us"]))
+                if name == OURS and found:
+                    limits.append(found[0]["p50_us"] * found[0]["limit_fraction"])
+            if points:
+                panel.plot(*zip(*points, strict=True), marker, color=colours[name], label=name)
+        if len(limits) == len(here):
+            panel.plot(range(len(here)), limits, "k_", markersize=14, label="machine's limit")
+        panel.set_yscale("log")
+        panel.set_xticks(
+            range(len(here)), [str(lane.cell) for lane in here], rotation=35, ha="right"
+        )
+        panel.set_ylabel("median, microseconds")
+        panel.set_title(f"{precision}, {threads} thread{'s' * (threads > 1)}")
+        panel.grid(axis="y", alpha=0.3)
+        panel.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    figure.suptitle(f"{result['machine']['cpu']}, {result['machine']['cores']} cores")
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))

@@ -1,0 +1,151 @@
+"""What is raced on: the cells, their network, their inputs, and the work that each cannot avoid.
+
+Shape letters: B observations a call, M Euler steps, N candidates, O observation, A action, H hidden
+width, D hidden layers, E critics.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sorl_fast.act.policy_file import Policy
+
+HIDDEN, DEPTH, ENSEMBLE, M_DISC = 512, 4, 2, 8
+PRECISIONS = ("fp32", "bf16")
+THREADS = (1, 2)
+
+
+class Cell(NamedTuple):
+    """One shape of a call."""
+
+    batch: int  # B
+    steps: int  # M
+    candidates: int  # N
+    obs_dim: int = 28
+    act_dim: int = 5
+
+    def __str__(self) -> str:
+        dims = "" if (self.obs_dim, self.act_dim) == (28, 5) else f" O={self.obs_dim}"
+        return f"B={self.batch} M={self.steps} N={self.candidates}{dims}"
+
+
+class Lane(NamedTuple):
+    """Who may be compared: only contenders of the same cell, precision and number of threads."""
+
+    cell: Cell
+    precision: str
+    threads: int
+
+
+# The whole grid. Above B = 256 more than 8 candidates are nobody's control loop. The wide shapes are
+# those of the humanoid mazes.
+GRID = (
+    *(
+        Cell(B, M, N)
+        for B in (1, 256, 4096)
+        for M in (1, 4, 8)
+        for N in (1, 8, 16, 32)
+        if N <= 8 or B <= 256
+    ),
+    *(Cell(B, M, N, 69, 21) for B, M, N in ((1, 8, 1), (1, 8, 8), (256, 4, 8))),
+)
+
+# The lanes with a floor: how many times as fast as the best peer of the lane the median must be.
+FLOORS = {
+    Lane(Cell(1, 8, 1), "bf16", 1): 2.0,
+    Lane(Cell(1, 8, 1), "fp32", 2): 1.7,
+    Lane(Cell(1, 8, 8), "bf16", 1): 2.0,
+    Lane(Cell(1, 8, 8), "bf16", 2): 3.0,
+    Lane(Cell(1, 8, 16), "bf16", 1): 2.0,
+    Lane(Cell(1, 8, 16), "bf16", 2): 3.0,
+    Lane(Cell(1, 8, 32), "bf16", 1): 2.2,
+    Lane(Cell(1, 8, 32), "bf16", 2): 3.5,
+    Lane(Cell(256, 4, 8), "bf16", 2): 1.8,
+    Lane(Cell(4096, 4, 1), "bf16", 2): 1.8,
+}
+QUICK = tuple(FLOORS)
+FULL = tuple(Lane(cell, p, t) for cell in GRID for p in PRECISIONS for t in THREADS)
+
+
+def floor(lane: Lane) -> float:
+    """Return the ratio to the best peer that `lane` must reach: anything faster, if no other."""
+    return FLOORS.get(lane, 1.0)
+
+
+def make_policy(obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0) -> Policy:
+    """Return an untrained policy of the paper's depth whose every weight matters to its actions.
+
+    Weights are uniform in +-sqrt(6 / fan_in): signals keep their size through GELU, so that the
+    velocities are of order 1 and a wrong step shows in the actions. (Under the training's own initial
+    weights they fade, and the noise alone would be compared.)
+    """
+    rng = np.random.default_rng(seed)
+
+    def uniform(fan_in: int, *shape: int) -> NDArray[np.float32]:
+        limit = np.sqrt(6.0 / fan_in)
+        return rng.uniform(-limit, limit, shape).astype(np.float32)
+
+    O, A, H, E = obs_dim, act_dim, hidden, ENSEMBLE
+    actor, critic = [], []
+    for i in range(DEPTH + 1):
+        last = i == DEPTH
+        fan_in, out = (O + A + 2 if i == 0 else H), (A if last else H)
+        actor.append((uniform(fan_in, fan_in, out), uniform(600, out)))
+        fan_in, out = (O + A + 1 if i == 0 else H), (1 if last else H)
+        layer = (uniform(fan_in, E, fan_in, out), uniform(600, E, out))
+        critic.append(layer if last else (*layer, 1 + uniform(600, E, out), uniform(600, E, out)))
+    return Policy(
+        obs_dim=O,
+        act_dim=A,
+        hidden=H,
+        depth=DEPTH,
+        ensemble=E,
+        m_disc=M_DISC,
+        m_btt=M_DISC,
+        q_agg="mean",
+        actor=tuple(actor),
+        critic=tuple(critic),
+        action_low=-np.ones(A, np.float32),
+        action_high=np.ones(A, np.float32),
+        env="benchmark",
+    )
+
+
+def make_inputs(cell: Cell, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return observations [B, O] and noise [B, N, A], standard normal, the same for everyone."""
+    rng = np.random.default_rng((seed, *cell))
+    obs = rng.standard_normal((cell.batch, cell.obs_dim), np.float32)
+    noise = rng.standard_normal((cell.batch, cell.candidates, cell.act_dim), np.float32)
+    return obs, noise
+
+
+def flop(cell: Cell, policy: Policy) -> float:
+    """Return the floating-point operations that a call cannot avoid, two a multiply-add.
+
+    The observation's part of every first layer counts once an observation, as it can be computed once
+    for all steps and candidates; the part of t, log2 M and k not at all, as it is known beforehand.
+    The critics run if there is something to choose. Activations and norms are left out.
+    """
+    B, M, N, O, A = cell
+    H, D, E = policy.hidden, policy.depth, policy.ensemble
+    actor = O * H + M * N * (A * H + (D - 1) * H * H + H * A)
+    critic = E * (O * H + N * (A * H + (D - 1) * H * H + H)) if N > 1 else 0
+    return 2.0 * B * (actor + critic)
+
+
+def weights_read(cell: Cell, policy: Policy) -> int:
+    """Return how many weights a call cannot avoid to read: the actor's once a step, the critics' once.
+
+    The observation's part of the first layer counts once. What stays in registers over several steps
+    is nothing: the smallest weights that matter are hundreds of kilobytes.
+    """
+    H, D, E, O, A = policy.hidden, policy.depth, policy.ensemble, cell.obs_dim, cell.act_dim
+    actor = O * H + cell.steps * (A * H + (D - 1) * H * H + H * A)
+    critic = E * (O * H + A * H + (D - 1) * H * H + H) if cell.candidates > 1 else 0
+    return actor + critic
+
+
+def weights_held(cell: Cell, policy: Policy) -> int:
+    """Return how many different weights a call reads: its working set."""
+    return weights_read(cell._replace(steps=1), policy)

@@ -1,0 +1,272 @@
+"""Which steps, candidates, precision and threads to act with on this machine, for a time budget.
+
+`sorl-fast recommend RUN --budget-us 500` joins two measurements: how often each cell (steps M, candidates
+N) of the run's evaluation succeeded, and how long an action of that cell takes here.
+"""
+
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .act.policy_file import Policy, load
+from .act.sampler import Sampler
+from .config import available_cores
+from .errors import BadInput
+
+PRECISIONS = ("fp32", "bf16")
+THREADS = (1, 2)
+WARM_UP = 50  # calls before those that count: pages, caches and the clock settle
+LEAST_CALLS = 200  # a 99th percentile of fewer is the maximum in disguise
+
+Progress = Callable[[int, int], None]
+
+
+class Rate(NamedTuple):
+    """How often a cell succeeded in the evaluation."""
+
+    steps: int  # M
+    candidates: int  # N
+    success: float  # in [0, 1]
+    ci_low: float  # 95% interval
+    ci_high: float
+
+
+class Option(NamedTuple):
+    """One way to act, and what it gives and costs."""
+
+    rate: Rate
+    precision: str
+    threads: int
+    p50_us: float  # one action for one observation, called from Python
+    p99_us: float
+
+    def __str__(self) -> str:
+        return (
+            f"M = {self.rate.steps}, N = {self.rate.candidates}, {self.precision}, "
+            f"{self.threads} thread{'s' * (self.threads > 1)}"
+        )
+
+
+class Recommendation(NamedTuple):
+    """Every option, in the order of M and N, and the one to take."""
+
+    env: str  # where success was evaluated
+    options: tuple[Option, ...]
+    budget_us: float
+    choice: Option | None  # None: nothing fits the budget
+
+
+def choose(options: Iterable[Option], budget_us: float) -> Option | None:
+    """Return the option with the highest success whose p99 is within the budget; None if none is.
+
+    Of equal successes the one with the lowest p99 is chosen.
+
+    Parameters
+    ----------
+    options
+        In any order.
+    budget_us
+        Microseconds that 99 of 100 actions may take.
+    """
+    fitting = [option for option in options if option.p99_us <= budget_us]
+    return min(fitting, key=lambda option: (-option.rate.success, option.p99_us), default=None)
+
+
+def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
+    """Return the cheaper options whose interval of success overlaps the choice's, cheapest first.
+
+    The evaluation cannot tell them from the choice. One option a cell, its fastest.
+    """
+    cells: dict[tuple[int, int], Option] = {}
+    for option in sorted(options, key=lambda option: option.p99_us):
+        rate, best = option.rate, choice.rate
+        overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
+        if overlaps and option.p99_us < choice.p99_us and rate != best:
+            cells.setdefault((rate.steps, rate.candidates), option)
+    return list(cells.values())
+
+
+def read_rates(path: str | os.PathLike[str], policy: Policy) -> tuple[str, tuple[Rate, ...]]:
+    """Return the environment and the cells of an evaluation.json, and check that the policy can act with them.
+
+    Raises
+    ------
+    BadInput
+        The file is not there, or is not an evaluation of such a policy.
+    """
+    path = Path(path)
+    redo = "evaluate the policy again: sorl-fast eval RUN"
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as err:
+        raise BadInput(f"no evaluation {path} ({err.strerror}); {redo}") from err
+    except ValueError as err:
+        raise BadInput(f"evaluation {path} is not JSON ({err}); {redo}") from err
+    rows = values.get("rows") if isinstance(values, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadInput(f"evaluation {path} has no rows; {redo}")
+    rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
+    if len({rate[:2] for rate in rates}) < len(rates):
+        raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
+    return str(values.get("env")), rates
+
+
+def _rate(row: Any, where: str, policy: Policy) -> Rate:
+    def refuse(name: str, bound: str) -> BadInput:
+        value = row.get(name) if isinstance(row, dict) else row
+        return BadInput(
+            f"{where}: {name} is {value!r}, but must be {bound}; evaluate the policy again: "
+            "sorl-fast eval RUN"
+        )
+
+    if not isinstance(row, dict):
+        raise refuse("the row", "an object")
+    if type(row.get("steps")) is not int or row["steps"] not in policy.train_steps:
+        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}")
+    if type(row.get("candidates")) is not int or row["candidates"] < 1:
+        raise refuse("candidates", "an integer of at least 1")
+    for name in ("success", "ci_low", "ci_high"):
+        value = row.get(name)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise refuse(name, "a number in [0, 1]")
+    return Rate(*(row[name] for name in Rate._fields))
+
+
+def time_acts(
+    sampler: Sampler,
+    steps: int,
+    candidates: int,
+    seconds: float,
+    clock: Callable[[], int] = time.perf_counter_ns,
+) -> NDArray[np.float64]:
+    """Return the microseconds of each of at least 200 calls for one observation, after a warm-up."""
+    obs = np.random.default_rng(0).standard_normal((64, sampler.policy.obs_dim), np.float32)
+    times = []
+    end = clock() + int(seconds * 1e9)
+    for i in itertools.count(-WARM_UP):
+        if i >= LEAST_CALLS and clock() >= end:
+            break
+        x = obs[i % len(obs)]
+        start = clock()
+        sampler.act(x, steps, candidates, seed=0, call=max(i, 0))
+        if i >= 0:
+            times.append((clock() - start) / 1e3)
+    return np.array(times)
+
+
+def recommend(
+    run: str | os.PathLike[str],
+    budget_us: float,
+    *,
+    evaluation: str | os.PathLike[str] | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    threads: Sequence[int] = THREADS,
+    seconds: float = 0.5,
+    backend: str = "native",
+    progress: Progress | None = None,
+) -> Recommendation:
+    """Time every cell of a run's evaluation on this machine and choose the best that fits a budget.
+
+    Parameters
+    ----------
+    run
+        A run's folder, or a policy file with its evaluation.json beside it.
+    budget_us
+        Microseconds that an action may take, at the 99th percentile; above 0.
+    evaluation
+        Another evaluation.json than the run's.
+    precisions, threads
+        What to try. Thread counts above this process's cores are left out. Success is taken to be the
+        same in both precisions, as the evaluation has one figure a cell.
+    seconds
+        Time for each option; at least 200 calls are made.
+    backend
+        The sampler's.
+    progress
+        Called with (options timed, options in all).
+
+    Raises
+    ------
+    BadInput
+        The run, its evaluation or the budget is wrong, or this build has no such backend.
+    """
+    if not (math.isfinite(budget_us) and budget_us > 0):
+        raise BadInput(f"budget_us is {budget_us}, but must be finite and above 0. Set --budget-us")
+    if backend == "native" and find_spec("sorl_fast._native") is None:
+        raise BadInput(
+            "this installation of sorl-fast has no native module, which is what would be timed: "
+            "install a wheel, or build it with g++ by `pip install -e .`"
+        )
+    path = Path(run).expanduser()
+    path = path / "policy.safetensors" if path.is_dir() else path
+    policy = load(path)
+    env, rates = read_rates(evaluation or path.parent / "evaluation.json", policy)
+    counts = [n for n in threads if n <= available_cores()]
+    ways = [*itertools.product(precisions, counts)]
+    if not ways:
+        raise BadInput(
+            f"threads is {list(threads)}, but this process may use {available_cores()} cores only"
+        )
+    options: list[Option] = []
+    total = len(ways) * len(rates)
+    for precision, count in ways:
+        sampler = Sampler(policy, backend=backend, precision=precision, threads=count)
+        for rate in rates:
+            times = time_acts(sampler, rate.steps, rate.candidates, seconds)
+            p50, p99 = (float(np.quantile(times, q, method="higher")) for q in (0.5, 0.99))
+            options.append(Option(rate, precision, count, p50, p99))
+            if progress is not None:
+                progress(len(options), total)
+    options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
+    return Recommendation(env, tuple(options), budget_us, choose(options, budget_us))
+
+
+def text(result: Recommendation) -> str:
+    """Return the table and the advice as `sorl-fast recommend` prints them."""
+    env, options, budget, choice = result
+    lines = [
+        f"Success in {env}; times of this machine, one action a call",
+        f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
+        f"{'threads':>7s} {'p50 us':>10s} {'p99 us':>10s}",
+    ]
+    for option in options:
+        rate = option.rate
+        interval = f"{rate.ci_low:.1%}-{rate.ci_high:.1%}"
+        mark = "<-- this one" if option is choice else "" if option.p99_us <= budget else "too slow"
+        lines.append(
+            f"{rate.steps:4d} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
+            f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
+            f"{mark}".rstrip()
+        )
+    lines.append("")
+    if choice is None:
+        nearest = min(options, key=lambda option: option.p99_us)
+        lines.append(
+            f"Nothing fits {budget:g} us: the fastest is {nearest} with p99 = {nearest.p99_us:.1f} us. "
+            "Raise the budget, evaluate smaller cells, or train a smaller network (--hidden)."
+        )
+        return "\n".join(lines)
+    lines.append(
+        f"Within {budget:g} us at p99 the best is {choice}: success {choice.rate.success:.1%}, "
+        f"p50 {choice.p50_us:.1f} us, p99 {choice.p99_us:.1f} us."
+    )
+    for option in not_worse(options, choice):
+        lines.append(
+            f"Not told apart by this evaluation (the 95% intervals overlap), and cheaper: {option}: "
+            f"success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
+        )
+    if choice.precision != "fp32":
+        lines.append(
+            f"Success was evaluated once for each cell; that {choice.precision} succeeds as often is "
+            "assumed. Evaluate with the native backend in that precision to be sure."
+        )
+    return "\n".join(lines)

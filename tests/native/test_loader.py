@@ -1,0 +1,269 @@
+"""The C++ loader takes exactly the files that the Python loader takes."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from sorl_fast import BadInput
+from sorl_fast.act.policy_file import loads
+
+
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler"
+    ),
+]
+
+
+def load_corpus():
+    spec = importlib.util.spec_from_file_location("make_corpus", CSRC / "fuzz" / "make_corpus.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+CORPUS = load_corpus()
+GOOD = CORPUS.policy(O=3, A=2, H=2, D=2, E=2, obs_mean=[0.5, 0, -1], obs_std=[1, 2, 0.5])
+VALUES = (
+    *(None, True, False, 0, 1, 2, 3, 4, 8, -1, 2**20, 2**21, 2**31 - 1, 2**31, 2**64, 10**30),
+    *(1.0, 0.5, -0.0, 1e39, 3.4028235e38, 3.4028235677973366e38, 1e-46, float("nan"), float("inf")),
+    *("", "mean", "min", "max", "é", "\ud800", "x" * 4096, "x" * 4097, "0" * 64, "F" * 64),
+    *([], [0], [1, 1], [-1.0, -2], [3, 2, 1], [1, 2, float("nan")], [1, 2, 10**39], [1, 2, "3"]),
+    *([1, 2, True], [1, 2, None], {}, {"a": 1}, {"a": [1, {"b": None}]}, {"a": "\ud83d\ude00"}),
+)
+SOUND_NUMBERS = ("2e0", "0.02e2", "20E-1", "2", "2.0000000000000000000000000001", "200e-2")
+
+
+def unpack(data):
+    n = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + n])
+    return header, json.loads(header.pop("__metadata__")["sorl_fast"]), data[8 + n :]
+
+
+def seal(head, body):
+    """Return a file whose digest is true, wherever in the header its last 64 digits stand."""
+    data = bytearray(struct.pack("<Q", len(head)) + head + body)
+    runs = [m.start() for m in re.finditer(rb"(?=[0-9a-f]{64})", data[: 8 + len(head)])]
+    if runs:
+        at = runs[-1]
+        data[at : at + 64] = b"0" * 64
+        data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def pack(header, meta, body, *, metadata=None, padding=b""):
+    text = meta if isinstance(meta, str) else json.dumps(meta)
+    table = {"sorl_fast": text} if metadata is None else metadata
+    return seal(json.dumps({"__metadata__": table, **header}).encode() + padding, body)
+
+
+def nested(levels, leaf=0):
+    value = leaf
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
+def field_mutations():
+    header, meta, body = unpack(GOOD)
+    for name in (*meta, "novel"):
+        for value in VALUES:
+            yield f"{name}={value!r:.30}", pack(header, meta | {name: value}, body)
+    for name in meta:
+        kept = {k: v for k, v in meta.items() if k != name}
+        yield f"without {name}", pack(header, kept, body)
+        yield f"{name} last", pack(header, {**kept, name: meta[name]}, body)
+        twice = json.dumps(meta)[:-1] + f", {json.dumps(name)}: {json.dumps(meta[name])}}}"
+        yield f"{name} twice", pack(header, twice, body)
+    for number in SOUND_NUMBERS:
+        for name in ("action_high", "obs_std", "depth"):
+            text = json.dumps(meta | {name: "@"})
+            many = f"[{number}, {number}]" if name == "action_high" else f"[{number}, 1, 1]"
+            yield (
+                f"{name} {number}",
+                pack(header, text.replace('"@"', number if name == "depth" else many), body),
+            )
+    for n in (1, 58, 59, 60, 61, 62, 70):
+        yield f"config {n} deep", pack(header, meta | {"config": nested(n)}, body)
+        lists = {"a": json.loads("[" * n + "]" * n)}
+        yield f"config of {n} lists", pack(header, meta | {"config": lists}, body)
+    for n in (255, 256, 257):
+        yield (
+            f"config of {n} keys",
+            pack(header, meta | {"config": {str(i): i for i in range(n)}}, body),
+        )
+        yield f"config key of {n}", pack(header, meta | {"config": {"k" * n: 0}}, body)
+        yield f"config key of {n} é", pack(header, meta | {"config": {"é" * (n // 2): 0}}, body)
+    for text in (
+        '{"a": 1, "a": 2}',
+        '{"a": 1e999}',
+        '{"a": NaN}',
+        '{"a": 01}',
+        '{"a": 1' + "0" * 400 + "}",
+    ):
+        yield (
+            f"config {text:.20}",
+            pack(header, json.dumps(meta | {"config": "@"}).replace('"@"', text), body),
+        )
+
+
+def header_mutations():
+    header, meta, body = unpack(GOOD)
+    for name, entry in header.items():
+        rest = {k: v for k, v in header.items() if k != name}
+        yield f"without {name}", pack(rest, meta, body)
+        yield f"{name} last", pack({**rest, name: entry}, meta, body)
+        yield f"{name} renamed", pack({**rest, name + "x": entry}, meta, body)
+        for key in (*entry, "novel"):
+            yield (
+                f"{name} without {key}",
+                pack(header | {name: {k: v for k, v in entry.items() if k != key}}, meta, body),
+            )
+            for value in (*VALUES, "F32", "F16", "I32", [int(n) + 1 for n in entry["shape"]]):
+                yield (
+                    f"{name}/{key}={value!r:.30}",
+                    pack(header | {name: entry | {key: value}}, meta, body),
+                )
+        begin, end = entry["data_offsets"]
+        for offsets in ([begin + 4, end + 4], [begin, end + 4], [begin - 4, end], [end, begin]):
+            yield (
+                f"{name} at {offsets}",
+                pack(header | {name: entry | {"data_offsets": offsets}}, meta, body),
+            )
+    for value in (
+        None,
+        {},
+        {"format": "pt"},
+        {"sorl_fast": 1},
+        {"sorl_fast": "{}", "a": "b"},
+        [],
+        1,
+    ):
+        yield f"metadata {value}", pack(header, meta, body, metadata=value)
+    for n in range(9):
+        yield f"padded by {n}", pack(header, meta, body, padding=b" " * n)
+    for padding in (b"\n\t\r ", b"\0", b"x", b"{}", b"\x0b"):
+        yield f"padded by {padding}", pack(header, meta, body, padding=padding)
+    yield "led by a space", seal(b" " + GOOD[8 : len(GOOD) - len(body)], body)
+    yield "led by a mark", seal(b"\xef\xbb\xbf" + GOOD[8 : len(GOOD) - len(body)], body)
+    yield "a float more", pack(header, meta, body + bytes(4))
+    yield "a float less", pack(header, meta, body[:-4])
+    for bits in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x01\0\0\0"):
+        yield f"weight {bits.hex()}", pack(header, meta, body[:-4] + bits)
+
+
+def random_mutations():
+    """Change one to three bytes of the header at random, and make the digest true again."""
+    draw = random.Random(0)
+    n = int.from_bytes(GOOD[:8], "little")
+    alphabet = b'0123456789abcdefFnul"\\,:{}[]-+. \x00\x7f\x80\xc3\xa9/wbgc'
+    for i in range(1500):
+        head = bytearray(GOOD[8 : 8 + n])
+        for _ in range(draw.randint(1, 3)):
+            at = draw.randrange(len(head))
+            if draw.random() < 0.3:
+                del head[at]
+            elif draw.random() < 0.5:
+                head.insert(at, draw.choice(alphabet))
+            else:
+                head[at] = draw.choice(alphabet)
+        yield f"random {i}", seal(bytes(head), GOOD[8 + n :])
+
+
+def damage():
+    """Cut and change the file without a new digest."""
+    draw = random.Random(1)
+    for n in (0, 1, 7, 8, 9, 100, len(GOOD) - 4, len(GOOD) - 1):
+        yield f"cut at {n}", GOOD[:n]
+    for n in (0, 1, 2**20, 2**20 + 1, 2**32, 2**63, 2**64 - 1):
+        yield f"length {n}", struct.pack("<Q", n) + GOOD[8:]
+    for _ in range(300):
+        at, bit = draw.randrange(len(GOOD)), draw.randrange(8)
+        yield f"bit {bit} of {at}", GOOD[:at] + bytes([GOOD[at] ^ 1 << bit]) + GOOD[at + 1 :]
+
+
+def sound():
+    yield "good", GOOD
+    yield from CORPUS.seeds().items()
+
+
+@pytest.fixture(scope="module")
+def check_policy(tmp_path_factory):
+    program = tmp_path_factory.mktemp("loader") / "check_policy"
+    sources = ["tests/check_policy.cpp", "json.cpp", "policy_file.cpp", "sha256.cpp"]
+    compiler = os.environ.get("CXX", "g++")
+    subprocess.run(
+        [compiler, "-std=c++17", "-O1", *sources, "-o", str(program)], cwd=CSRC, check=True
+    )
+    return program
+
+
+def native_answers(program, folder, files):
+    paths = []
+    for i, data in enumerate(files):
+        path = folder / str(i)
+        path.write_bytes(data)
+        paths.append(str(path))
+    lines = []
+    for i in range(0, len(paths), 500):
+        run = subprocess.run(
+            [program, *paths[i : i + 500]], check=True, capture_output=True, text=True
+        )
+        lines += run.stdout.splitlines()
+    assert len(lines) == len(paths)
+    return lines
+
+
+def python_answer(data):
+    try:
+        loads(data)
+    except BadInput as err:
+        return f"refused {err}"
+    return "loaded"
+
+
+@pytest.mark.parametrize(
+    ("make", "least_loaded", "least_refused"),
+    [
+        (sound, 5, 3),
+        (field_mutations, 60, 400),
+        (header_mutations, 40, 1000),
+        (random_mutations, 3, 1000),
+        (damage, 0, 300),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_both_loaders_agree(check_policy, tmp_path, make, least_loaded, least_refused):
+    names, files = zip(*make(), strict=True)
+    native = native_answers(check_policy, tmp_path, files)
+    loaded = 0
+    for name, data, answer in zip(names, files, native, strict=True):
+        python = python_answer(data)
+        assert answer.split()[0] == python.split()[0], f"{name}: C++: {answer}; Python: {python}"
+        loaded += answer.startswith("loaded")
+    # the corpus must hold both kinds, or agreeing would mean nothing
+    assert loaded >= least_loaded
+    assert len(files) - loaded >= least_refused
+
+
+def test_unreadable_files_are_named(check_policy, tmp_path):
+    missing = tmp_path / "missing"
+    run = subprocess.run(
+        [check_policy, missing, tmp_path], check=True, capture_output=True, text=True
+    )
+    first, second = run.stdout.splitlines()
+    assert first.startswith(f"unreadable {missing}: cannot be read: No such file")
+    assert second.startswith(f"unreadable {tmp_path}: cannot be read: it is no regular file")
