@@ -1,37 +1,68 @@
-// Sixteen floats as one value, in the compiler's own vectors: one register with AVX-512, two with AVX2.
+// Sixteen floats as one value: one register with AVX-512, two with AVX2.
 // Included by the instruction sets' files only; everything is in an unnamed namespace, since the same
 // code compiled for two instruction sets must never meet in the linker.
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-
-#if defined(__x86_64__)
 #include <immintrin.h>
-#endif
+
+#include <cstring>
 
 namespace sorl::train {
 namespace {
 
-typedef float v16 __attribute__((vector_size(64)));
-typedef float v16u __attribute__((vector_size(64), aligned(4), may_alias));
-typedef std::int32_t i16 __attribute__((vector_size(64)));
-
 #define SORL_INLINE static inline __attribute__((always_inline))
 
-SORL_INLINE v16 load(const float* p) { return *reinterpret_cast<const v16u*>(p); }
-SORL_INLINE void store(float* p, v16 a) { *reinterpret_cast<v16u*>(p) = a; }
-SORL_INLINE v16 set(float x) { return v16{} + x; }
-
-SORL_INLINE float sum(v16 a) {
 #if defined(__AVX512F__)
-  return _mm512_reduce_add_ps((__m512)a);
+
+typedef float v16 __attribute__((vector_size(64)));
+
+SORL_INLINE v16 load(const float* p) { return (v16)_mm512_loadu_ps(p); }
+SORL_INLINE void store(float* p, v16 a) { _mm512_storeu_ps(p, (__m512)a); }
+SORL_INLINE v16 set(float x) { return (v16)_mm512_set1_ps(x); }  // `v16{} + x` would add in a register
+
 #else
-  float s[16];
-  store(s, a);
-  for (int n = 8; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) s[i] += s[i + n];
-  return s[0];
+
+typedef float v8 __attribute__((vector_size(32)));
+typedef float v8u __attribute__((vector_size(32), aligned(4), may_alias));
+
+struct v16 {
+  v8 a, b;
+};
+
+SORL_INLINE v16 load(const float* p) {
+  return {*reinterpret_cast<const v8u*>(p), *reinterpret_cast<const v8u*>(p + 8)};
+}
+SORL_INLINE void store(float* p, v16 x) {
+  *reinterpret_cast<v8u*>(p) = x.a;
+  *reinterpret_cast<v8u*>(p + 8) = x.b;
+}
+SORL_INLINE v16 set(float x) {
+  const v8 v = (v8)_mm256_set1_ps(x);
+  return {v, v};
+}
+SORL_INLINE v16 operator+(v16 x, v16 y) { return {x.a + y.a, x.b + y.b}; }
+SORL_INLINE v16 operator-(v16 x, v16 y) { return {x.a - y.a, x.b - y.b}; }
+SORL_INLINE v16 operator*(v16 x, v16 y) { return {x.a * y.a, x.b * y.b}; }
+SORL_INLINE v16 operator/(v16 x, v16 y) { return {x.a / y.a, x.b / y.b}; }
+SORL_INLINE v16 operator+(v16 x, float y) { return x + set(y); }
+SORL_INLINE v16 operator-(v16 x, float y) { return x - set(y); }
+SORL_INLINE v16 operator*(v16 x, float y) { return x * set(y); }
+SORL_INLINE v16 operator*(float x, v16 y) { return set(x) * y; }
+SORL_INLINE v16 operator-(float x, v16 y) { return set(x) - y; }
+SORL_INLINE v16 operator/(float x, v16 y) { return set(x) / y; }
+SORL_INLINE v16& operator+=(v16& x, v16 y) { return x = x + y; }
+SORL_INLINE v16& operator-=(v16& x, v16 y) { return x = x - y; }
+SORL_INLINE v16& operator*=(v16& x, v16 y) { return x = x * y; }
+SORL_INLINE v16& operator*=(v16& x, float y) { return x = x * y; }
+
+#endif
+
+SORL_INLINE float sum(v16 x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  const v8 s = x.a + x.b;
+  return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 #endif
 }
 
@@ -49,9 +80,7 @@ SORL_INLINE v16 root(v16 a) {
 #if defined(__AVX512F__)
   return (v16)_mm512_sqrt_ps((__m512)a);
 #else
-  v16 r;
-  for (int i = 0; i < 16; ++i) r[i] = __builtin_sqrtf(a[i]);
-  return r;
+  return {(v8)_mm256_sqrt_ps((__m256)a.a), (v8)_mm256_sqrt_ps((__m256)a.b)};
 #endif
 }
 
@@ -61,8 +90,8 @@ SORL_INLINE v16 exp2(v16 e) {
 #if defined(__AVX512F__)
   const v16 n = (v16)_mm512_roundscale_ps((__m512)e, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 #else
-  const v16 magic = set(12582912.0f);  // 1.5 * 2^23: adding it leaves the nearest integer
-  const v16 n = (e + magic) - magic;
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const v16 n{(v8)_mm256_round_ps((__m256)e.a, kNearest), (v8)_mm256_round_ps((__m256)e.b, kNearest)};
 #endif
   const v16 f = e - n;
   v16 p;
@@ -84,10 +113,11 @@ SORL_INLINE v16 exp2(v16 e) {
 #if defined(__AVX512F__)
   return (v16)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  const i16 shift = (__builtin_convertvector(n, i16) + 127) << 23;
-  v16 scale;
-  std::memcpy(&scale, &shift, sizeof scale);
-  return p * scale;
+  const auto power = [](v8 x) {
+    const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32((__m256)x), _mm256_set1_epi32(127));
+    return (v8)_mm256_slli_epi32(biased, 23);
+  };
+  return p * v16{power(n.a), power(n.b)};
 #endif
 }
 
@@ -101,8 +131,10 @@ SORL_INLINE v16 gelu(v16 x, v16& slope) {
 #if defined(__AVX512F__)
   e = (v16)_mm512_max_ps(_mm512_min_ps((__m512)e, _mm512_set1_ps(64.0f)), _mm512_set1_ps(-126.0f));
 #else
-  e = e < 64.0f ? e : set(64.0f);
-  e = e > -126.0f ? e : set(-126.0f);
+  const auto clamp = [](v8 x) {
+    return (v8)_mm256_max_ps(_mm256_min_ps((__m256)x, _mm256_set1_ps(64.0f)), _mm256_set1_ps(-126.0f));
+  };
+  e = v16{clamp(e.a), clamp(e.b)};
 #endif
   const v16 t = exp2<precise>(e);
   const v16 s = recip(t + 1.0f);
