@@ -16,7 +16,14 @@ from .. import ops
 from ..batch import Batch
 from ..config import AgentConfig
 from ..errors import BadInput
-from .losses import flow_matching_loss, q_loss, self_consistency_loss, td_loss, td_target
+from .losses import (
+    flow_matching,
+    q_loss,
+    regression_losses,
+    self_consistency,
+    td_loss,
+    td_target,
+)
 from .networks import Network, make_actor, make_critic
 from .noise import UpdateNoise
 
@@ -47,9 +54,14 @@ class AdamEma:
         self._lr = lr
         self._config = config
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Follow the gradient of `loss`; return the gradient's norm before the clip, a scalar."""
+    def step(self, loss: Tensor, more: Tensor | None = None) -> Tensor:
+        """Follow the gradient of `loss`, or of `loss + more`; return its norm before the clip.
+
+        Two parts of a loss that share no computation are best given apart: the step adds their
+        gradients up as it reads them.
+        """
         grads = torch.autograd.grad(loss, self.params)
+        more_grads = () if more is None else torch.autograd.grad(more, self.params)
         self.steps += 1
         config = self._config
         with torch.no_grad():
@@ -66,6 +78,7 @@ class AdamEma:
                 eps=config.adam_eps,
                 clip_norm=config.clip_norm,
                 tau=config.tau,
+                more_grads=more_grads,
             )
 
 
@@ -105,12 +118,11 @@ class Learner:
         config = self.config
         with torch.no_grad():
             q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
+            fm, sc = self._regressions(batch, noise)
             return {
                 "critic_loss": self._td_loss(batch, noise),
-                "fm_loss": flow_matching_loss(
-                    self.actor, batch, noise.fm_t, noise.fm_noise, config
-                ),
-                "sc_loss": self._sc_loss(batch, noise),
+                "fm_loss": fm,
+                "sc_loss": sc,
                 "q_loss": q_part,
                 "q_mean": q.mean(),
             }
@@ -121,16 +133,20 @@ class Learner:
         )
         return td_loss(self.critic, batch, noise.td_steps, target)
 
-    def _sc_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
-        return self_consistency_loss(
-            self.actor,
-            self.target_actor,
-            batch,
-            noise.sc_log2_steps,
-            noise.sc_t,
-            noise.sc_noise,
-            self.config,
+    def _regressions(self, batch: Batch, noise: UpdateNoise) -> list[Tensor]:
+        """Return the flow-matching and the self-consistency loss."""
+        terms = (
+            flow_matching(batch, noise.fm_t, noise.fm_noise, self.config),
+            self_consistency(
+                self.target_actor,
+                batch,
+                noise.sc_log2_steps,
+                noise.sc_t,
+                noise.sc_noise,
+                self.config,
+            ),
         )
+        return regression_losses(self.actor, batch.observations, terms)
 
     def update(self, batch: Batch, noise: UpdateNoise) -> Tensor:
         """Make one update in place.
@@ -145,11 +161,11 @@ class Learner:
         # The critic's target is next read by the next update, so its EMA may follow at once.
         critic_norm = self.critic_adam.step(critic_loss)
 
-        fm = flow_matching_loss(self.actor, batch, noise.fm_t, noise.fm_noise, config)
-        sc = self._sc_loss(batch, noise)
+        fm, sc = self._regressions(batch, noise)
         q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
-        actor_loss = config.fm_coef * fm + config.sc_coef * sc + config.q_coef * q_part
-        actor_norm = self.actor_adam.step(actor_loss)
+        regression = config.fm_coef * fm + config.sc_coef * sc
+        actor_norm = self.actor_adam.step(regression, config.q_coef * q_part)
+        actor_loss = regression + config.q_coef * q_part
 
         metrics = (critic_loss, actor_loss, fm, sc, q_part, q.mean(), critic_norm, actor_norm)
         return torch.stack([m.detach() for m in metrics])
