@@ -38,7 +38,7 @@ setup(
             extra_link_args=["-pthread"],
             language="c++",
             # also what puts them into the source distribution
-            depends=sorted(str(p) for p in Path("csrc").rglob("*") if p.is_file()),
+            depends=sorted(str(p) for p in Path("csrc").rglob("*.*") if p.suffix != ".pyc"),
         )
     ],
     cmdclass={"build_ext": BuildNative},

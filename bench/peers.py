@@ -98,6 +98,8 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
     from torch import nn
 
     kind = torch.bfloat16 if bf16 else torch.float32
+    # torch.compile traces what forward names, and cannot trace a Policy's arrays
+    normalised, use_mean = policy.obs_mean is not None, policy.q_agg == "mean"
 
     def network(layers: Sequence[Sequence[Any]]) -> Any:
         parts: list[nn.Module] = []
@@ -124,6 +126,8 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
         low: torch.Tensor
         high: torch.Tensor
         row: torch.Tensor
+        mean: torch.Tensor
+        std: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
@@ -141,10 +145,16 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
             self.register_buffer("low", torch.from_numpy(np.array(policy.action_low)))
             self.register_buffer("high", torch.from_numpy(np.array(policy.action_high)))
             self.register_buffer("row", torch.arange(B))
+            for field in ("mean", "std"):
+                value = getattr(policy, f"obs_{field}")
+                self.register_buffer(
+                    field, torch.empty(0) if value is None else torch.from_numpy(value.copy())
+                )
 
         def forward(self, obs: Any, noise: Any) -> Any:
             B, N, A = noise.shape
-            rows = obs.to(kind)[:, None].expand(B, N, -1).reshape(B * N, -1)
+            x = (obs - self.mean) / self.std if normalised else obs
+            rows = x.to(kind)[:, None].expand(B, N, -1).reshape(B * N, -1)
             z = noise.reshape(B * N, A)
             for i in range(cell.steps):
                 v = self.actor(torch.cat([rows, z.to(kind), self.time[i]], 1))
@@ -154,7 +164,7 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
                 return z
             x = torch.cat([rows, z.to(kind), self.k], 1)
             q = torch.stack([critic(x).float() for critic in self.critics])
-            q = q.mean(0) if policy.q_agg == "mean" else q.amin(0)
+            q = q.mean(0) if use_mean else q.amin(0)
             return z.view(B, N, A)[self.row, q.view(B, N).argmax(1)]
 
     return Sampler().eval()

@@ -30,8 +30,10 @@ make() { # folder, targets
     { grep -E "error|warning|undefined|FAILED" "$folder.log" | head -40; return 1; }
 }
 
-tests() { # folder, a regular expression of tests
-  ctest --test-dir "$build/$1" --output-on-failure ${2:+-R "$2"}
+tests() { # folder, options of ctest
+  local folder=$build/$1
+  shift
+  ctest --test-dir "$folder" --output-on-failure "$@"
 }
 
 stage_tools() {
@@ -62,13 +64,14 @@ stage_clang() {
 stage_asan() {
   configure asan -DSORL_TESTS=ON -DSORL_SANITIZE=address,undefined
   make asan
-  UBSAN_OPTIONS=print_stacktrace=1 tests asan
+  # test_realtime replaces malloc, as the sanitizer does
+  UBSAN_OPTIONS=print_stacktrace=1 tests asan -E test_realtime
 }
 
 stage_tsan() {
   configure tsan -DSORL_TESTS=ON -DSORL_SANITIZE=thread
   make tsan test_threads
-  tests tsan test_threads
+  tests tsan -R test_threads
 }
 
 stage_aarch64() {
@@ -76,7 +79,8 @@ stage_aarch64() {
     -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     "-DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64;-L;/usr/aarch64-linux-gnu"
   make aarch64
-  tests aarch64
+  # test_realtime counts system calls and page faults, and qemu's own would be among them
+  tests aarch64 -E test_realtime
   local fused
   fused=$(aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/objects.dir/kernels/neon.cpp.o" |
     grep -cE $'\tfmla\tv[0-9]+\.4s' || true)

@@ -4,12 +4,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels.hpp"
@@ -122,6 +124,19 @@ T* borrow(const py::object& object, const char* what, py::ssize_t size, bool wri
   return static_cast<T*>(const_cast<void*>(a.data()));
 }
 
+// B of obs [O] or [B, O].
+py::ssize_t count_rows(const py::object& obs, py::ssize_t O) {
+  if (!py::isinstance<py::array>(obs)) throw py::type_error("obs must be a numpy array of float32");
+  const auto a = py::reinterpret_borrow<py::array>(obs);
+  const auto dims = a.ndim();
+  if ((dims != 1 && dims != 2) || a.shape(dims - 1) != O)
+    throw py::value_error("obs must be of shape [" + std::to_string(O) + "] or [B, " + std::to_string(O) + "]");
+  const auto rows = dims == 1 ? 1 : a.shape(0);
+  if (rows > 1 << 30) throw py::value_error("obs has too many rows");
+  return rows;
+}
+
+// Not for two threads at once: they must not share a Session, whatever the interpreter lock does.
 class Session {
  public:
   Session(std::shared_ptr<Model> model, int threads, int max_rows, int max_candidates)
@@ -130,10 +145,17 @@ class Session {
   }
 
   // Room for larger calls; the last good action stays.
-  void reserve(int max_rows, int max_candidates) {
-    if (max_rows <= engine_->max_rows() && max_candidates <= engine_->max_candidates()) return;
-    auto larger = make(std::max(max_rows, engine_->max_rows()),
-                       std::max(max_candidates, engine_->max_candidates()));
+  void reserve(int rows, int candidates) {
+    if (rows <= engine_->max_rows() && candidates <= engine_->max_candidates()) return;
+    int max_rows = std::max(rows, engine_->max_rows());
+    int max_candidates = std::max(candidates, engine_->max_candidates());
+    // A large batch after many candidates, or the other way round, needs no room for both at once.
+    constexpr std::int64_t plenty = std::int64_t{1} << 22;
+    if (static_cast<std::int64_t>(max_rows) * max_candidates > plenty) {
+      max_rows = std::max(rows, 1);
+      max_candidates = candidates;
+    }
+    auto larger = make(max_rows, max_candidates);
     larger->continue_from(*engine_);
     engine_ = std::move(larger);
   }
@@ -143,29 +165,70 @@ class Session {
                 const py::object& noise, const py::object& candidate, const py::object& q,
                 const py::object& status) {
     const py::ssize_t O = model_->obs_dim(), A = model_->act_dim();
-    if (!py::isinstance<py::array>(obs)) throw py::type_error("obs must be a numpy array");
-    const auto rows = py::reinterpret_borrow<py::array>(obs).size() / O;
+    const auto rows = count_rows(obs, O);
     const float* x = borrow<float>(obs, "obs", rows * O, false);
     float* out = borrow<float>(actions, "actions", rows * A, true);
     const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", rows * candidates * A, false);
     std::int32_t* c = candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", rows, true);
     float* value = q.is_none() ? nullptr : borrow<float>(q, "q", rows, true);
     std::uint32_t* bits = status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", rows, true);
+    if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
     int result;
     {
       const py::gil_scoped_release release;
       result = engine_->act(x, z, static_cast<int>(rows), steps, candidates, seed, call, row_offset,
                             out, c, value, bits);
     }
-    check(result, steps, candidates, rows);
+    check(result, steps, candidates);
+  }
+
+  // The common case of Sampler.act in one step: contiguous float32 [O] or [B, O] and plain ints give the
+  // actions. None for anything else, right or wrong: Python then converts it or says what is wrong.
+  py::object act(const py::object& obs, const py::object& steps, const py::object& candidates,
+                 const py::object& seed, const py::object& call, const py::object& row_offset) {
+    if (!py::isinstance<py::array_t<float>>(obs)) return py::none();
+    const auto x = py::reinterpret_borrow<py::array>(obs);
+    const auto dims = x.ndim();
+    if ((x.flags() & py::array::c_style) == 0 || dims < 1 || dims > 2 ||
+        x.shape(dims - 1) != model_->obs_dim())
+      return py::none();
+    const py::ssize_t rows = dims == 1 ? 1 : x.shape(0);
+    std::uint64_t numbers[5];
+    const py::object* const given[5] = {&steps, &candidates, &row_offset, &call, &seed};
+    for (int i = 0; i < 5; ++i) {
+      if (!PyLong_CheckExact(given[i]->ptr())) return py::none();
+      numbers[i] = PyLong_AsUnsignedLongLong(given[i]->ptr());
+      if (numbers[i] == ~std::uint64_t{0} && PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        return py::none();
+      }
+    }
+    const std::uint64_t M = numbers[0], N = numbers[1];
+    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 || numbers[2] + static_cast<std::uint64_t>(rows) > UINT32_MAX ||
+        numbers[3] > UINT32_MAX)
+      return py::none();
+    reserve(static_cast<int>(rows), static_cast<int>(N));
+    const auto A = static_cast<py::ssize_t>(model_->act_dim());
+    Floats out(dims == 1 ? std::vector<py::ssize_t>{A} : std::vector<py::ssize_t>{rows, A});
+    const auto* from = static_cast<const float*>(x.data());
+    float* to = out.mutable_data();
+    int result;
+    {
+      const py::gil_scoped_release release;
+      result = engine_->act(from, nullptr, static_cast<int>(rows), static_cast<int>(M),
+                            static_cast<int>(N), numbers[4], static_cast<std::uint32_t>(numbers[3]),
+                            static_cast<std::uint32_t>(numbers[2]), to, nullptr, nullptr, nullptr);
+    }
+    if (result != static_cast<int>(Result::ok)) return py::none();
+    return std::move(out);
   }
 
   // Seconds of each of `calls` calls as a C++ caller sees them.
   std::vector<double> time(const Floats& obs, int steps, int candidates, int calls) {
-    const py::ssize_t O = model_->obs_dim();
-    const auto rows = obs.size() / O;
+    const auto rows = count_rows(obs, model_->obs_dim());
+    if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
     std::vector<float> out(static_cast<std::size_t>(rows) * model_->act_dim());
-    std::vector<double> seconds(static_cast<std::size_t>(calls));
+    std::vector<double> seconds(static_cast<std::size_t>(std::max(calls, 0)));
     int result = 0;
     {
       const py::gil_scoped_release release;
@@ -176,7 +239,7 @@ class Session {
         seconds[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       }
     }
-    check(result, steps, candidates, rows);
+    check(result, steps, candidates);
     return seconds;
   }
 
@@ -197,7 +260,7 @@ class Session {
     return engine;
   }
 
-  void check(int result, int steps, int candidates, py::ssize_t rows) const {
+  void check(int result, int steps, int candidates) const {
     switch (static_cast<Result>(result)) {
       case Result::ok: return;
       case Result::bad_steps:
@@ -206,11 +269,6 @@ class Session {
                               std::to_string(model_->m_disc()));
       case Result::bad_candidates:
         throw py::value_error("candidates is " + std::to_string(candidates) + ", but must be at least 1");
-      case Result::too_large:
-        throw py::value_error("rows is " + std::to_string(rows) + " and candidates " +
-                              std::to_string(candidates) + ", but the session has room for " +
-                              std::to_string(engine_->max_rows()) + " and " +
-                              std::to_string(engine_->max_candidates()) + ": reserve more");
       default: throw py::value_error("bad arguments");
     }
   }
@@ -303,7 +361,7 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using py::arg;
   m.doc() = "The native sampler. sorl_fast.act.native is its caller; see there.";
 
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model", "A policy packed for one instruction set.")
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), "A policy packed for one instruction set.")
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
@@ -311,13 +369,14 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); })
       .def_property_readonly("precision", [](const Model& model) { return name(model.precision()); });
 
-  py::class_<Session>(m, "Session", "Scratch, last good action and worker threads over a Model.")
+  py::class_<Session>(m, "Session", py::module_local(), "Scratch, last good action and worker threads over a Model.")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), arg("model"), arg("threads"),
            arg("max_rows"), arg("max_candidates"))
       .def("reserve", &Session::reserve, arg("max_rows"), arg("max_candidates"))
       .def("act_into", &Session::act_into, arg("obs"), arg("actions"), arg("steps"),
            arg("candidates"), arg("seed"), arg("call"), arg("row_offset"), arg("noise") = py::none(),
            arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none())
+      .def("act", &Session::act)
       .def("time", &Session::time, arg("obs"), arg("steps"), arg("candidates"), arg("calls"))
       .def("reset", &Session::reset)
       .def_property_readonly("threads", &Session::threads)

@@ -96,7 +96,7 @@ def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
 
 
 def read_rates(path: str | os.PathLike[str], policy: Policy) -> tuple[str, tuple[Rate, ...]]:
-    """Return the environment and the cells of an evaluation.json, and check that the policy can act with them.
+    """Return the environment and the cells of an evaluation.json, all of which the policy can act with.
 
     Raises
     ------

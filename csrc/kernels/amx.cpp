@@ -38,16 +38,22 @@ struct Pending {
   const float (*sums)[16][16] = nullptr;  // tiles, two to a pair
   int rows = 0, units = 0, done = 0;
   int row_step = 0, panel_step = 0;  // what the next pair of tiles is further on
-  int row = 0, panel = 0;
+  int row = 0, panel = 0;            // of the pair at hand
+  int r = 0;                         // next row of that pair
 
   void one() {
-    const int pair = done / rows, r = done % rows;
+    const int here = r, at = row + here, column = panel * 32;
+    const float(*pair)[16][16] = sums;
     ++done;
-    const int at = row + pair * row_step + r;
+    if (++r == rows) {
+      r = 0;
+      row += row_step;
+      panel += panel_step;
+      sums += 2;
+    }
     if (at >= d->rows) return;
-    const int column = (panel + pair * panel_step) * 32;
-    __m512 a = V::add(V::load(sums[2 * pair][r]), V::load(d->bias + column));
-    __m512 b = V::add(V::load(sums[2 * pair + 1][r]), V::load(d->bias + column + 16));
+    __m512 a = V::add(V::load(pair[0][here]), V::load(d->bias + column));
+    __m512 b = V::add(V::load(pair[1][here]), V::load(d->bias + column + 16));
     if (d->init != nullptr) {
       a = V::add(a, V::load(d->init[at] + column));
       b = V::add(b, V::load(d->init[at] + column + 16));

@@ -1,6 +1,11 @@
 // The vectors of AVX-512 F, BW, DQ, VL, shared by the files that build on it.
 #pragma once
 
+// GCC 12 warns of the undefined operands in its own intrinsics wherever they are inlined (its bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 
 #include "dense.hpp"

@@ -89,7 +89,7 @@ def policy(tmp_path_factory):
     script = "import sys; from make_corpus import policy; sys.stdout.buffer.write(policy(" + (
         f"O={OBS_DIM}, A={ACT_DIM}, H=48, D=3, E=2, m_disc=8, q_agg='min'))"
     )
-    made = run(sys.executable, "-c", script, cwd=CSRC / "fuzz")
+    made = run(sys.executable, "-B", "-c", script, cwd=CSRC / "fuzz")
     path.write_bytes(made.stdout)
     return path
 

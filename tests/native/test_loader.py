@@ -16,7 +16,6 @@ import pytest
 from sorl_fast import BadInput
 from sorl_fast.act.policy_file import loads
 
-
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
 

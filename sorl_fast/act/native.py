@@ -1,0 +1,86 @@
+"""The native backend: `sorl_fast._native`, a C++ session over packed weights, seen as a `Session`.
+
+Shape letters: B observations (rows), N candidates, O observation, A action.
+"""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput
+from .policy_file import Policy
+from .sampler import Info, NoiseKey, as_floats
+
+_SAME_NAME = (
+    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
+    *("action_low", "action_high", "obs_mean", "obs_std", "actor", "critic"),
+)
+
+
+def import_native() -> Any:
+    """Return the native module, or raise BadInput where this installation has none that loads."""
+    try:
+        return import_module("sorl_fast._native")
+    except ImportError as err:
+        raise BadInput(
+            f"backend is 'native', but this installation of sorl-fast has no working native module "
+            f"({err}): install a wheel, or choose backend numpy"
+        ) from err
+
+
+class NativeSession:
+    """One C++ session. Not for two threads at once.
+
+    Parameters
+    ----------
+    policy
+        Its weights are packed anew; nothing of it is kept.
+    precision
+        fp32 or bf16.
+    threads
+        1 to 64. Above 1, the others spin for 200 us after a call and then park.
+
+    Raises
+    ------
+    BadInput
+        There is no native module, threads is out of its bounds, or SORL_CPU_ISA names an
+        instruction set that is not there.
+    """
+
+    def __init__(self, policy: Policy, precision: str, threads: int) -> None:
+        native = import_native()
+        fields = {name: getattr(policy, name) for name in _SAME_NAME}
+        try:
+            model = native.Model(**fields, q_min=policy.q_agg == "min", precision=precision)
+            self._session = native.Session(model, threads, 1, 1)
+        except ValueError as err:
+            raise BadInput(str(err)) from None
+        self._act_dim = policy.act_dim
+        self.isa: str = model.isa
+        # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and
+        # the common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) ->
+        # actions, or None where a conversion or an error is due.
+        self.act_into = self._session.act_into
+        self.act_plain = self._session.act
+
+    def array(self, name: str, value: Any) -> NDArray[np.float32]:
+        """Return the caller's numbers as contiguous float32, or raise BadInput."""
+        numbers = as_floats(name, value)
+        return np.ascontiguousarray(numbers) if numbers.ndim else numbers
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        B = len(obs)
+        action = np.empty((B, self._act_dim), np.float32)
+        candidate = np.empty(B, np.int32)
+        q = np.empty(B, np.float32) if want_q or candidates > 1 else None
+        status = np.empty(B, np.uint32)
+        key, z = (noise, None) if isinstance(noise, NoiseKey) else (NoiseKey(0, 0, 0), noise)
+        self.act_into(obs, action, steps, candidates, *key, z, candidate, q, status)
+        if q is None:
+            q = np.full(B, np.nan, np.float32)
+        return action, Info(candidate.astype(np.int64), q, status)

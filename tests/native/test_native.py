@@ -1,0 +1,357 @@
+"""The native backend against the definition: numbers, bits, bad numbers, processes, errors."""
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native.twin import errors, make_policy
+
+from sorl_fast import Sampler
+from sorl_fast.act import philox
+from sorl_fast.act.sampler import Status
+from sorl_fast.errors import BadInput
+
+_native = pytest.importorskip("sorl_fast._native", reason="the extension is not built")
+
+# What may be relied on; bf16 for weights as a training starts from.
+ACTION = {"fp32": 1e-5, "bf16": 5e-2}
+Q = {"fp32": 2e-5, "bf16": 2e-1}
+
+PATHS = [(p, isa) for p in ("fp32", "bf16") for isa in _native.isas(p)]
+by_path = pytest.mark.parametrize(("precision", "isa"), PATHS, ids=[f"{i}-{p}" for p, i in PATHS])
+
+SHAPES = {
+    "cube": {},
+    "humanoid": {"O": 69, "A": 21, "H": 96},
+    "all ones": {"O": 1, "A": 1, "H": 1, "depth": 1, "E": 1, "m_disc": 1},
+    "odd, min, normalised": {"O": 7, "A": 2, "H": 33, "E": 3, "q_agg": "min", "normalise": True},
+    "wide action": {"O": 2, "A": 33, "H": 40, "depth": 2, "bounds": (-0.5, 0.25)},
+}
+
+
+def sampler(monkeypatch, policy, precision="fp32", isa=None, threads=1):
+    if isa is None:
+        monkeypatch.delenv("SORL_CPU_ISA", raising=False)
+    else:
+        monkeypatch.setenv("SORL_CPU_ISA", isa)
+    return Sampler(policy, backend="native", precision=precision, threads=threads)
+
+
+@by_path
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize(("B", "N"), [(1, 1), (2, 1), (1, 9), (5, 3), (70, 1)])
+def test_agrees_with_float64(monkeypatch, precision, isa, shape, B, N):
+    policy = make_policy(**shape)
+    s = sampler(monkeypatch, policy, precision, isa)
+    rng = np.random.default_rng(B * 100 + N)
+    obs = rng.normal(size=(B, policy.obs_dim)).astype("f4")
+    noise = rng.normal(size=(B, N, policy.act_dim)).astype("f4")
+    for M in policy.train_steps:
+        action, info = s.act(obs, M, N, noise=noise, return_info=True)
+        error = errors(policy, obs, noise, M, action, info)
+        assert error.action <= ACTION[precision]
+        assert error.q <= Q[precision]
+        assert error.regret <= 2 * Q[precision]  # a near tie may pick another candidate
+        assert np.all((info.status & ~np.uint32(Status.CLIPPED)) == 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_shape_agrees_with_numpy(data):
+    draw = lambda low, high: data.draw(st.integers(low, high))  # noqa: E731
+    policy = make_policy(
+        O=draw(1, 40),
+        A=draw(1, 24),
+        H=draw(1, 70),
+        depth=draw(1, 4),
+        E=draw(1, 3),
+        m_disc=2 ** draw(0, 4),
+        seed=draw(0, 999),
+        normalise=data.draw(st.booleans()),
+        q_agg=data.draw(st.sampled_from(["mean", "min"])),
+    )
+    B, N, seed = draw(0, 20), draw(1, 20), draw(0, 2**64 - 1)
+    obs = np.random.default_rng(seed).normal(size=(B, policy.obs_dim)).astype("f4")
+    M = data.draw(st.sampled_from(policy.train_steps))
+    native = Sampler(policy, backend="native", threads=data.draw(st.sampled_from([1, 2])))
+    offset = draw(0, 2**31)
+    action, info = native.act(obs, M, N, seed=seed, call=7, row_offset=offset, return_info=True)
+    noise = philox.normals(seed, B, N, policy.act_dim, 7, offset)
+    assert action.shape == (B, policy.act_dim)
+    assert action.dtype == np.float32
+    if B:
+        error = errors(policy, obs, noise, M, action, info)
+        assert error.action <= ACTION["fp32"]
+        assert error.q <= Q["fp32"]
+        assert error.regret <= 2 * Q["fp32"]
+
+
+@pytest.mark.parametrize("isa", _native.isas("fp32"))
+@pytest.mark.parametrize("A", [1, 2, 3, 4, 5, 8, 21])
+def test_noise_is_philox(isa, A):
+    for seed, call, offset in (
+        (0, 0, 0),
+        (2**64 - 1, 2**32 - 1, 2**32 - 40),
+        (0x123456789ABCDEF, 9, 3),
+    ):
+        ours = _native.normals(seed, 37, 3, A, call, offset, isa)
+        assert np.abs(ours - philox.normals(seed, 37, 3, A, call, offset)).max() <= 5e-7
+
+
+@by_path
+def test_same_bits_on_any_number_of_threads(monkeypatch, precision, isa):
+    policy = make_policy(H=200)
+    obs = np.random.default_rng(0).normal(size=(150, 28)).astype("f4")
+    samplers = [sampler(monkeypatch, policy, precision, isa, threads) for threads in (1, 2, 3)]
+    for B, M, N in ((1, 8, 1), (1, 8, 8), (3, 2, 30), (150, 4, 1), (33, 1, 2)):
+        results = [s.act(obs[:B], M, N, seed=5, return_info=True) for s in samplers * 2]
+        for action, info in results[1:]:
+            np.testing.assert_array_equal(action, results[0][0])
+            np.testing.assert_array_equal(info.q, results[0][1].q)
+            np.testing.assert_array_equal(info.candidate, results[0][1].candidate)
+
+
+@by_path
+def test_a_batch_is_its_rows(monkeypatch, precision, isa):
+    policy = make_policy()
+    obs = np.random.default_rng(0).normal(size=(40, 28)).astype("f4")
+    s = sampler(monkeypatch, policy, precision, isa)
+    whole = s.act(obs, 4, seed=3)
+    rows = np.stack([s.act(obs[b], 4, seed=3, row_offset=b) for b in range(40)])
+    assert np.abs(whole - rows).max() <= ACTION[precision]
+
+
+BAD = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "1e38": 1e38, "denormal": 1e-41}
+
+
+@by_path
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("N", [1, 3])
+def test_bad_numbers_end_as_numpy_says(monkeypatch, precision, isa, bad, N):
+    policy = make_policy(bounds=(-0.5, 0.25))
+    ours = sampler(monkeypatch, policy, precision, isa)
+    twin = Sampler(policy, backend="numpy")
+    rng = np.random.default_rng(1)
+    obs = rng.normal(size=(6, 28)).astype("f4")
+    noise = rng.normal(size=(6, N, 5)).astype("f4")
+    obs[[0, 4], 3] = bad
+    noise[2, 0, 1] = bad
+    for _ in range(2):  # the second time there is an action to hold
+        action, info = ours.act(obs, 2, N, noise=noise, return_info=True)
+        expected, other = twin.act(obs, 2, N, noise=noise, return_info=True)
+        assert np.isfinite(action).all()
+        assert (action >= policy.action_low).all()
+        assert (action <= policy.action_high).all()
+        if abs(bad) == 1e38:  # what overflows differs with the order of sums
+            continue
+        np.testing.assert_array_equal(info.status, other.status)
+        same = info.candidate == other.candidate
+        assert same.all() or precision == "bf16"
+        assert np.abs(action - expected)[same].max() <= ACTION[precision]
+
+
+def _child(queue, policy, obs):
+    queue.put(Sampler(policy, backend="native", threads=2).act(obs, 4, 4, seed=1))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.slow
+def test_processes(method, tmp_path):
+    policy = make_policy()
+    obs = np.random.default_rng(0).normal(size=(3, 28)).astype("f4")
+    here = Sampler(policy, backend="native", threads=2)
+    expected = here.act(obs, 4, 4, seed=1)
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    child = context.Process(target=_child, args=(queue, policy, obs))
+    child.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), expected)
+    child.join()
+    np.testing.assert_array_equal(here.act(obs, 4, 4, seed=1), expected)
+
+
+def test_a_forked_sampler_goes_on():
+    policy = make_policy()
+    obs = np.random.default_rng(0).normal(size=(1, 28)).astype("f4")
+    s = Sampler(policy, backend="native", threads=2)
+    expected = s.act(obs, 8, 8, seed=1)
+    pid = os.fork()
+    if pid == 0:  # its worker threads stayed in the parent
+        os._exit(0 if np.array_equal(s.act(obs, 8, 8, seed=1), expected) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_many_samplers_on_many_threads():
+    policy = make_policy()
+    obs = np.random.default_rng(0).normal(size=(20, 28)).astype("f4")
+    expected = Sampler(policy, backend="native").act(obs, 4, 4, seed=2)
+    wrong = []
+
+    def work(threads):
+        s = Sampler(policy, backend="native", threads=threads)
+        for _ in range(20):
+            if not np.array_equal(s.act(obs, 4, 4, seed=2), expected):
+                wrong.append(threads)
+
+    team = [threading.Thread(target=work, args=(1 + i % 2,)) for i in range(6)]
+    for thread in team:
+        thread.start()
+    for thread in team:
+        thread.join()
+    assert not wrong
+
+
+def test_act_into_is_act(monkeypatch):
+    policy = make_policy()
+    s = sampler(monkeypatch, policy)
+    obs = np.random.default_rng(0).normal(size=(4, 28)).astype("f4")
+    out, status = np.full((4, 5), np.nan, "f4"), np.full(4, 99, "u4")
+    s.act_into(obs, out, 4, 8, seed=3, call=2, row_offset=1, status=status)
+    action, info = s.act(obs, 4, 8, seed=3, call=2, row_offset=1, return_info=True)
+    np.testing.assert_array_equal(out, action)
+    np.testing.assert_array_equal(out, s.act(obs, 4, 8, seed=3, call=2, row_offset=1))
+    np.testing.assert_array_equal(status, info.status)
+    one = np.empty(5, "f4")
+    s.act_into(obs[0], one, seed=3)
+    np.testing.assert_array_equal(one, s.act(obs[0], seed=3))
+
+
+def test_without_a_seed_calls_differ(monkeypatch):
+    s = sampler(monkeypatch, make_policy())
+    obs = np.zeros(28, "f4")
+    actions = [s.act(obs) for _ in range(3)]
+    out = np.empty(5, "f4")
+    s.act_into(obs, out)
+    assert len({a.tobytes() for a in [*actions, out]}) == 4
+
+
+def test_conversions_are_those_of_the_other_backends(monkeypatch):
+    s = sampler(monkeypatch, make_policy())
+    obs = np.random.default_rng(0).normal(size=(6, 28))
+    plain = s.act(obs.astype("f4"), seed=1)
+    np.testing.assert_array_equal(s.act(obs, seed=1), plain)
+    np.testing.assert_array_equal(s.act(np.asfortranarray(obs.astype("f4")), seed=1), plain)
+    np.testing.assert_array_equal(s.act(obs.astype("f4").tolist(), seed=np.int64(1)), plain)
+    np.testing.assert_array_equal(s.act(np.repeat(obs, 2, 0).astype("f4")[::2], seed=1), plain)
+
+
+WRONG_INTO = {
+    "obs of float64": ({"obs": np.zeros(28)}, "obs must be a numpy array of float32"),
+    "obs of another shape": ({"obs": np.zeros(27, "f4")}, "obs must be of shape"),
+    "obs of three dimensions": ({"obs": np.zeros((1, 1, 28), "f4")}, "obs must be of shape"),
+    "obs in strides": ({"obs": np.zeros(56, "f4")[::2]}, "C-contiguous"),
+    "obs a list": ({"obs": [0.0] * 28}, "obs must be a numpy array"),
+    "out too small": ({"out": np.zeros(4, "f4")}, "actions has 4 elements"),
+    "out read-only": ({"out": np.frombuffer(bytes(20), "f4")}, "read-only"),
+    "steps untrained": ({"steps": 3}, "steps is 3"),
+    "steps too many": ({"steps": 16}, "m_disc = 8"),
+    "no candidate": ({"candidates": 0}, "candidates is 0"),
+    "noise too small": ({"noise": np.zeros(4, "f4")}, "noise has 4 elements"),
+    "status of int64": ({"status": np.zeros(1, "i8")}, "status must be a numpy array of uint32"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_INTO.values(), ids=WRONG_INTO)
+def test_act_into_refuses(monkeypatch, change, message):
+    s = sampler(monkeypatch, make_policy())
+    arguments = {"obs": np.zeros(28, "f4"), "out": np.zeros(5, "f4"), "seed": 1} | change
+    with pytest.raises(BadInput, match=message):
+        s.act_into(**arguments)
+
+
+def test_act_into_is_native_only():
+    s = Sampler(make_policy(), backend="numpy")
+    with pytest.raises(BadInput, match="act_into needs the native backend"):
+        s.act_into(np.zeros(28, "f4"), np.zeros(5, "f4"), seed=1)
+
+
+@pytest.mark.parametrize("threads", [65, 1000])
+def test_too_many_threads(monkeypatch, threads):
+    with pytest.raises(BadInput, match="threads is"):
+        sampler(monkeypatch, make_policy(), threads=threads)
+
+
+def test_an_instruction_set_that_is_not_there(monkeypatch):
+    with pytest.raises(BadInput, match="SORL_CPU_ISA is 'mmx'"):
+        sampler(monkeypatch, make_policy(), isa="mmx")
+
+
+def test_the_environment_picks_the_instruction_set(monkeypatch):
+    for precision, isa in PATHS:
+        assert sampler(monkeypatch, make_policy(), precision, isa)._session.isa == isa
+    fastest = sampler(monkeypatch, make_policy())._session.isa
+    assert fastest == _native.isas("fp32")[-1]
+
+
+EMULATED = """
+import ctypes, sys
+import numpy as np
+from native.twin import errors, make_policy
+from sorl_fast import Sampler, _native
+assert ctypes.CDLL(sys.argv[1]).emulate_tiles() == 1
+_native._assume_tiles_for_test()
+assert _native.isas("bf16")[-1] == "amx"
+rng = np.random.default_rng(0)
+odd = {"O": 69, "A": 21, "H": 33, "depth": 2, "E": 3, "q_agg": "min"}
+sizes = (1, 8, 1), (1, 2, 3), (1, 1, 16), (1, 1, 17), (2, 1, 20), (33, 1, 1), (90, 1, 1)
+for shape in ({}, odd, {"O": 1, "A": 1, "H": 1, "depth": 1}):
+    policy = make_policy(**shape)
+    samplers = [Sampler(policy, backend="native", precision="bf16", threads=t) for t in (1, 2)]
+    for B, M, N in sizes:
+        obs = rng.normal(size=(B, policy.obs_dim)).astype("f4")
+        noise = rng.normal(size=(B, N, policy.act_dim)).astype("f4")
+        action, info = samplers[0].act(obs, M, N, noise=noise, return_info=True)
+        error = errors(policy, obs, noise, M, action, info)
+        ok = error.action <= 5e-2 and error.q <= 2e-1 and error.regret <= 4e-1
+        assert ok, (shape, B, M, N, error)
+        again, other = samplers[1].act(obs, M, N, noise=noise, return_info=True)
+        assert np.array_equal(again, action) and np.array_equal(other.q, info.q), (shape, B, M, N)
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="AMX is of x86-64")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to build the emulator")
+def test_amx_emulated(tmp_path):
+    """The tiles' object code itself, its instructions emulated where the machine has none."""
+    here = Path(__file__).parent
+    library = tmp_path / "tile_emulator.so"
+    command = ["g++", "-std=c++17", "-O2", "-mfma", "-fPIC", "-shared", "-o", library]
+    subprocess.run([*command, here / "tile_emulator.cpp"], check=True)
+    if "avx512_bf16" not in _native.isas("bf16"):
+        pytest.skip("the code around the tiles needs AVX512_BF16")
+    done = subprocess.run(
+        [sys.executable, "-c", EMULATED, library],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), *sys.path])},
+        timeout=250,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+def test_the_module_frees_what_it_holds():
+    policy = make_policy(H=256)
+    libc = ctypes.CDLL(None)
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    for _ in range(3):
+        Sampler(policy, backend="native", threads=2).act(np.zeros(28, "f4"))
+    libc.malloc_trim(0)
+    before = resident()
+    for _ in range(30):
+        Sampler(policy, backend="native", threads=2).act(np.zeros(28, "f4"))
+    libc.malloc_trim(0)
+    assert resident() - before < 4096  # 16 MiB in pages; thirty leaked models would be 200

@@ -1,0 +1,79 @@
+"""Policies with weights as a training starts from, and the float64 twin of a result."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from sorl_fast.act.policy_file import Policy
+from sorl_fast.act.reference import best_of_n, denoise
+
+
+def make_policy(
+    O=28,
+    A=5,
+    H=64,
+    depth=4,
+    E=2,
+    m_disc=8,
+    seed=0,
+    normalise=False,
+    q_agg="mean",
+    bounds=(-1.0, 1.0),
+):
+    rng = np.random.default_rng(seed)
+
+    def layer(inputs, outputs, lead=()):
+        limit = np.sqrt(6 / (inputs + outputs))
+        w = rng.uniform(-limit, limit, (*lead, inputs, outputs)).astype("f4")
+        return [w, rng.normal(0, 0.1, (*lead, outputs)).astype("f4")]
+
+    widths = [H] * depth
+    actor = [tuple(layer(i, o)) for i, o in zip([O + A + 2, *widths], [*widths, A], strict=True)]
+    critic = []
+    for i, o in zip([O + A + 1, *widths], [*widths, 1], strict=True):
+        parts = layer(i, o, (E,))
+        if len(critic) < depth:
+            parts += [
+                rng.normal(1, 0.1, (E, o)).astype("f4"),
+                rng.normal(0, 0.1, (E, o)).astype("f4"),
+            ]
+        critic.append(tuple(parts))
+    mean = rng.normal(0, 1, O).astype("f4") if normalise else None
+    std = rng.uniform(0.5, 2, O).astype("f4") if normalise else None
+    low, high = (np.full(A, b, "f4") for b in bounds)
+    return Policy(
+        obs_dim=O,
+        act_dim=A,
+        hidden=H,
+        depth=depth,
+        ensemble=E,
+        m_disc=m_disc,
+        m_btt=m_disc,
+        q_agg=q_agg,
+        env="test-v0",
+        action_low=low,
+        action_high=high,
+        obs_mean=mean,
+        obs_std=std,
+        config={},
+        actor=tuple(actor),
+        critic=tuple(critic),
+    )
+
+
+def errors(policy, obs, noise, steps, action, info):
+    """Compare with float64: errors of the action and its Q, and how much better the best Q is."""
+    exact = best_of_n(policy, obs, noise, steps, dtype=np.float64)
+    rows = np.arange(len(obs))
+    x = obs.astype("f8")
+    if policy.obs_mean is not None:
+        x = (x - policy.obs_mean) / policy.obs_std
+    actor = [tuple(part.astype("f8") for part in layer) for layer in policy.actor]
+    z = denoise(actor, x, noise[rows, info.candidate].astype("f8"), steps)
+    twin = np.clip(z, policy.action_low, policy.action_high)
+    alone = best_of_n(policy, obs, noise[rows, info.candidate][:, None], steps, dtype=np.float64)
+    return SimpleNamespace(
+        action=np.abs(action - twin).max(initial=0),
+        q=np.abs(info.q - alone.q).max(initial=0),
+        regret=(exact.q - alone.q).max(initial=0),
+    )

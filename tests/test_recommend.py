@@ -1,0 +1,262 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from policies import make_policy
+
+from sorl_fast import recommend as module
+from sorl_fast.act import policy_file
+from sorl_fast.errors import BadInput
+from sorl_fast.recommend import (
+    LEAST_CALLS,
+    WARM_UP,
+    Option,
+    Rate,
+    Recommendation,
+    choose,
+    not_worse,
+    recommend,
+    text,
+    time_acts,
+)
+
+
+def rate(M=1, N=1, success=0.5, half=0.1):
+    return Rate(M, N, success, max(0.0, success - half), min(1.0, success + half))
+
+
+def option(M=1, N=1, success=0.5, p99=100.0, precision="fp32", threads=1, half=0.1):
+    return Option(rate(M, N, success, half), precision, threads, 0.9 * p99, p99)
+
+
+def row(M, N, success):
+    n = 50
+    return {
+        **{"steps": M, "candidates": N, "episodes": n, "successes": round(n * success)},
+        **{"success": success, "ci_low": max(0, success - 0.1), "ci_high": min(1, success + 0.1)},
+    }
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A run's folder with a small policy and an evaluation of four cells."""
+    policy_file.save(tmp_path / "policy.safetensors", make_policy(m_disc=4))
+    rows = [row(M, N, 0.2 * M) for M in (1, 4) for N in (1, 2)]
+    write_evaluation(tmp_path, {"env": "toy-v0", "rows": rows})
+    return tmp_path
+
+
+def write_evaluation(folder, values):
+    (folder / "evaluation.json").write_text(json.dumps(values))
+
+
+OPTIONS = [
+    option(1, 1, 0.3, 50.0),
+    option(4, 1, 0.6, 200.0),
+    option(4, 1, 0.6, 120.0, "bf16"),
+    option(8, 8, 0.9, 900.0),
+    option(8, 8, 0.9, 400.0, "bf16", threads=2),
+]
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        pytest.param(49.9, None, id="nothing fits"),
+        pytest.param(50.0, 0, id="the bound itself fits"),
+        pytest.param(130.0, 2, id="only bf16 fits"),
+        pytest.param(300.0, 2, id="equal success: lower p99"),
+        pytest.param(500.0, 4, id="highest success of those that fit"),
+        pytest.param(5000.0, 4, id="all fit"),
+    ],
+)
+def test_choose(budget, expected):
+    choice = choose(OPTIONS, budget)
+    assert choice == (None if expected is None else OPTIONS[expected])
+
+
+def test_choose_looks_at_p99_not_at_the_median():
+    spiky = Option(rate(success=0.9), "fp32", 1, p50_us=10.0, p99_us=600.0)
+    steady = Option(rate(success=0.4), "fp32", 1, p50_us=90.0, p99_us=100.0)
+    assert choose([spiky, steady], 500.0) is steady
+
+
+def test_choose_of_nothing():
+    assert choose([], 500.0) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 10), st.floats(1, 1000)), min_size=1, max_size=12, unique=True
+    ),
+    st.floats(1, 1000),
+)
+def test_no_option_that_fits_beats_the_choice(values, budget):
+    options = [option(1, i + 1, s / 10, p99) for i, (s, p99) in enumerate(values)]
+    choice = choose(options, budget)
+    fitting = [o for o in options if o.p99_us <= budget]
+    assert (choice is None) == (not fitting)
+    for other in fitting:
+        assert (other.rate.success, -other.p99_us) <= (choice.rate.success, -choice.p99_us)
+
+
+def test_not_worse_names_cheaper_cells_with_overlapping_intervals_once():
+    choice = option(8, 8, 0.9, 400.0)
+    near_fast = option(4, 1, 0.75, 100.0, "bf16")
+    near = option(4, 1, 0.75, 200.0)
+    far = option(1, 1, 0.3, 50.0)
+    dearer = option(8, 16, 0.88, 500.0)
+    same_cell = Option(choice.rate, "bf16", 1, 1.0, 2.0)
+    assert not_worse([choice, near, near_fast, far, dearer, same_cell], choice) == [near_fast]
+
+
+def test_text_names_the_choice_and_the_overlap():
+    options = (option(1, 1, 0.75, 100.0), option(8, 8, 0.9, 400.0, "bf16", 2))
+    out = text(Recommendation("cube", options, 500.0, options[1]))
+    assert "Within 500 us at p99 the best is M = 8, N = 8, bf16, 2 threads: success 90.0%" in out
+    assert "cheaper: M = 1, N = 1, fp32, 1 thread" in out
+    assert "bf16 succeeds as often is assumed" in out
+    assert "<-- this one" in out
+    assert "too slow" not in out
+
+
+def test_text_says_when_nothing_fits():
+    options = (option(1, 1, 0.3, 50.0), option(8, 8, 0.9, 400.0))
+    out = text(Recommendation("cube", options, 20.0, None))
+    assert "Nothing fits 20 us: the fastest is M = 1, N = 1, fp32, 1 thread with p99 = 50.0" in out
+    assert out.count("too slow") == 2
+
+
+def test_recommend_joins_every_cell_with_its_time(run_folder):
+    seen = []
+    result = recommend(
+        run_folder,
+        1e9,
+        precisions=["fp32"],
+        threads=[1],
+        seconds=0.0,
+        backend="numpy",
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [o.rate[:2] for o in result.options] == [*itertools.product((1, 4), (1, 2))]
+    assert all(0 < o.p50_us <= o.p99_us for o in result.options)
+    assert result.choice.rate.success == 0.8
+    assert result.choice.p99_us == min(o.p99_us for o in result.options if o.rate.steps == 4)
+    assert result.env == "toy-v0"
+    assert text(result).startswith("Success in toy-v0")
+
+
+def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"env": "toy-v0", "rows": [row(2, 1, 0.5)]}))
+    result = recommend(
+        *(run_folder / "policy.safetensors", 1e9),
+        evaluation=other,
+        precisions=["fp32"],
+        threads=[1],
+        seconds=0.0,
+        backend="numpy",
+    )
+    assert [o.rate[:2] for o in result.options] == [(2, 1)]
+
+
+def test_threads_above_the_cores_are_left_out(run_folder, monkeypatch):
+    monkeypatch.setattr(module, "available_cores", lambda: 1)
+    result = recommend(
+        run_folder, 1e9, precisions=["fp32"], threads=[1, 2], seconds=0.0, backend="numpy"
+    )
+    assert {o.threads for o in result.options} == {1}
+    with pytest.raises(BadInput, match="this process may use 1 cores only"):
+        recommend(run_folder, 1e9, threads=[2], backend="numpy")
+
+
+class FakeSampler:
+    """Advances a clock by a known time a call."""
+
+    def __init__(self):
+        self.policy = make_policy()
+        self.now = 0
+        self.calls = 0
+
+    def act(self, obs, steps, candidates, seed, call):
+        self.calls += 1
+        # the warm-up is slow, and one call in 100 after it
+        slow = self.calls <= WARM_UP or (self.calls - WARM_UP) % 100 == 0
+        self.now += 1_000_000 if slow else 10_000
+
+
+def test_time_acts_leaves_the_warm_up_out_and_counts_in_microseconds():
+    sampler = FakeSampler()
+    times = time_acts(sampler, 1, 1, 0.0, clock=lambda: sampler.now)
+    assert len(times) == LEAST_CALLS
+    assert sorted(set(times)) == [10.0, 1000.0]
+    assert np.sum(times == 1000.0) == LEAST_CALLS // 100
+
+
+def test_time_acts_goes_on_for_the_time_given():
+    sampler = FakeSampler()
+    times = time_acts(sampler, 1, 1, 1.0, clock=lambda: sampler.now)
+    assert 0.8e9 < sampler.now < 1.2e9
+    assert len(times) > LEAST_CALLS
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_budget(run_folder, budget):
+    with pytest.raises(BadInput, match=r"budget_us is .*above 0. Set --budget-us"):
+        recommend(run_folder, budget, backend="numpy")
+
+
+def test_without_the_native_module(run_folder, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"no native module.*build it with g"):
+        recommend(run_folder, 500.0)
+
+
+def test_no_policy(tmp_path):
+    with pytest.raises(BadInput, match=r"policy\.safetensors is not a file"):
+        recommend(tmp_path, 500.0, backend="numpy")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        pytest.param(None, "no evaluation .*sorl-fast eval RUN", id="missing"),
+        pytest.param("{", "is not JSON", id="not JSON"),
+        pytest.param("[]", "has no rows", id="not an object"),
+        pytest.param('{"rows": []}', "has no rows", id="no rows"),
+        pytest.param('{"rows": [3]}', "row 0: the row is 3, but must be an object", id="row"),
+    ],
+)
+def test_bad_evaluation(run_folder, content, message):
+    path = run_folder / "evaluation.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BadInput, match=message):
+        recommend(run_folder, 500.0, backend="numpy")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("steps", v) for v in (3, 8, True, "1", None)),
+        *(("candidates", v) for v in (0, 1.5, None)),
+        *(("success", v) for v in (-0.1, 1.1, "1", None)),
+        *(("ci_low", v) for v in (-0.1, None)),
+        *(("ci_high", v) for v in (2, None)),
+    ],
+)
+def test_bad_row(run_folder, name, value):
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": [row(1, 1, 0.5) | {name: value}]})
+    with pytest.raises(BadInput, match=f"row 0: {name} is .*must be"):
+        recommend(run_folder, 500.0, backend="numpy")
+
+
+def test_a_cell_twice(run_folder):
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": [row(1, 1, 0.5), row(1, 1, 0.6)]})
+    with pytest.raises(BadInput, match="a cell of steps and candidates twice"):
+        recommend(run_folder, 500.0, backend="numpy")
