@@ -8,6 +8,7 @@ from ..errors import BadInput
 
 BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
+    "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
 }
 
 

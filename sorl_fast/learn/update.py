@@ -7,7 +7,7 @@ EMAs see the critic and the actor just updated (corrected as well).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,10 @@ class AdamEma:
         """
         grads = torch.autograd.grad(loss, self.params)
         more_grads = () if more is None else torch.autograd.grad(more, self.params)
+        return self.apply(grads, more_grads)
+
+    def apply(self, grads: Sequence[Tensor], more_grads: Sequence[Tensor] = ()) -> Tensor:
+        """Follow the gradient `grads + more_grads`, which are used up; return its norm."""
         self.steps += 1
         config = self._config
         with torch.no_grad():
@@ -115,26 +119,27 @@ class Learner:
 
     def losses(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
         """Return the losses at `batch` without a gradient; used on the validation data."""
-        config = self.config
         with torch.no_grad():
-            q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
-            fm, sc = self._regressions(batch, noise)
+            fm, sc, q_part, q = self.actor_losses(batch, noise)
             return {
-                "critic_loss": self._td_loss(batch, noise),
+                "critic_loss": self.critic_loss(batch, noise),
                 "fm_loss": fm,
                 "sc_loss": sc,
                 "q_loss": q_part,
                 "q_mean": q.mean(),
             }
 
-    def _td_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+    def critic_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        """Return the TD loss."""
         target = td_target(
             self.actor, self.target_critic, batch, noise.td_steps, noise.td_noise, self.config
         )
         return td_loss(self.critic, batch, noise.td_steps, target)
 
-    def _regressions(self, batch: Batch, noise: UpdateNoise) -> list[Tensor]:
-        """Return the flow-matching and the self-consistency loss."""
+    def actor_losses(
+        self, batch: Batch, noise: UpdateNoise
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the flow-matching, self-consistency and Q losses, and Q [B]."""
         terms = (
             flow_matching(batch, noise.fm_t, noise.fm_noise, self.config),
             self_consistency(
@@ -146,7 +151,8 @@ class Learner:
                 self.config,
             ),
         )
-        return regression_losses(self.actor, batch.observations, terms)
+        fm, sc = regression_losses(self.actor, batch.observations, terms)
+        return fm, sc, *q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
 
     def update(self, batch: Batch, noise: UpdateNoise) -> Tensor:
         """Make one update in place.
@@ -157,12 +163,11 @@ class Learner:
             The METRICS in their order, float32, on the device: nothing here waits for it.
         """
         config = self.config
-        critic_loss = self._td_loss(batch, noise)
+        critic_loss = self.critic_loss(batch, noise)
         # The critic's target is next read by the next update, so its EMA may follow at once.
         critic_norm = self.critic_adam.step(critic_loss)
 
-        fm, sc = self._regressions(batch, noise)
-        q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
+        fm, sc, q_part, q = self.actor_losses(batch, noise)
         regression = config.fm_coef * fm + config.sc_coef * sc
         actor_norm = self.actor_adam.step(regression, config.q_coef * q_part)
         actor_loss = regression + config.q_coef * q_part
