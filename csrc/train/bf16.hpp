@@ -103,7 +103,7 @@ struct Bf16 {
   static void column_sums(const T* from, int n, float* sums) {
     const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3F80);
     __m512 a[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, b[2] = {a[0], a[0]};
-    for (int k = 0; k < n; ++k, from += kArea)
+    for (int k = 0; k < n; ++k, from += kPitch)
       for (int j = 0; j < kBlock / 2; ++j) {
         a[j % 2] = _mm512_dpbf16_ps(a[j % 2], (__m512bh)_mm512_loadu_si512(from + j * kBlock), ones);
         b[j % 2] = _mm512_dpbf16_ps(b[j % 2], (__m512bh)_mm512_loadu_si512(from + kArea / 2 + j * kBlock), ones);

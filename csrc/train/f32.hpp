@@ -34,7 +34,8 @@ struct F32 {
   static void transpose(const float*, float*) {}
   static void column_sums(const float* from, int n, float* sums) {
     v16 a{}, b{};
-    for (int r = 0; r < n * kBlock; ++r) a += load(from + r * kBlock), b += load(from + r * kBlock + 16);
+    for (int k = 0; k < n; ++k, from += kPitch)
+      for (int r = 0; r < kBlock; ++r) a += load(from + r * kBlock), b += load(from + r * kBlock + 16);
     store(sums, a), store(sums + 16, b);
   }
 

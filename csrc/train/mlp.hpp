@@ -41,17 +41,17 @@ struct Plan {
     GB = blocks(P::split ? 2 * s.group() : s.group());
     AB = blocks(s.act);
   }
-  std::size_t hidden_area() const { return std::size_t(HB) * HB * kArea; }
+  std::size_t hidden_area() const { return std::size_t(HB) * HB * kPitch; }
   // Forward weights of a member: obs part, group part, hidden layers, last layer.
   std::size_t fwd_x() const { return 0; }
-  std::size_t fwd_group() const { return std::size_t(XB) * HB * kArea; }
-  std::size_t fwd(int l) const { return fwd_group() + std::size_t(GB) * HB * kArea + (l - 1) * hidden_area(); }
-  std::size_t fwd_size() const { return fwd(s.depth) + std::size_t(HB) * OB * kArea; }
+  std::size_t fwd_group() const { return std::size_t(XB) * HB * kPitch; }
+  std::size_t fwd(int l) const { return fwd_group() + std::size_t(GB) * HB * kPitch + (l - 1) * hidden_area(); }
+  std::size_t fwd_size() const { return fwd(s.depth) + std::size_t(HB) * OB * kPitch; }
   // Backward: transposed weights to the actions, to the observation, hidden layers, last layer.
   std::size_t bwd_act() const { return 0; }
-  std::size_t bwd_obs() const { return std::size_t(HB) * AB * kArea; }
-  std::size_t bwd(int l) const { return bwd_obs() + std::size_t(HB) * blocks(s.obs) * kArea + (l - 1) * hidden_area(); }
-  std::size_t bwd_size() const { return bwd(s.depth) + std::size_t(HB) * OB * kArea; }
+  std::size_t bwd_obs() const { return std::size_t(HB) * AB * kPitch; }
+  std::size_t bwd(int l) const { return bwd_obs() + std::size_t(HB) * blocks(s.obs) * kPitch + (l - 1) * hidden_area(); }
+  std::size_t bwd_size() const { return bwd(s.depth) + std::size_t(HB) * OB * kPitch; }
   std::size_t bias(int e, int l) const { return (std::size_t(e) * (s.depth * HB + OB) + std::size_t(l) * HB) * kBlock; }
   std::size_t bias_size() const { return bias(s.members, 0); }
 };
@@ -65,7 +65,7 @@ struct Saved {
   char* base;
   Saved(const Plan<P>& plan, int rows, int steps, const void* memory = nullptr)
       : p(plan), RB(blocks(rows)), S(steps), base(static_cast<char*>(const_cast<void*>(memory))) {}
-  T* elements(std::size_t n) const { return reinterpret_cast<T*>(base) + n * kArea; }
+  T* elements(std::size_t n) const { return reinterpret_cast<T*>(base) + n * kPitch; }
   std::size_t x_blocks() const { return RB * p.XB; }
   std::size_t group_blocks() const { return S * RB * p.GB; }
   std::size_t layer_blocks() const { return S * RB * p.HB; }
@@ -117,14 +117,14 @@ std::size_t own_bytes(const Shape& shape, int rows, int steps, int threads) {
   (void)threads;
   (void)rows;
   const std::size_t n = kMaxChunk;
-  const std::size_t wide = n * p.HB * kArea;
-  const std::size_t forward = sizeof(float) * (2 * wide + n * p.OB * kArea + n * kBlock * shape.act) +
-                              sizeof(T) * (2 * wide + n * (p.XB + p.GB) * kArea);
+  const std::size_t wide = n * p.HB * kPitch;
+  const std::size_t forward = sizeof(float) * (2 * wide + n * p.OB * kPitch + n * kBlock * shape.act) +
+                              sizeof(T) * (2 * wide + n * (p.XB + p.GB) * kPitch);
   const std::size_t backward =
-      sizeof(float) * (3 * wide + n * (p.AB + blocks(shape.obs)) * kArea + n * kBlock * shape.act) +
-      sizeof(T) * (2 * wide + n * p.OB * kArea);
-  const std::size_t weights = sizeof(T) * std::size_t(kGroup) * kSumChunk * kArea +
-                              sizeof(float) * (p.HB + p.OB) * kBlock;
+      sizeof(float) * (3 * wide + n * (p.AB + blocks(shape.obs)) * kPitch + n * kBlock * shape.act) +
+      sizeof(T) * (2 * wide + n * p.OB * kPitch);
+  const std::size_t weights = sizeof(T) * std::size_t(kGroup) * kSumChunk * kPitch +
+                              sizeof(float) * kGroup * kBlock * 2 * 16;
   std::size_t most = forward > backward ? forward : backward;
   if (weights > most) most = weights;
   return most + 4096;
@@ -140,11 +140,27 @@ struct Deltas {
   Deltas(const Plan<P>& plan, int rows, int steps, void* memory)
       : p(plan), RB(blocks(rows)), K(RB * steps), base(static_cast<T*>(memory)) {}
   std::size_t member() const { return (std::size_t(p.s.depth) * p.HB + p.OB) * K + std::size_t(p.HB) * RB; }
-  T* layer(std::size_t e, std::size_t l) const { return base + (e * member() + l * p.HB * K) * kArea; }
+  T* layer(std::size_t e, std::size_t l) const { return base + (e * member() + l * p.HB * K) * kPitch; }
   T* sum(std::size_t e) const {
-    return base + (e * member() + (std::size_t(p.s.depth) * p.HB + p.OB) * K) * kArea;
+    return base + (e * member() + (std::size_t(p.s.depth) * p.HB + p.OB) * K) * kPitch;
   }
-  std::size_t size() const { return p.s.members * member() * kArea; }
+  std::size_t size() const { return p.s.members * member() * kPitch; }
+};
+
+// Behind the deltas: each member's gradients to observations and actions, which are summed in order
+// when all are there, and the column sums of every layer's dz.
+template <class P>
+struct Tail {
+  float *inputs, *sums;
+  std::size_t bytes;
+  Tail(const Plan<P>& p, const Deltas<P>& d, int rows, void* shared) {
+    const Shape& s = p.s;
+    const std::size_t start = align64(d.size() * sizeof(typename P::T));
+    const std::size_t n = std::size_t(s.members) * rows * (s.obs + s.act);
+    inputs = reinterpret_cast<float*>(static_cast<char*>(shared) + start);
+    sums = inputs + align64(n);
+    bytes = start + sizeof(float) * (align64(n) + p.bias_size());
+  }
 };
 
 template <class P>
@@ -152,9 +168,7 @@ std::size_t shared_bytes(const Shape& shape, int rows, int steps, int threads) {
   const Plan<P> p(shape);
   (void)threads;
   const Deltas<P> d(p, rows, steps, nullptr);
-  // The members' gradients to observations and actions are summed in order, after all are there.
-  const std::size_t inputs = std::size_t(shape.members) * blocks(rows) * kBlock * (shape.obs + shape.act);
-  return align64(d.size() * sizeof(typename P::T)) + align64(inputs * sizeof(float)) + 4096;
+  return Tail<P>(p, d, rows, nullptr).bytes + 4096;
 }
 
 // ---- Epilogues ----
@@ -170,7 +184,7 @@ struct HiddenForward {
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
-    const std::size_t at = r * stride + c * kArea;
+    const std::size_t at = r * stride + c * kPitch;
     v16 d[4];
     const v16 y0 = gelu<P::precise, save>(load(x) + b0, d[0]);
     const v16 y1 = gelu<P::precise, save>(load(x + 16) + b1, d[1]);
@@ -196,7 +210,7 @@ struct NormForward {
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
-    const std::size_t at = r * stride + c * kArea;
+    const std::size_t at = r * stride + c * kPitch;
     v16 d[4];
     float* to = y + at + 64 * j;
     store(to, gelu<P::precise, save>(load(x) + b0, d[0]));
@@ -217,7 +231,7 @@ struct Plain {
   const float* bias;  // or null
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
-    float* to = y + r * stride + c * kArea + 64 * j;
+    float* to = y + r * stride + c * kPitch + 64 * j;
     v16 b0{}, b1{};
     if (bias != nullptr) b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
     store(to, load(x) + b0);
@@ -240,14 +254,14 @@ struct HiddenBackward {
   bool first;
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
-    const std::size_t at = r * stride + c * kArea;
+    const std::size_t at = r * stride + c * kPitch;
     v16 d[4];
     P::load_row(slope + at, 2 * j, d[0], d[1]);
     P::load_row(slope + at, 2 * j + 1, d[2], d[3]);
     for (int i = 0; i < 4; ++i) d[i] *= load(x + 16 * i);
     P::store_row(natural + at, 2 * j, d[0], d[1]);
     P::store_row(natural + at, 2 * j + 1, d[2], d[3]);
-    if (paired != nullptr) P::store_pair(paired + r * kArea + c * column, j, d[0], d[1], d[2], d[3]);
+    if (paired != nullptr) P::store_pair(paired + r * kPitch + c * column, j, d[0], d[1], d[2], d[3]);
     if (total != nullptr) {
       float* to = total + at + 64 * j;
       for (int i = 0; i < 4; ++i) store(to + 16 * i, first ? d[i] : load(to + 16 * i) + d[i]);
@@ -255,23 +269,47 @@ struct HiddenBackward {
   }
 };
 
-// Adds to, or writes, rows [0, rows) and columns [0, columns) of a row-major matrix.
+// Adds to, or writes, rows [0, rows) and columns [0, columns) of a weight gradient G. Where LayerNorm's
+// gain and shift were folded into the weights, W' = g W and b' = b + c W, the last addition turns G into
+// dW = g G + c s, s being the column sums of dz, and collects dg = sum of W G and dc = sum of W s by row.
 struct Gradient {
   float* w;
   int rows, columns;
   bool add;
+  const float* weights;  // W at the same place, or null: nothing folded, or more to add
+  const float *sums, *gain, *shift;
+  v16 (*along)[2];  // [rows]
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     for (int i = 0; i < 2; ++i, x += 32) {
       const int row = r * kBlock + 2 * j + i, left = columns - c * kBlock;
       if (row >= rows) return;
-      float* to = w + std::size_t(row) * columns + c * kBlock;
+      const std::size_t at = std::size_t(row) * columns + c * kBlock;
+      float* to = w + at;
       if (left >= kBlock) {
-        store(to, add ? load(to) + load(x) : load(x));
-        store(to + 16, add ? load(to + 16) + load(x + 16) : load(x + 16));
-      } else {
-        for (int n = 0; n < left; ++n) to[n] = add ? to[n] + x[n] : x[n];
+        v16 a = load(x), b = load(x + 16);
+        if (add) a += load(to), b += load(to + 16);
+        if (weights != nullptr) {
+          const v16 w0 = load(weights + at), w1 = load(weights + at + 16);
+          const v16 s0 = load(sums + c * kBlock), s1 = load(sums + c * kBlock + 16);
+          along[row][0] += w0 * a + w1 * b;
+          along[row][1] += w0 * s0 + w1 * s1;
+          a = a * gain[row] + s0 * shift[row], b = b * gain[row] + s1 * shift[row];
+        }
+        store(to, a), store(to + 16, b);
+        continue;
       }
+      alignas(64) float dg[16] = {}, dc[16] = {};
+      for (int n = 0; n < left; ++n) {
+        float a = add ? to[n] + x[n] : x[n];
+        if (weights != nullptr) {
+          const float s = sums[c * kBlock + n];
+          dg[n % 16] += weights[at + n] * a, dc[n % 16] += weights[at + n] * s;
+          a = a * gain[row] + s * shift[row];
+        }
+        to[n] = a;
+      }
+      if (weights != nullptr) along[row][0] += load(dg), along[row][1] += load(dc);
     }
   }
 };
@@ -282,18 +320,18 @@ struct Gradient {
 template <class P, class Value>
 void pack_rows(typename P::T* to, int row_blocks, int column_blocks, int rows, int n, Value value) {
   using T = typename P::T;
-  std::memset(to, 0, sizeof(T) * row_blocks * column_blocks * kArea);
+  std::memset(to, 0, sizeof(T) * row_blocks * column_blocks * kPitch);
   for (int r = 0; r < rows; ++r) {
-    T* row = to + std::size_t(r / kBlock) * column_blocks * kArea + r % kBlock * kBlock;
+    T* row = to + std::size_t(r / kBlock) * column_blocks * kPitch + r % kBlock * kBlock;
     for (int c = 0; c < n; ++c) {
       const float x = value(r, c);
       if constexpr (P::split) {
         const T high = P::narrow(x);
         const int low = n + c;
-        row[c / kBlock * kArea + c % kBlock] = high;
-        row[low / kBlock * kArea + low % kBlock] = P::narrow(x - P::widen(high));
+        row[c / kBlock * kPitch + c % kBlock] = high;
+        row[low / kBlock * kPitch + low % kBlock] = P::narrow(x - P::widen(high));
       } else {
-        row[c / kBlock * kArea + c % kBlock] = x;
+        row[c / kBlock * kPitch + c % kBlock] = x;
       }
     }
   }
@@ -331,8 +369,8 @@ void pack_hidden(const Plan<P>& p, const Net& net, int e, int l, int kb, bool fo
   alignas(64) float block[kArea];
   for (int nb = 0; nb < NB; ++nb) {
     gather(w, in, out, kb * kBlock, nb * kBlock, gain, block);
-    if (forward) P::store_block(block, fwd + (std::size_t(nb) * p.HB + kb) * kArea);
-    if (backward) P::store_transposed(block, bwd + (std::size_t(kb) * NB + nb) * kArea);
+    if (forward) P::store_block(block, fwd + (std::size_t(nb) * p.HB + kb) * kPitch);
+    if (backward) P::store_transposed(block, bwd + (std::size_t(kb) * NB + nb) * kPitch);
   }
 }
 
@@ -356,7 +394,7 @@ void pack_first(const Plan<P>& p, const Net& net, int e, bool forward, bool back
             block[i * kBlock + c] = there ? rows[std::size_t(row) * s.hidden + column] : 0.0f;
           }
         }
-        P::store_block(block, to + (std::size_t(nb) * KB + kb) * kArea);
+        P::store_block(block, to + (std::size_t(nb) * KB + kb) * kPitch);
       }
   };
   const float* group = w + std::size_t(s.obs) * s.hidden;
@@ -368,11 +406,11 @@ void pack_first(const Plan<P>& p, const Net& net, int e, bool forward, bool back
   for (int nb = 0; nb < p.HB; ++nb) {
     for (int kb = 0; kb < p.AB; ++kb) {
       gather(group, s.act, s.hidden, kb * kBlock, nb * kBlock, nullptr, block);
-      P::store_transposed(block, bwd + p.bwd_act() + (std::size_t(kb) * p.HB + nb) * kArea);
+      P::store_transposed(block, bwd + p.bwd_act() + (std::size_t(kb) * p.HB + nb) * kPitch);
     }
     for (int kb = 0; kb < blocks(s.obs); ++kb) {
       gather(w, s.obs, s.hidden, kb * kBlock, nb * kBlock, nullptr, block);
-      P::store_transposed(block, bwd + p.bwd_obs() + (std::size_t(kb) * p.HB + nb) * kArea);
+      P::store_transposed(block, bwd + p.bwd_obs() + (std::size_t(kb) * p.HB + nb) * kPitch);
     }
   }
 }
@@ -434,19 +472,19 @@ void normalise(const float* y, int HB, int width, typename P::T* out, float* rst
   for (int r = 0; r < kBlock; ++r) {
     const float* row = y + r * kBlock;
     v16 s0{}, s1{};
-    for (int c = 0; c < HB; ++c) s0 += load(row + c * kArea), s1 += load(row + c * kArea + 16);
+    for (int c = 0; c < HB; ++c) s0 += load(row + c * kPitch), s1 += load(row + c * kPitch + 16);
     const float mean = sum(s0 + s1) * scale;
     v16 q0{}, q1{};
     for (int c = 0; c < HB; ++c) {
-      const v16 a = load(row + c * kArea) - mean, b = load(row + c * kArea + 16) - mean;
+      const v16 a = load(row + c * kPitch) - mean, b = load(row + c * kPitch + 16) - mean;
       q0 += a * a, q1 += b * b;
     }
     const float var = (sum(q0 + q1) - padding * mean * mean) * scale;
     const float inverse = 1.0f / __builtin_sqrtf((var > 0.0f ? var : 0.0f) + kNormEps);
     if (rstd != nullptr) rstd[r] = inverse;
     for (int c = 0; c < HB; ++c)
-      P::store_row(out + c * kArea, r, (load(row + c * kArea) - mean) * inverse,
-                   (load(row + c * kArea + 16) - mean) * inverse);
+      P::store_row(out + c * kPitch, r, (load(row + c * kPitch) - mean) * inverse,
+                   (load(row + c * kPitch + 16) - mean) * inverse);
   }
 }
 
@@ -456,16 +494,16 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
   const Shape& s = p.s;
   const Net& net = *f.net;
   const int row0 = rb0 * kBlock, rows = f.rows - row0 < nrb * kBlock ? f.rows - row0 : nrb * kBlock;
-  const std::size_t wide = std::size_t(p.HB) * kArea;
+  const std::size_t wide = std::size_t(p.HB) * kPitch;
   const Saved<P> saved(p, f.rows, f.steps, f.saved);
   Bump own{static_cast<char*>(memory)};
   float* pre = own.take<float>(nrb * wide);
   float* y = s.norm ? own.take<float>(nrb * wide) : nullptr;
-  float* out = own.take<float>(std::size_t(nrb) * p.OB * kArea);
+  float* out = own.take<float>(std::size_t(nrb) * p.OB * kPitch);
   float* z = own.take<float>(std::size_t(rows) * s.act);
   T* spare[2] = {own.take<T>(nrb * wide), own.take<T>(nrb * wide)};
-  T* x = own.take<T>(std::size_t(nrb) * p.XB * kArea);
-  T* group = own.take<T>(std::size_t(nrb) * p.GB * kArea);
+  T* x = own.take<T>(std::size_t(nrb) * p.XB * kPitch);
+  T* group = own.take<T>(std::size_t(nrb) * p.GB * kPitch);
   const T* w = static_cast<const T*>(net.forward) + e * p.fwd_size();
   const float* bias = net.bias;
 
@@ -473,7 +511,7 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
   if (keeper) x = saved.x(rb0);
   pack_rows<P>(x, nrb, p.XB, rows, s.obs,
                [&](int r, int c) { return f.obs[std::size_t(row0 + r) * s.obs + c]; });
-  P::template gemm<false>(nrb, p.HB, p.XB, x, p.XB * kArea, kArea, w + p.fwd_x(), p.XB * kArea, kArea,
+  P::template gemm<false>(nrb, p.HB, p.XB, x, p.XB * kPitch, kPitch, w + p.fwd_x(), p.XB * kPitch, kPitch,
                           nullptr, 0, 0, Plain{pre, wide, nullptr});
   std::memcpy(z, f.act + std::size_t(row0) * s.act, sizeof(float) * rows * s.act);
   for (int step = 0; step < f.steps; ++step) {
@@ -491,10 +529,10 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
       const float* b = bias + p.bias(e, l);
       const auto layer = [&](auto epilogue) {
         if (l == 0)
-          P::template gemm<false>(nrb, p.HB, p.GB, group, p.GB * kArea, kArea, w + p.fwd_group(),
-                                  p.GB * kArea, kArea, pre, wide, kArea, epilogue);
+          P::template gemm<false>(nrb, p.HB, p.GB, group, p.GB * kPitch, kPitch, w + p.fwd_group(),
+                                  p.GB * kPitch, kPitch, pre, wide, kPitch, epilogue);
         else
-          P::template gemm<false>(nrb, p.HB, p.HB, from, wide, kArea, w + p.fwd(l), wide, kArea, nullptr,
+          P::template gemm<false>(nrb, p.HB, p.HB, from, wide, kPitch, w + p.fwd(l), wide, kPitch, nullptr,
                                   0, 0, epilogue);
       };
       if (s.norm) {
@@ -507,10 +545,10 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
       }
       from = to;
     }
-    P::template gemm<false>(nrb, p.OB, p.HB, from, wide, kArea, w + p.fwd(s.depth), wide, kArea, nullptr,
-                            0, 0, Plain{out, std::size_t(p.OB) * kArea, bias + p.bias(e, s.depth)});
+    P::template gemm<false>(nrb, p.OB, p.HB, from, wide, kPitch, w + p.fwd(s.depth), wide, kPitch, nullptr,
+                            0, 0, Plain{out, std::size_t(p.OB) * kPitch, bias + p.bias(e, s.depth)});
     const auto output = [&](int r, int c) {
-      return out[(std::size_t(r / kBlock) * p.OB + c / kBlock) * kArea + r % kBlock * kBlock + c % kBlock];
+      return out[(std::size_t(r / kBlock) * p.OB + c / kBlock) * kPitch + r % kBlock * kBlock + c % kBlock];
     };
     if (f.rollout) {
       const float steps = float(f.steps);
@@ -572,8 +610,8 @@ void normalise_backward(const float* dx, const typename P::T* xhat, const typena
       v16 a{}, b{};
       for (int c = 0; c < HB; ++c) {
         v16 x0, x1;
-        P::load_row(xhat + c * kArea, r, x0, x1);
-        const v16 d0 = load(dx + c * kArea + r * kBlock), d1 = load(dx + c * kArea + r * kBlock + 16);
+        P::load_row(xhat + c * kPitch, r, x0, x1);
+        const v16 d0 = load(dx + c * kPitch + r * kBlock), d1 = load(dx + c * kPitch + r * kBlock + 16);
         a += d0 + d1;
         b += d0 * x0 + d1 * x1;
       }
@@ -585,15 +623,15 @@ void normalise_backward(const float* dx, const typename P::T* xhat, const typena
       for (int i = 0; i < 2; ++i) {
         const int r = 2 * j + i;
         v16 x0, x1, g0, g1;
-        P::load_row(xhat + c * kArea, r, x0, x1);
-        P::load_row(slope + c * kArea, r, g0, g1);
-        const float* from = dx + c * kArea + r * kBlock;
+        P::load_row(xhat + c * kPitch, r, x0, x1);
+        P::load_row(slope + c * kPitch, r, g0, g1);
+        const float* from = dx + c * kPitch + r * kBlock;
         d[2 * i] = (load(from) - mean[i] - x0 * along[i]) * rstd[r] * g0;
         d[2 * i + 1] = (load(from + 16) - mean[i] - x1 * along[i]) * rstd[r] * g1;
-        P::store_row(natural + c * kArea, r, d[2 * i], d[2 * i + 1]);
+        P::store_row(natural + c * kPitch, r, d[2 * i], d[2 * i + 1]);
         if (total != nullptr) {
-          store(total + c * kArea + r * kBlock, d[2 * i]);
-          store(total + c * kArea + r * kBlock + 16, d[2 * i + 1]);
+          store(total + c * kPitch + r * kBlock, d[2 * i]);
+          store(total + c * kPitch + r * kBlock + 16, d[2 * i + 1]);
         }
       }
       if (paired != nullptr) P::store_pair(paired + c * column, j, d[0], d[1], d[2], d[3]);
@@ -609,18 +647,18 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
   const Net& net = *b.net;
   const int row0 = rb0 * kBlock, rows = b.rows - row0 < nrb * kBlock ? b.rows - row0 : nrb * kBlock;
   const int XB = blocks(s.obs), RB = blocks(b.rows), S = b.steps;
-  const std::size_t wide = std::size_t(p.HB) * kArea, K = std::size_t(RB) * S;
+  const std::size_t wide = std::size_t(p.HB) * kPitch, K = std::size_t(RB) * S;
   const Saved<P> saved(p, b.rows, S, b.saved);
   const bool weights = b.layers != nullptr;
   const bool summed = S > 1 && (weights || b.grad_obs != nullptr);
   Bump own{static_cast<char*>(memory)};
   float* dx = s.norm ? own.take<float>(nrb * wide) : nullptr;
   float* total = summed ? own.take<float>(nrb * wide) : nullptr;
-  float* dact = own.take<float>(std::size_t(nrb) * p.AB * kArea);
-  float* dobs = own.take<float>(std::size_t(nrb) * XB * kArea);
+  float* dact = own.take<float>(std::size_t(nrb) * p.AB * kPitch);
+  float* dobs = own.take<float>(std::size_t(nrb) * XB * kPitch);
   float* dz = own.take<float>(std::size_t(rows) * s.act);  // rollout: of z
   T* natural[2] = {own.take<T>(nrb * wide), own.take<T>(nrb * wide)};
-  T* last = own.take<T>(std::size_t(nrb) * p.OB * kArea);
+  T* last = own.take<T>(std::size_t(nrb) * p.OB * kPitch);
   const T* w = static_cast<const T*>(net.backward) + e * p.bwd_size();
 
   if (b.rollout)
@@ -643,43 +681,43 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
                             : b.grad[(std::size_t(e) * b.rows + row0 + row) * s.out + column];
             block[r * kBlock + c] = g;
           }
-        T* to = last + (std::size_t(rb) * p.OB + ob) * kArea;
+        T* to = last + (std::size_t(rb) * p.OB + ob) * kPitch;
         for (int r = 0; r < kBlock; ++r)
           P::store_row(to, r, load(block + r * kBlock), load(block + r * kBlock + 16));
-        if (weights) P::store_block(block, deltas.layer(e, s.depth) + (ob * K + k0 + rb) * kArea);
+        if (weights) P::store_block(block, deltas.layer(e, s.depth) + (ob * K + k0 + rb) * kPitch);
       }
     const T* from = last;
     for (int l = s.depth; l >= 1; --l) {
       T* to = natural[l % 2];
       const int KB = l == s.depth ? p.OB : p.HB;
       const T* slope = saved.slope(e, l - 1, step, rb0);
-      T* paired = weights ? deltas.layer(e, l - 1) + k0 * kArea : nullptr;
+      T* paired = weights ? deltas.layer(e, l - 1) + k0 * kPitch : nullptr;
       float* sums = l == 1 ? total : nullptr;
       const auto layer = [&](auto epilogue) {
-        P::template gemm<false>(nrb, p.HB, KB, from, std::size_t(KB) * kArea, kArea, w + p.bwd(l),
-                                std::size_t(KB) * kArea, kArea, nullptr, 0, 0, epilogue);
+        P::template gemm<false>(nrb, p.HB, KB, from, std::size_t(KB) * kPitch, kPitch, w + p.bwd(l),
+                                std::size_t(KB) * kPitch, kPitch, nullptr, 0, 0, epilogue);
       };
       if (s.norm) {
         layer(Plain{dx, wide, nullptr});
         for (int r = 0; r < nrb; ++r)
           normalise_backward<P>(dx + r * wide, saved.act(e, l - 1, step, rb0 + r), slope + r * wide,
                                 saved.rstd(e, l - 1, step, rb0 + r), p.HB, s.hidden, to + r * wide,
-                                paired == nullptr ? nullptr : paired + r * kArea, K * kArea, nullptr);
+                                paired == nullptr ? nullptr : paired + r * kPitch, K * kPitch, nullptr);
       } else {
-        layer(HiddenBackward<P>{slope, to, wide, paired, K * kArea, sums, step == S - 1});
+        layer(HiddenBackward<P>{slope, to, wide, paired, K * kPitch, sums, step == S - 1});
       }
       from = to;
     }
     const auto to_inputs = [&](const T* dz1, int NB, std::size_t at, float* to) {
-      P::template gemm<false>(nrb, NB, p.HB, dz1, wide, kArea, w + at, wide, kArea, nullptr, 0, 0,
-                              Plain{to, std::size_t(NB) * kArea, nullptr});
+      P::template gemm<false>(nrb, NB, p.HB, dz1, wide, kPitch, w + at, wide, kPitch, nullptr, 0, 0,
+                              Plain{to, std::size_t(NB) * kPitch, nullptr});
     };
     if (b.grad_act != nullptr || (b.rollout && step > 0)) to_inputs(from, p.AB, p.bwd_act(), dact);
     if (b.rollout && (b.grad_act != nullptr || step > 0))
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < s.act; ++c)
           dz[r * s.act + c] +=
-              dact[(std::size_t(r / kBlock) * p.AB + c / kBlock) * kArea + r % kBlock * kBlock + c % kBlock];
+              dact[(std::size_t(r / kBlock) * p.AB + c / kBlock) * kPitch + r % kBlock * kBlock + c % kBlock];
     if (step > 0) continue;
     // Layer 1's dz summed over the steps: what the observation's part of its weights, and the
     // observation itself, see.
@@ -688,11 +726,11 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
       sum_natural = natural[from == natural[0] ? 1 : 0];
       for (int rb = 0; rb < nrb; ++rb)
         for (int c = 0; c < p.HB; ++c) {
-          const float* block = total + rb * wide + c * kArea;
+          const float* block = total + rb * wide + c * kPitch;
           for (int r = 0; r < kBlock; ++r)
-            P::store_row(sum_natural + rb * wide + c * kArea, r, load(block + r * kBlock),
+            P::store_row(sum_natural + rb * wide + c * kPitch, r, load(block + r * kBlock),
                          load(block + r * kBlock + 16));
-          if (weights) P::store_block(block, deltas.sum(e) + (std::size_t(c) * RB + rb0 + rb) * kArea);
+          if (weights) P::store_block(block, deltas.sum(e) + (std::size_t(c) * RB + rb0 + rb) * kPitch);
         }
     }
     if (b.grad_obs != nullptr) {
@@ -701,7 +739,7 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < s.obs; ++c)
           to[std::size_t(r) * s.obs + c] =
-              dobs[(std::size_t(r / kBlock) * XB + c / kBlock) * kArea + r % kBlock * kBlock + c % kBlock];
+              dobs[(std::size_t(r / kBlock) * XB + c / kBlock) * kPitch + r % kBlock * kBlock + c % kBlock];
     }
     if (b.grad_act != nullptr) {
       float* to = inputs + std::size_t(s.members) * b.rows * s.obs + (std::size_t(e) * b.rows + row0) * s.act;
@@ -709,7 +747,7 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
         for (int c = 0; c < s.act; ++c)
           to[std::size_t(r) * s.act + c] =
               b.rollout ? dz[r * s.act + c]
-                        : dact[(std::size_t(r / kBlock) * p.AB + c / kBlock) * kArea + r % kBlock * kBlock + c % kBlock];
+                        : dact[(std::size_t(r / kBlock) * p.AB + c / kBlock) * kPitch + r % kBlock * kBlock + c % kBlock];
     }
   }
 }
@@ -731,7 +769,7 @@ void weight_items(const Plan<P>& p, std::size_t K, std::size_t RB, Visit visit) 
       const auto part = [&](bool obs_part, int n, std::size_t k) {
         for (int fb = 0; fb < n; fb += kGroup) {
           const int count = n - fb < kGroup ? n - fb : kGroup;
-          visit(WeightItem{e, l, obs_part, fb, count}, long(count * NB + (fb == 0)) * long(k));
+          visit(WeightItem{e, l, obs_part, fb, count}, long(count * NB) * long(k));
         }
       };
       if (l == 0) {
@@ -744,75 +782,55 @@ void weight_items(const Plan<P>& p, std::size_t K, std::size_t RB, Visit visit) 
 }
 
 template <class P>
-void weight_gradient(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas, const WeightItem& item,
-                     void* memory) {
+void weight_gradient(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas, const float* all_sums,
+                     const WeightItem& item, void* memory) {
   using T = typename P::T;
   const Shape& s = p.s;
   const int e = item.e, l = item.l, out = s.width(l), NB = l == s.depth ? p.OB : p.HB;
   const std::size_t RB = blocks(b.rows), K = item.obs_part ? RB : RB * b.steps;
   const Saved<P> saved(p, b.rows, b.steps, b.saved);
   Bump own{static_cast<char*>(memory)};
-  T* turned = own.take<T>(std::size_t(kGroup) * kSumChunk * kArea);
-  float* sums = own.take<float>(std::size_t(NB) * kBlock);
+  T* turned = own.take<T>(std::size_t(kGroup) * kSumChunk * kPitch);
+  v16(*along)[2] = reinterpret_cast<v16(*)[2]>(own.take<float>(kGroup * kBlock * 2 * 16));
+  const float* sums = all_sums + p.bias(e, l);
 
-  // The left operand, transposed: blocks [k][fb] of what layer l read.
+  // The left operand, to be transposed: blocks [k][fb] of what layer l read.
   const T* left = item.obs_part ? saved.x(0) : l == 0 ? saved.group(0, 0) : saved.act(e, l - 1, 0, 0);
-  const std::size_t left_k = std::size_t(item.obs_part ? p.XB : l == 0 ? p.GB : p.HB) * kArea;
-  left += std::size_t(item.fb) * kArea;
-  const bool once = item.obs_part && b.steps > 1;
-  const T* right = once ? deltas.sum(e) : deltas.layer(e, l);
+  const std::size_t left_k = std::size_t(item.obs_part ? p.XB : l == 0 ? p.GB : p.HB) * kPitch;
+  left += std::size_t(item.fb) * kPitch;
+  const T* right = item.obs_part && b.steps > 1 ? deltas.sum(e) : deltas.layer(e, l);
   const LayerGrad& grad = b.layers[l];
   const int rows = l > 0 ? s.hidden : item.obs_part ? s.obs : s.group();
-  float* w = grad.w + std::size_t(e) * s.in(l) * out + (l == 0 && !item.obs_part ? std::size_t(s.obs) * out : 0);
-  w += std::size_t(item.fb) * kBlock * out;
-  const int left_rows = rows - item.fb * kBlock;
+  const std::size_t start = (std::size_t(e) * s.in(l) + (l == 0 && !item.obs_part ? s.obs : 0) +
+                             std::size_t(item.fb) * kBlock) * out;
+  Gradient epilogue{grad.w + start, rows - item.fb * kBlock, out, false, nullptr, sums, nullptr, nullptr, along};
+  const bool folded = s.norm && l > 0;
+  const std::size_t unit = std::size_t(e) * s.hidden + std::size_t(item.fb) * kBlock;
+  if (folded) {
+    epilogue.gain = b.net->layers[l - 1].g + unit;
+    epilogue.shift = b.net->layers[l - 1].c + unit;
+    std::memset(along, 0, sizeof(float) * kGroup * kBlock * 2 * 16);
+  }
 
   for (std::size_t k = 0; k < K; k += kSumChunk) {
     const int n = static_cast<int>(K - k < kSumChunk ? K - k : kSumChunk);
-    const Gradient epilogue{w, left_rows, out, k > 0};
+    epilogue.add = k > 0;
+    if (folded && k + kSumChunk >= K) epilogue.weights = b.net->layers[l].w + start;
     const T* a = left + k * left_k;
     if constexpr (P::transposes) {
       for (int i = 0; i < item.count; ++i)
         for (int q = 0; q < n; ++q)
-          P::transpose(a + q * left_k + std::size_t(i) * kArea, turned + (std::size_t(i) * kSumChunk + q) * kArea);
-      P::template gemm<false>(item.count, NB, n, turned, std::size_t(kSumChunk) * kArea, kArea,
-                              right + k * kArea, K * kArea, kArea, nullptr, 0, 0, epilogue);
+          P::transpose(a + q * left_k + std::size_t(i) * kPitch, turned + (std::size_t(i) * kSumChunk + q) * kPitch);
+      P::template gemm<false>(item.count, NB, n, turned, std::size_t(kSumChunk) * kPitch, kPitch,
+                              right + k * kPitch, K * kPitch, kPitch, nullptr, 0, 0, epilogue);
     } else {
-      P::template gemm<true>(item.count, NB, n, a, kArea, left_k, right + k * kArea, K * kArea, kArea,
+      P::template gemm<true>(item.count, NB, n, a, kPitch, left_k, right + k * kPitch, K * kPitch, kPitch,
                              nullptr, 0, 0, epilogue);
     }
   }
-
-  const bool folded = s.norm && l > 0;
-  const bool bias = item.fb == 0 && !item.obs_part;
-  if (!folded && !bias) return;
-  for (int nb = 0; nb < NB; ++nb)
-    P::column_sums(right + nb * K * kArea, static_cast<int>(K), sums + nb * kBlock);
-  if (bias) std::memcpy(grad.b + std::size_t(e) * out, sums, sizeof(float) * out);
-  if (!folded) return;
-  // The weights read were W' = g W and the bias b' = b + c W: with G = x^^T dz and s = sum of dz,
-  // dW = g G + c s, dg = sum over columns of W G, dc = sum over columns of W s.
-  const Layer& before = b.net->layers[l - 1];
-  const float* weights = b.net->layers[l].w + std::size_t(e) * s.hidden * out;
-  for (int i = item.fb * kBlock; i < (item.fb + item.count) * kBlock && i < s.hidden; ++i) {
-    const std::size_t at = std::size_t(e) * s.hidden + i;
-    const float gain = before.g[at], shift = before.c[at];
-    const float* from = weights + std::size_t(i) * out;
-    float* to = grad.w + (std::size_t(e) * s.hidden + i) * out;
-    v16 dg{}, dc{};
-    int n = 0;
-    for (; n + 16 <= out; n += 16) {
-      const v16 g = load(to + n), wv = load(from + n), sv = load(sums + n);
-      dg += wv * g, dc += wv * sv;
-      store(to + n, g * gain + sv * shift);
-    }
-    float dg_sum = sum(dg), dc_sum = sum(dc);
-    for (; n < out; ++n) {
-      dg_sum += from[n] * to[n], dc_sum += from[n] * sums[n];
-      to[n] = to[n] * gain + sums[n] * shift;
-    }
-    b.layers[l - 1].g[at] = dg_sum;
-    b.layers[l - 1].c[at] = dc_sum;
+  for (int i = 0; folded && i < item.count * kBlock && item.fb * kBlock + i < s.hidden; ++i) {
+    b.layers[l - 1].g[unit + i] = sum(along[i][0]);
+    b.layers[l - 1].c[unit + i] = sum(along[i][1]);
   }
 }
 
@@ -831,8 +849,8 @@ void backward(Team& team, const Backward& b) {
         const Shape& s = p.s;
         const int T = c.team.size(), E = s.members, RB = blocks(b.rows);
         const Deltas<P> deltas(p, b.rows, b.steps, b.scratch.shared);
-        float* inputs = reinterpret_cast<float*>(static_cast<char*>(b.scratch.shared) +
-                                                 align64(deltas.size() * sizeof(typename P::T)));
+        const Tail<P> tail(p, deltas, b.rows, b.scratch.shared);
+        float* inputs = tail.inputs;
         const int chunk = chunk_rows(RB, E, T), chunks = (RB + chunk - 1) / chunk, items = E * chunks;
         P::begin();
         for (int i = items * t / T; i < items * (t + 1) / T; ++i) {
@@ -841,11 +859,23 @@ void backward(Team& team, const Backward& b) {
         }
         c.team.barrier();
         if (b.layers != nullptr) {
+          // Column sums of dz: the biases' gradients, and what a folded shift needs.
           const std::size_t K = std::size_t(RB) * b.steps;
+          for (int e = 0, item = 0; e < E; ++e)
+            for (int l = 0; l <= s.depth; ++l)
+              for (int nb = 0; nb < (l == s.depth ? p.OB : p.HB); ++nb, ++item) {
+                if (item % T != t) continue;
+                float* to = tail.sums + p.bias(e, l) + nb * kBlock;
+                P::column_sums(deltas.layer(e, l) + nb * K * kPitch, static_cast<int>(K), to);
+                const int n = s.width(l) - nb * kBlock;
+                std::memcpy(b.layers[l].b + std::size_t(e) * s.width(l) + nb * kBlock, to,
+                            sizeof(float) * (n < kBlock ? n : kBlock));
+              }
+          if (s.norm) c.team.barrier();
           long all = 0, before = 0;
           weight_items(p, K, RB, [&](const WeightItem&, long cost) { all += cost; });
           weight_items(p, K, RB, [&](const WeightItem& item, long cost) {
-            if ((before + cost / 2) * T / all == t) weight_gradient(p, b, deltas, item, b.scratch.own[t]);
+            if ((before + cost / 2) * T / all == t) weight_gradient(p, b, deltas, tail.sums, item, b.scratch.own[t]);
             before += cost;
           });
         }

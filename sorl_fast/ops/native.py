@@ -21,7 +21,8 @@ from ..errors import BadInput
 from .reference import Layers
 
 PRECISIONS = ("fp32", "bf16")
-BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32
+BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
+PITCH = BLOCK * BLOCK + 32  # which are so many elements apart
 MAX_DEPTH = 16  # hidden layers that csrc has room for
 _KEPT = 8  # networks whose packed weights are kept
 
@@ -95,7 +96,7 @@ def saved_bytes(s: Sizes, rows: int, steps: int, precision: str) -> int:
         blocks(split * (s.act + s.extra)) + 2 * s.members * s.depth * H
     )
     floats = R * BLOCK * (s.act + (s.members * s.depth * steps if s.norm else 0))
-    return R * per_row_block * BLOCK * BLOCK * size + 4 * floats
+    return R * per_row_block * PITCH * size + 4 * floats
 
 
 class _Packed:
