@@ -30,6 +30,7 @@ struct Amx : Bf16 {
     __asm__ volatile("" ::: "memory");  // the compiler doesn't see that tiles are read from memory
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
+        epilogue.ahead(r, c);
         if (init != nullptr) {
           const float* from = init + r * init_rb + c * init_cb;
           _tile_loadd(0, from, kSumRow);

@@ -40,6 +40,7 @@ struct Avx512Bf16 : Bf16 {
     alignas(64) float block[kArea];
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
+        epilogue.ahead(r, c);
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         const T *x = a + r * a_rb, *w = b + c * b_cb;
         part<11>(0, nk, x, a_k, w, b_k, start, block);

@@ -73,6 +73,7 @@ struct F32 {
     alignas(64) float block[kArea];
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
+        epilogue.ahead(r, c);
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         for (int column = 0; column < kBlock; column += 16 * N) {
           int row = 0;

@@ -9,7 +9,8 @@
 //   column_sums(const T* paired, n, float* sums)
 //   gemm<transposed>(rows, columns, depth in blocks, ..., epilogue)
 //
-// An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums.
+// An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums;
+// ahead(r, c) is called before that block's product, to fetch what pair will read from far away.
 // Included by the instruction sets' files only.
 #pragma once
 
@@ -181,6 +182,7 @@ struct HiddenForward {
   T* slope;
   std::size_t stride;  // elements between row blocks
   const float* bias;
+  void ahead(int, int) const {}
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
@@ -207,6 +209,7 @@ struct NormForward {
   T* slope;
   std::size_t stride;  // elements between row blocks, of both
   const float* bias;
+  void ahead(int, int) const {}
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
@@ -229,6 +232,7 @@ struct Plain {
   float* y;
   std::size_t stride;
   const float* bias;  // or null
+  void ahead(int, int) const {}
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     float* to = y + r * stride + c * kPitch + 64 * j;
@@ -252,6 +256,10 @@ struct HiddenBackward {
   std::size_t column;  // elements between its column blocks
   float* total;        // or null: float blocks as `natural`
   bool first;
+  void ahead(int r, int c) const {
+    const T* from = slope + r * stride + c * kPitch;
+    for (int i = 0; i < kArea; i += 64 / int(sizeof(T))) __builtin_prefetch(from + i);
+  }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const std::size_t at = r * stride + c * kPitch;
@@ -279,6 +287,13 @@ struct Gradient {
   const float* weights;  // W at the same place, or null: nothing folded, or more to add
   const float *sums, *gain, *shift;
   v16 (*along)[2];  // [rows]
+  void ahead(int r, int c) const {
+    for (int i = 0; i < kBlock && r * kBlock + i < rows; ++i) {
+      const std::size_t at = std::size_t(r * kBlock + i) * columns + c * kBlock;
+      __builtin_prefetch(w + at, 1), __builtin_prefetch(w + at + 16, 1);
+      if (weights != nullptr) __builtin_prefetch(weights + at), __builtin_prefetch(weights + at + 16);
+    }
+  }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     for (int i = 0; i < 2; ++i, x += 32) {

@@ -32,14 +32,13 @@ def _load_native() -> ModuleType | BadInput:
     """Import the native operations, or say why they are not there."""
     try:
         module = importlib.import_module(".native", __name__)
-        module.choose_isa("fp32")
     except ImportError as err:
         return BadInput(
             f"the native extension is not built: {err}. Install sorl-fast from a wheel or with a C++ "
             "compiler, or set SORL_BACKEND=torch"
         )
-    except BadInput as err:
-        return err
+    if not module.isas("fp32"):
+        return BadInput("the native extension cannot train on this CPU. Set SORL_BACKEND=torch")
     return module
 
 

@@ -27,6 +27,11 @@ MAX_DEPTH = 16  # hidden layers that csrc has room for
 _KEPT = 8  # networks whose packed weights are kept
 
 
+def isas(precision: str) -> list[str]:
+    """Return the instruction sets that training in `precision` can use here, slowest first."""
+    return list(_native.train_isas(precision))
+
+
 def choose_isa(precision: str) -> str:
     """Return the fastest instruction set for `precision`, or the one that SORL_CPU_ISA names.
 
@@ -35,7 +40,7 @@ def choose_isa(precision: str) -> str:
     BadInput
         This machine has none, or not that one.
     """
-    there = _native.train_isas(precision)
+    there = isas(precision)
     wanted = os.environ.get("SORL_CPU_ISA", "")
     if wanted in there:
         return wanted
@@ -45,7 +50,7 @@ def choose_isa(precision: str) -> str:
             f"SORL_CPU_ISA is {wanted!r}, but training in {precision} on this machine has: {have}. "
             "Leave it unset, or set SORL_BACKEND=torch"
         )
-    return str(there[-1])
+    return there[-1]
 
 
 class Kind(NamedTuple):
@@ -139,7 +144,7 @@ def _network(kind: Kind, params: Sequence[Tensor], obs: int, act: int, precision
 def _lend(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return an uninitialised tensor whose memory goes back to csrc's pool when it dies."""
     count = math.prod(shape)
-    if count * dtype.itemsize < 65536:
+    if count == 0:
         return torch.empty(tuple(shape), dtype=dtype)
     lease = _native.Lease(count * dtype.itemsize)
     return torch.frombuffer(lease, dtype=dtype, count=count).view(tuple(shape))
@@ -220,7 +225,8 @@ def _backward(
     kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - kind.extra
-    grads = [_lend(p.shape) for p in params] if weights else []
+    # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
+    grads = [_lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights]
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
@@ -254,7 +260,7 @@ def _adam_ema_step(
     more_grads = [g.contiguous() for g in more_grads]
     lists = [addresses(grads)] + ([addresses(more_grads)] if more_grads else [])
     norm = _native.adam(
-        *(choose_isa("fp32" if _native.train_isas("fp32") else "bf16"), addresses(params), lists),
+        *(_native.train_isas("fp32")[-1], addresses(params), lists),  # arithmetic is float32 always
         *(addresses(first), addresses(second), addresses(targets), [p.numel() for p in params]),
         *(step, lr, b1, b2, eps, clip_norm, tau),
     )
