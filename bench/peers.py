@@ -167,6 +167,9 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
             q = q.mean(0) if use_mean else q.amin(0)
             return z.view(B, N, A)[self.row, q.view(B, N).argmax(1)]
 
+    # torch.compile keeps what it compiled with the code object, gives up after some eight shapes of one,
+    # and looks through them at every call: each sampler gets a code object of its own.
+    Sampler.forward.__code__ = Sampler.forward.__code__.replace()
     return Sampler().eval()
 
 
@@ -190,7 +193,7 @@ class Torch:
         model = _torch_sampler(policy, cell, self.precision == "bf16")
         x, z = torch.from_numpy(obs), torch.from_numpy(noise)
         torch.set_num_threads(self.threads)  # generated code has the number of threads in it
-        run = torch.compile(model, dynamic=False) if self.compiled else model
+        run = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
 
         def call() -> Any:
             with torch.inference_mode():

@@ -100,13 +100,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--peers", nargs="*", metavar="PEER", help=f"of {', '.join(peers.PEERS)} (default: all)"
     )
     parser.add_argument(
-        "--seconds", type=float, help="time a contender and cell (default: 2, quick 0.4)"
+        "--seconds", type=float, help="time a contender and cell (default: 2, quick 0.3)"
     )
     parser.add_argument(
         "--cold-calls", type=int, help="calls on cold caches, B = 1 (default: 200, quick 50)"
     )
     args = parser.parse_args(argv)
-    args.seconds = (0.4 if args.quick else 2.0) if args.seconds is None else args.seconds
+    args.seconds = (0.3 if args.quick else 2.0) if args.seconds is None else args.seconds
     args.cold_calls = (50 if args.quick else 200) if args.cold_calls is None else args.cold_calls
     if not 0 < args.seconds < 3600:
         raise BadInput(f"seconds is {args.seconds}, but must be above 0 and below 3600")

@@ -20,9 +20,6 @@ namespace sorl {
 
 namespace {
 
-// Up to here the threads work together. Above, reading all weights on each core costs less than
-// handing activations to and fro.
-constexpr int kTogetherRows = 64;
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
@@ -101,7 +98,7 @@ struct Engine::Impl {
   Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
       : model(std::move(m)), p(model->packed()), team(threads), max_rows(rows), max_candidates(candidates) {
     const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-    const int block = std::max(p.many_side.kernels->block_rows, kTogetherRows);
+    const int block = std::max(p.many_side.kernels->block_rows, p.many_side.kernels->together_rows);
     capacity = static_cast<int>(std::min<std::size_t>(total, block));
     scratch.resize(threads);
     const auto lay_out = [&](char* base) {
@@ -226,17 +223,7 @@ struct Engine::Impl {
         k.dense(d);
         meet();
       }
-      d.x = shared.act[turn & 1] + begin * side.act_stride;
-      d.rows = end - begin;
-      d.w = side.actor.head_w;
-      d.bias = side.actor.head_b;
-      d.panel_begin = 0;
-      d.panel_end = side.head_width / k.panel;
-      d.y = own.velocity;
-      d.y_stride = side.head_width * sizeof(float);
-      d.output = Output::linear;
-      d.split_sums = call.total <= p.few_rows && d.panel_end == 1;
-      k.dense(d);
+      velocities(side, shared.act[turn & 1] + begin * side.act_stride, end - begin, own.velocity);
       ++turn;
       for (int r = 0; r < end - begin; ++r)
         for (int a = 0; a < A; ++a)
@@ -249,6 +236,29 @@ struct Engine::Impl {
     // Together, each thread takes whole critics: their LayerNorms need whole rows.
     for (int e = together ? thread : 0; e < p.ensemble; e += together ? team_size : 1)
       critic(own, side, e, first, n, first_obs, count_obs, z_all);
+  }
+
+  // The actor's last layer: float [rows][head_width].
+  void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept {
+    const Kernels& k = *side.kernels;
+    const std::size_t stride = side.head_width * sizeof(float);
+    if (call.total <= p.few_rows && side.actor.head_rows != nullptr) {
+      k.head({reinterpret_cast<const float*>(act), side.act_stride, rows, p.width, p.act_dim,
+              side.actor.head_rows, side.actor.head_b, velocity, stride});
+      return;
+    }
+    Dense d{};
+    d.x = act;
+    d.x_stride = side.act_stride;
+    d.rows = rows;
+    d.k = p.width;
+    d.w = side.actor.head_w;
+    d.panel_end = side.head_width / k.panel;
+    d.bias = side.actor.head_b;
+    d.y = velocity;
+    d.y_stride = stride;
+    d.output = Output::linear;
+    k.dense(d);
   }
 
   void critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
@@ -338,7 +348,7 @@ struct Engine::Impl {
   void run() noexcept {
     const bool threaded = team.size() > 1 && team.alive();
     team_size = threaded ? team.size() : 1;
-    call.together = threaded && call.total <= kTogetherRows;
+    call.together = threaded && call.total <= call.side->kernels->together_rows;
     const int most = p.many_side.kernels->block_rows;
     // As many blocks as there are threads, or a multiple, so that none waits for the last block.
     int blocks = (call.total + most - 1) / most;

@@ -39,7 +39,6 @@ struct Dense {
   std::size_t y_stride;      // bytes
   Output output;
   bool far;                  // the weights likely lie beyond the second-level cache
-  bool split_sums;           // one narrow panel, few rows: split each sum to hide its latency
 };
 
 // x <- (x - mean) / sqrt(var + 1e-6) * g + c over `width` columns, `padded` of them stored.
@@ -55,12 +54,29 @@ struct Norm {
   float* q;
 };
 
+// y[r][a] = b[a] + x[r] . w[a]: the actor's last layer for few rows. Its few outputs would fill a sixth
+// of a panel, and each of them be one long chain of sums.
+struct Head {
+  const float* x;
+  std::size_t x_stride;  // bytes
+  int rows, width, outputs;
+  const float* w;        // [outputs][width]
+  const float* b;
+  float* y;
+  std::size_t y_stride;  // bytes
+};
+
 struct Kernels {
   Isa isa;
   Precision precision;
   int panel;              // columns of a panel
   int k_align;            // K of every product is a multiple of this
   bool bf16_activations;  // else fp32
+  // Up to so many rows the threads of a session walk the layers side by side, each owning columns; above,
+  // each takes rows of its own. Together, a core reads and keeps only its share of the weights (fp32: a
+  // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
+  // activations after each layer.
+  int together_rows;
   int block_rows;         // rows that go through all layers together in the throughput shape
 
   std::size_t (*packed_bytes)(int k, int n);
@@ -71,6 +87,7 @@ struct Kernels {
                 std::size_t y_stride) noexcept;
   void (*dense)(const Dense&) noexcept;
   void (*norm)(const Norm&) noexcept;
+  void (*head)(const Head&) noexcept;  // null where activations are bf16
   // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate.
   void (*normals)(std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, int candidates,
                   int act_dim, int first, int count, float* z) noexcept;

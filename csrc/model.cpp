@@ -88,6 +88,14 @@ class Packer {
     const LayerView& last = v_.actor[v_.depth];
     net.head_w = panels(k, last.w, H, A, W, side.head_width, false);
     net.head_b = row(last.b, A, side.head_width);
+    if (k.head != nullptr) {
+      float* rows = bump_.take<float>(static_cast<std::size_t>(A) * W);
+      if (!bump_.counting())
+        for (int a = 0; a < A; ++a)
+          for (int i = 0; i < H; ++i)
+            rows[static_cast<std::size_t>(a) * W + i] = last.w[static_cast<std::size_t>(i) * A + a];
+      net.head_rows = rows;
+    }
     float* bias = bump_.take<float>(static_cast<std::size_t>(2 * v_.m_disc - 1) * W);
     for (int M = 1; M <= v_.m_disc; M *= 2)
       for (int i = 0; i < M; ++i)

@@ -15,7 +15,7 @@ from typing import Any
 
 def policy(
     *,
-    O: int = 1,  # noqa: E741
+    O: int = 1,
     A: int = 1,
     H: int = 1,
     D: int = 1,

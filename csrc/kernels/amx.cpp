@@ -229,6 +229,7 @@ Kernels make() {
   k.panel = WeightsPairs::panel;
   k.k_align = kTileK;
   k.bf16_activations = true;
+  k.together_rows = 63;  // bound by the weights' way in, which two cores share
   k.block_rows = 256;
   k.packed_bytes = WeightsPairs::packed_bytes;
   k.pack = WeightsPairs::pack;

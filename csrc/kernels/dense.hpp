@@ -3,9 +3,9 @@
 // since the same code compiled for two instruction sets must never meet in the linker.
 //
 // V: type f (W floats), type u (W 32-bit words); zero, set, load, store, add, sub, mul, fma (a b + c),
-// sum, round, scale (a 2^n), recip, min_second (min(a, b), b where a is NaN... see gelu), load_words,
-// low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
-// prefetch_second (to the second); panel_vectors, max_rows.
+// sum, round, scale (a 2^n), recip, clamp (to at most 64, and to where scale works; of a NaN a number),
+// load_words, low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
+// prefetch_second (to the second); panel_vectors (of a panel row), max_rows (of a tile).
 #pragma once
 
 #include <cmath>
@@ -122,25 +122,21 @@ struct Layer {
   static constexpr int W = V::W, VP = V::panel_vectors, P = W * VP;
 
   // R rows by NP panels. Each output is one chain of multiply-adds in the order of k, whatever R and
-  // NP are, so that no split of rows or columns changes a bit; KS > 1 splits the chain and is used
-  // where a single narrow panel would wait on the latency of its sums.
-  template <int R, int NP, int KS>
+  // NP are, so that no split of rows or columns changes a bit.
+  template <int R, int NP>
   __attribute__((noinline)) static void tile(const Dense& d, int row, int panel, int group,
                                              int groups) {
-    f acc[KS][R][NP * VP];
+    f acc[R][NP * VP];
 #pragma GCC unroll 64
-    for (int s = 0; s < KS; ++s)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 64
-      for (int r = 0; r < R; ++r)
-#pragma GCC unroll 64
-        for (int v = 0; v < NP * VP; ++v)
-          acc[s][r][v] = s == 0 ? V::load(d.bias + panel * P + v * W) : V::zero();
+      for (int v = 0; v < NP * VP; ++v) acc[r][v] = V::load(d.bias + panel * P + v * W);
     if (d.init != nullptr)
 #pragma GCC unroll 64
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 64
         for (int v = 0; v < NP * VP; ++v)
-          acc[0][r][v] = V::add(acc[0][r][v], V::load(d.init[row + r] + panel * P + v * W));
+          acc[r][v] = V::add(acc[r][v], V::load(d.init[row + r] + panel * P + v * W));
 
     const std::size_t stride = d.x_stride;
     // Five rows to a base pointer: x86 addresses base + {0, 1, 2, 3, 4} strides with two registers.
@@ -157,7 +153,7 @@ struct Layer {
     const char* ahead = NP > 1 || group > 1 ? w : w + panel_bytes + group * (panel_bytes / 2);
     const std::size_t ahead_step = NP == 1 && groups == 1 ? 2 * kLine : kLine;
 
-    for (int k = 0; k < d.k; k += Weights::k_step * KS) {
+    for (int k = 0; k < d.k; k += Weights::k_step) {
       // Into the first level, eight lines before use: without it matrix-vector products over weights
       // in the second level ran at 73 GB/s, with it at 87 (read limit 92). Non-temporal fetches sent
       // the lines back to memory (10 GB/s); demoting or re-touching lines to keep part of a model
@@ -165,49 +161,46 @@ struct Layer {
 #pragma GCC unroll 64
       for (int p = 0; p < NP; ++p)
 #pragma GCC unroll 64
-        for (std::size_t b = 0; b < KS * row_bytes; b += kLine) V::prefetch(w + p * panel_bytes + b + 8 * kLine);
+        for (std::size_t b = 0; b < row_bytes; b += kLine) V::prefetch(w + p * panel_bytes + b + 8 * kLine);
       if constexpr (R >= 4) {
         V::prefetch_second(ahead);
         V::prefetch_second(ahead + kLine);
         ahead += ahead_step;
       }
+      if constexpr (Weights::k_step == 1) {
+        f weights[NP * VP];
 #pragma GCC unroll 64
-      for (int s = 0; s < KS; ++s) {
-        if constexpr (Weights::k_step == 1) {
-          f weights[NP * VP];
+        for (int v = 0; v < NP * VP; ++v)
+          weights[v] = V::load(reinterpret_cast<const float*>(
+              w + (v / VP) * panel_bytes + (v % VP) * W * sizeof(float)));
 #pragma GCC unroll 64
-          for (int v = 0; v < NP * VP; ++v)
-            weights[v] = V::load(reinterpret_cast<const float*>(
-                w + (v / VP) * panel_bytes + s * row_bytes + (v % VP) * W * sizeof(float)));
+        for (int r = 0; r < R; ++r) {
+          const f value = V::set(reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride)[0]);
 #pragma GCC unroll 64
-          for (int r = 0; r < R; ++r) {
-            const f value = V::set(reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride)[s]);
+          for (int v = 0; v < NP * VP; ++v) acc[r][v] = V::fma(value, weights[v], acc[r][v]);
+        }
+      } else {
+        f low[NP * VP], high[NP * VP];
 #pragma GCC unroll 64
-            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(value, weights[v], acc[s][r][v]);
-          }
-        } else {
-          f low[NP * VP], high[NP * VP];
+        for (int v = 0; v < NP * VP; ++v) {
+          const auto words = V::load_words(w + (v / VP) * panel_bytes +
+                                           (v % VP) * W * sizeof(float));
+          low[v] = V::low(words);
+          high[v] = V::high(words);
+        }
 #pragma GCC unroll 64
-          for (int v = 0; v < NP * VP; ++v) {
-            const auto words = V::load_words(w + (v / VP) * panel_bytes + s * row_bytes +
-                                             (v % VP) * W * sizeof(float));
-            low[v] = V::low(words);
-            high[v] = V::high(words);
-          }
+        for (int r = 0; r < R; ++r) {
+          const auto* values = reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride);
+          const f even = V::set(values[0]), odd = V::set(values[1]);
 #pragma GCC unroll 64
-          for (int r = 0; r < R; ++r) {
-            const auto* values = reinterpret_cast<const float*>(x[r / 5] + (r % 5) * stride) + 2 * s;
-            const f even = V::set(values[0]), odd = V::set(values[1]);
+          for (int v = 0; v < NP * VP; ++v) acc[r][v] = V::fma(even, low[v], acc[r][v]);
 #pragma GCC unroll 64
-            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(even, low[v], acc[s][r][v]);
-#pragma GCC unroll 64
-            for (int v = 0; v < NP * VP; ++v) acc[s][r][v] = V::fma(odd, high[v], acc[s][r][v]);
-          }
+          for (int v = 0; v < NP * VP; ++v) acc[r][v] = V::fma(odd, high[v], acc[r][v]);
         }
       }
-      w += KS * row_bytes;
+      w += row_bytes;
 #pragma GCC unroll 64
-      for (int b = 0; b < (R + 4) / 5; ++b) x[b] += KS * Weights::k_step * sizeof(float);
+      for (int b = 0; b < (R + 4) / 5; ++b) x[b] += Weights::k_step * sizeof(float);
     }
 
 #pragma GCC unroll 64
@@ -215,9 +208,7 @@ struct Layer {
       float* y = offset(static_cast<float*>(d.y), (row + r) * d.y_stride) + panel * P;
 #pragma GCC unroll 64
       for (int v = 0; v < NP * VP; ++v) {
-        f sum = acc[0][r][v];
-#pragma GCC unroll 64
-        for (int s = 1; s < KS; ++s) sum = V::add(sum, acc[s][r][v]);
+        const f sum = acc[r][v];
         V::store(y + v * W, d.output == Output::linear ? sum : gelu<V>(sum));
       }
     }
@@ -236,21 +227,13 @@ struct Layer {
     } else if (rows_here != R) {
       rows<R - 1>(d, rows_here, row, panel, panels, group, groups);
     } else if (panels == side_by_side(R) && panels > 1) {
-      tile<R, side_by_side(R), 1>(d, row, panel, group, groups);
+      tile<R, side_by_side(R)>(d, row, panel, group, groups);
     } else {
-      for (int p = 0; p < panels; ++p) tile<R, 1, 1>(d, row, panel + p, group, groups);
+      for (int p = 0; p < panels; ++p) tile<R, 1>(d, row, panel + p, group, groups);
     }
   }
 
   static void run(const Dense& d) noexcept {
-    if (d.split_sums) {
-      for (int r = 0; r < d.rows; ++r)
-        if (d.k % (4 * Weights::k_step) == 0)
-          tile<1, 1, 4>(d, r, d.panel_begin, r, d.rows);
-        else
-          tile<1, 1, 1>(d, r, d.panel_begin, r, d.rows);
-      return;
-    }
     const int groups = (d.rows + V::max_rows - 1) / V::max_rows;
     const int together = d.rows <= V::max_rows ? side_by_side(d.rows) : 1;
     for (int panel = d.panel_begin; panel < d.panel_end; panel += together) {
@@ -326,6 +309,22 @@ inline void norm(const Norm& d) noexcept {
         sums[v % step] = V::fma(n, V::load(d.head_w + v * W), sums[v % step]);
       }
       d.q[r] = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) + d.head_b;
+    }
+  }
+}
+
+template <class V>
+inline void head(const Head& d) noexcept {
+  constexpr int W = V::W, step = 4;
+  for (int r = 0; r < d.rows; ++r) {
+    const float* x = offset(d.x, r * d.x_stride);
+    float* y = offset(d.y, r * d.y_stride);
+    for (int a = 0; a < d.outputs; ++a) {
+      const float* w = d.w + static_cast<std::size_t>(a) * d.width;
+      typename V::f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
+      for (int v = 0; v < d.width / W; ++v)
+        sums[v % step] = V::fma(V::load(x + v * W), V::load(w + v * W), sums[v % step]);
+      y[a] = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) + d.b[a];
     }
   }
 }

@@ -60,8 +60,8 @@ struct Scalar {
   }
   static f scale(f a, f n) {
     return each([&](int i) {
-      const std::int32_t e = static_cast<std::int32_t>(n.v[i]) << 23;
-      return float_of(bits_of(a.v[i]) + static_cast<std::uint32_t>(e));
+      const auto e = static_cast<std::uint32_t>(static_cast<std::int32_t>(n.v[i]));
+      return float_of(bits_of(a.v[i]) + (e << 23));
     });
   }
   static float sum(f a) { return (a.v[0] + a.v[1]) + (a.v[2] + a.v[3]); }

@@ -15,12 +15,14 @@ Kernels table(Isa isa, int block_rows) {
   k.panel = V::W * V::panel_vectors;
   k.k_align = Weights::k_step;
   k.bf16_activations = false;
+  k.together_rows = Weights::precision == Precision::fp32 ? 31 : 15;
   k.block_rows = block_rows;
   k.packed_bytes = Weights::packed_bytes;
   k.pack = Weights::pack;
   k.input = input_f32;
   k.dense = Layer<V, Weights>::run;
   k.norm = norm<V, StoreF32<V>>;
+  k.head = head<V>;
   k.normals = philox_normals;
   k.burn = burn<V>;
   k.read = read_all<V>;

@@ -67,6 +67,17 @@ def test_torch_compile(policy, torch_threads):
     assert error_of(Torch("fp32", 1, compiled=True), policy, CELLS[1]) < 1e-5
 
 
+@pytest.mark.slow  # imports the compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+def test_torch_compile_takes_any_number_of_cells(policy, torch_threads, monkeypatch):
+    compile_with_inductor = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda model, **how: compile_with_inductor(model, backend="eager", **how)
+    )
+    for B in range(1, 11):  # 8 shapes of one code object are the most that it compiles
+        assert error_of(Torch("fp32", 1, compiled=True), policy, Cell(B, 1, 1, 3, 2)) < 1e-5
+
+
 def test_onnxruntime(policy):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
