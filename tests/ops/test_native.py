@@ -2,6 +2,10 @@
 
 import math
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -303,6 +307,45 @@ def test_memory_is_used_again(lane):
         torch.autograd.grad(native.rollout(net, x, z, 4, lane).sum(), flat(net))
         idle.append(_native.lease_idle_bytes())
     assert idle[0] == idle[1] == idle[2]
+
+
+EMULATED = """
+import ctypes, os, sys
+assert ctypes.CDLL(sys.argv[1]).emulate_tiles() == 1
+from sorl_fast import _native, ops
+_native._assume_tiles_for_test()
+assert _native.train_isas("bf16")[-1] == "amx"
+_native.lease_fill(0xFF)
+from ops import test_native as t
+for shape in t.SHAPES[:3]:
+    t.test_velocity("bf16", shape)
+    t.test_rollout("bf16", shape, 2)
+    t.test_critic_ensemble("bf16", shape, 2)
+for E in (0, 3):
+    t.test_threads_do_not_change_a_bit("bf16", E)
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="AMX is of x86-64")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to build the emulator")
+def test_amx_emulated(tmp_path):
+    """The tiles' object code itself, its instructions emulated where the machine has none."""
+    tests = Path(__file__).parent.parent
+    library = tmp_path / "tile_emulator.so"
+    command = ["g++", "-std=c++17", "-O2", "-mfma", "-fPIC", "-shared", "-o", library]
+    subprocess.run([*command, tests / "native" / "tile_emulator.cpp"], check=True)
+    if "avx512_bf16" not in native.isas("bf16"):
+        pytest.skip("the code around the tiles needs AVX512_BF16")
+    done = subprocess.run(
+        [sys.executable, "-c", EMULATED, library],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+        timeout=250,
+    )
+    assert done.stdout == "done\n", done.stderr
 
 
 # ---- Who is sent where ----
