@@ -94,9 +94,9 @@ struct Saved {
 // Row blocks of a member that one work item takes: so many that every thread is busy if there are
 // enough, and no more than stay in the second-level cache.
 inline int chunk_rows(int RB, int members, int threads) {
-  int chunk = RB < kMaxChunk ? RB : kMaxChunk;
-  while (chunk > 1 && (members * ((RB + chunk - 1) / chunk)) % threads != 0) --chunk;
-  return chunk;
+  int chunks = (RB + kMaxChunk - 1) / kMaxChunk;
+  while (chunks < RB && members * chunks % threads != 0) ++chunks;
+  return (RB + chunks - 1) / chunks;
 }
 
 // Memory handed out from a block, 64-byte aligned.
