@@ -344,15 +344,18 @@ def _register_autograd(name: str, kind: Kind) -> None:
     def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         params, _, act, *rest = inputs
         ctx.save_for_backward(*params, output[1])
+        ctx.set_materialize_grads(False)  # else torch writes zeros as large as all that was kept
         ctx.act_dim = act.shape[1]
         ctx.steps = rest[0] if kind.rollout else 1
         ctx.precision, ctx.saving = rest[-2], rest[-1]
 
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+        needs, to_obs, to_act, *others = ctx.needs_input_grad
+        if grad is None:
+            return [None] * len(needs), None, None, *([None] * len(others))
         if not ctx.saving:
             raise RuntimeError(f"sorl_fast::{name} was called with save=False: no gradient")
         *params, saved = ctx.saved_tensors
-        needs, to_obs, to_act, *others = ctx.needs_input_grad
         weights = any(needs)
         grads = torch.ops.sorl_fast.network_backward(
             *(grad, params, saved, kind.norm, kind.rollout, ctx.act_dim, ctx.steps),
