@@ -15,6 +15,9 @@ namespace sorl::train {
 namespace {
 
 constexpr std::size_t kHuge = 2u << 20;
+// Microseconds that workers wait for the next call before they park: between two operations of an update
+// Python has less to do than that, and to wake a parked thread costs as much as a small product.
+constexpr int kSpin = 2000;
 
 struct Pool {
   std::mutex mutex;
@@ -69,7 +72,7 @@ int Runtime::threads() {
 }
 
 void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
-  if (team_ == nullptr) team_ = std::make_unique<Team>(threads_);
+  if (team_ == nullptr) team_ = std::make_unique<Team>(threads_, kSpin);
   if (!team_->alive()) throw std::bad_alloc();
   if (ops == nullptr) return;
   const std::size_t shared = ops->shared_bytes(*shape, rows, steps, threads_);

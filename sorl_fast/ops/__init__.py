@@ -18,8 +18,14 @@ from . import reference
 from .reference import Layers, aggregate, best_of_n
 
 __all__ = [
-    *("adam_ema_step", "aggregate", "backend", "best_of_n", "configure", "critic_ensemble"),
-    *("rollout", "velocity"),
+    "adam_ema_step",
+    "aggregate",
+    "backend",
+    "best_of_n",
+    "configure",
+    "critic_ensemble",
+    "rollout",
+    "velocity",
 ]
 
 BACKENDS = ("native", "torch")
@@ -97,7 +103,9 @@ def configure(*, precision: str = "fp32", threads: int = 1) -> None:
         native.choose_isa(precision)
         native._native.set_train_threads(min(threads, 8))
     elif precision != "fp32":
-        raise BadInput("precision is 'bf16', but only the native backend has it. Use --precision fp32")
+        raise BadInput(
+            "precision is 'bf16', but only the native backend has it. Use --precision fp32"
+        )
     _precision = precision
 
 
@@ -131,7 +139,7 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     native = _choose(actor, obs, z, t, log2_steps)
     if native is None or t.requires_grad or log2_steps.requires_grad:
         return reference.velocity(actor, obs, z, t, log2_steps)
-    return native.velocity(actor, obs, z, t, log2_steps, _precision)  # type: ignore[no-any-return]
+    return native.velocity(actor, obs, z, t, log2_steps, _precision)
 
 
 def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
@@ -139,7 +147,7 @@ def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
     native = _choose(actor, obs, noise)
     if native is None:
         return reference.rollout(actor, obs, noise, steps)
-    return native.rollout(actor, obs, noise, steps, _precision)  # type: ignore[no-any-return]
+    return native.rollout(actor, obs, noise, steps, _precision)
 
 
 def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
@@ -147,7 +155,7 @@ def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) ->
     native = _choose(critic, obs, actions)
     if native is None:
         return reference.critic_ensemble(critic, obs, actions, steps)
-    return native.critic_ensemble(critic, obs, actions, steps, _precision)  # type: ignore[no-any-return]
+    return native.critic_ensemble(critic, obs, actions, steps, _precision)
 
 
 def adam_ema_step(
@@ -171,7 +179,7 @@ def adam_ema_step(
     native = _choose(None, *grads, *more_grads, *state)
     fits = native is not None and all(x.is_contiguous() for x in state)
     step_of = native.adam_ema_step if native is not None and fits else reference.adam_ema_step
-    return step_of(  # type: ignore[no-any-return]
+    return step_of(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
     )  # fmt: skip

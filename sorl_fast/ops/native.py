@@ -226,7 +226,9 @@ def _backward(
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - kind.extra
     # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
-    grads = [_lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights]
+    grads = [
+        _lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
+    ]
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
@@ -269,31 +271,33 @@ def _adam_ema_step(
     return torch.tensor(norm)
 
 
-_library = torch.library.Library("sorl_fast", "DEF")
 _NETWORK = "Tensor[] params, Tensor obs, Tensor act"
-_library.define(
-    f"velocity({_NETWORK}, Tensor t, Tensor log2_steps, str precision, bool save) -> (Tensor, Tensor)"
-)
-_library.define(
-    f"rollout({_NETWORK}, int steps, str precision, bool save) -> (Tensor, Tensor)"
-)
-_library.define(
-    f"critic_ensemble({_NETWORK}, int k, str precision, bool save) -> (Tensor, Tensor)"
-)
-_library.define(
-    "network_backward(Tensor grad, Tensor[] params, Tensor saved, bool norm, bool rollout, "
-    "int act_dim, int steps, str precision, bool weights, bool to_obs, bool to_act) -> Tensor[]"
-)
-_library.define(
-    "adam_ema_step(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
-    "Tensor(c!)[] second, Tensor(d!)[] targets, int step, float lr, float b1, float b2, float eps, "
-    "float clip_norm, float tau) -> Tensor"
-)
-_library.impl("velocity", _velocity, "CPU")
-_library.impl("rollout", _rollout, "CPU")
-_library.impl("critic_ensemble", _critic, "CPU")
-_library.impl("network_backward", _backward, "CPU")
-_library.impl("adam_ema_step", _adam_ema_step, "CPU")
+_SCHEMAS = {
+    "velocity": (
+        f"({_NETWORK}, Tensor t, Tensor log2_steps, str precision, bool save) -> (Tensor, Tensor)",
+        _velocity,
+    ),
+    "rollout": (f"({_NETWORK}, int steps, str precision, bool save) -> (Tensor, Tensor)", _rollout),
+    "critic_ensemble": (
+        f"({_NETWORK}, int k, str precision, bool save) -> (Tensor, Tensor)",
+        _critic,
+    ),
+    "network_backward": (
+        "(Tensor grad, Tensor[] params, Tensor saved, bool norm, bool rollout, int act_dim, int steps, "
+        "str precision, bool weights, bool to_obs, bool to_act) -> Tensor[]",
+        _backward,
+    ),
+    "adam_ema_step": (
+        "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
+        "Tensor(c!)[] second, Tensor(d!)[] targets, int step, float lr, float b1, float b2, float eps, "
+        "float clip_norm, float tau) -> Tensor",
+        _adam_ema_step,
+    ),
+}
+_library: Any = torch.library.Library("sorl_fast", "DEF")  # type: ignore[no-untyped-call]
+for _name, (_schema, _function) in _SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _function, "CPU")
 
 
 def _fake_forward(
@@ -332,7 +336,9 @@ def _(grad, params, saved, norm, rollout, act_dim, steps, precision, weights, to
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - Kind(norm, rollout).extra
     grads = [torch.empty_like(p) for p in params] if weights else []
-    return grads + [grad.new_empty((B, n)) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked]
+    return grads + [
+        grad.new_empty((B, n)) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked
+    ]
 
 
 @torch.library.register_fake("sorl_fast::adam_ema_step")
@@ -362,7 +368,11 @@ def _register_autograd(name: str, kind: Kind) -> None:
             *(ctx.precision, weights, to_obs, to_act),
         )
         n = len(params)
-        of_params = [g if need else None for g, need in zip(grads[:n], needs, strict=True)] if weights else [None] * n
+        of_params = (
+            [g if need else None for g, need in zip(grads[:n], needs, strict=True)]
+            if weights
+            else [None] * n
+        )
         tail = list(grads[n:] if weights else grads)
         of_obs = tail.pop(0) if to_obs else None
         of_act = tail.pop(0) if to_act else None
@@ -391,7 +401,7 @@ def velocity(
     params = _flat(actor)
     save = _saving(params, obs, z)
     out, _ = torch.ops.sorl_fast.velocity(params, obs, z, t, log2_steps, precision, save)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
@@ -399,7 +409,7 @@ def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: st
     params = _flat(actor)
     save = _saving(params, obs, noise)
     out, _ = torch.ops.sorl_fast.rollout(params, obs, noise, steps, precision, save)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def critic_ensemble(
@@ -409,7 +419,7 @@ def critic_ensemble(
     params = _flat(critic)
     save = _saving(params, obs, actions)
     out, _ = torch.ops.sorl_fast.critic_ensemble(params, obs, actions, steps, precision, save)
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def adam_ema_step(
@@ -429,7 +439,7 @@ def adam_ema_step(
     more_grads: Sequence[Tensor] = (),
 ) -> Tensor:
     """Do what `reference.adam_ema_step` does."""
-    return torch.ops.sorl_fast.adam_ema_step(  # type: ignore[no-any-return]
+    return torch.ops.sorl_fast.adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
         *(step, lr, b1, b2, eps, clip_norm, tau),
     )

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def layers(O, A, H, depth, *, E=0, seed=0):
     lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
     sizes = [O + A + extra, *[H] * depth, out]
     found = []
-    for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (a, b) in enumerate(pairwise(sizes)):
         bound = math.sqrt(6 / (a + b))
         layer = [torch.empty(*lead, a, b).uniform_(-bound, bound, generator=g)]
         layer.append(0.1 * torch.randn(*lead, b, generator=g))
@@ -182,10 +183,8 @@ def test_threads_do_not_change_a_bit(lane, E):
     found = []
     for threads in (1, 2, 3):
         ops.configure(precision=lane, threads=threads)
-        if E:
-            y = native.critic_ensemble(net, x, z, 2, lane)
-        else:
-            y = native.rollout(net, x, z, 4, lane)
+        op = native.critic_ensemble if E else native.rollout
+        y = op(net, x, z, 2, lane)
         found.append([y, *torch.autograd.grad(y.square().sum(), [*flat(net), z])])
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
