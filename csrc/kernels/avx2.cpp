@@ -7,7 +7,7 @@ namespace sorl {
 namespace {
 
 struct Avx2 {
-  static constexpr int W = 8, panel_vectors = 2, max_rows = 6;
+  static constexpr int W = 8, panel_vectors = 2, max_rows = 6, max_rows_bf16 = 5;
   using f = __m256;
   using u = __m256i;
 

@@ -16,7 +16,7 @@ namespace {
 // A tile of 14 rows by 32 columns keeps 28 sums in registers and reads 16 values for 28 multiply-adds;
 // its weights come from the second-level cache at 9 bytes a cycle.
 struct Avx512 {
-  static constexpr int W = 16, panel_vectors = 2, max_rows = 14;
+  static constexpr int W = 16, panel_vectors = 2, max_rows = 14, max_rows_bf16 = 12;
   using f = __m512;
   using u = __m512i;
 

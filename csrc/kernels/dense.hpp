@@ -5,7 +5,8 @@
 // V: type f (W floats), type u (W 32-bit words); zero, set, load, store, add, sub, mul, fma (a b + c),
 // sum, round, scale (a 2^n), recip, clamp (to at most 64, and to where scale works; of a NaN a number),
 // load_words, low (word << 16 as float), high (word as float), prefetch (to the first level of cache),
-// prefetch_second (to the second); panel_vectors (of a panel row), max_rows (of a tile).
+// prefetch_second (to the second); panel_vectors (of a panel row), max_rows (of a tile;
+// max_rows_bf16 where two more registers an input are busy with widening).
 #pragma once
 
 #include <cmath>
@@ -64,7 +65,7 @@ inline typename V::f gelu(typename V::f x) {
 // Weights in fp32: a panel row is panel_vectors vectors.
 template <class V>
 struct WeightsF32 {
-  static constexpr int k_step = 1;
+  static constexpr int k_step = 1, max_rows = V::max_rows;
   static constexpr Precision precision = Precision::fp32;
 
   static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(float) * k * n; }
@@ -85,7 +86,7 @@ struct WeightsF32 {
 // weight is still as near to the true one as bf16 gets.
 template <class V>
 struct WeightsBf16 {
-  static constexpr int k_step = 2;
+  static constexpr int k_step = 2, max_rows = V::max_rows_bf16;
   static constexpr Precision precision = Precision::bf16;
 
   static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(std::uint16_t) * k * n; }
@@ -234,14 +235,14 @@ struct Layer {
   }
 
   static void run(const Dense& d) noexcept {
-    const int groups = (d.rows + V::max_rows - 1) / V::max_rows;
-    const int together = d.rows <= V::max_rows ? side_by_side(d.rows) : 1;
+    const int groups = (d.rows + Weights::max_rows - 1) / Weights::max_rows;
+    const int together = d.rows <= Weights::max_rows ? side_by_side(d.rows) : 1;
     for (int panel = d.panel_begin; panel < d.panel_end; panel += together) {
       const int here = panel + together <= d.panel_end ? together : d.panel_end - panel;
       for (int g = 0; g < groups; ++g) {
         const int from = static_cast<int>(static_cast<std::int64_t>(d.rows) * g / groups);
         const int to = static_cast<int>(static_cast<std::int64_t>(d.rows) * (g + 1) / groups);
-        rows<V::max_rows>(d, to - from, from, panel, here, g, groups);
+        rows<Weights::max_rows>(d, to - from, from, panel, here, g, groups);
       }
     }
   }

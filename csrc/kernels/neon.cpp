@@ -7,7 +7,7 @@ namespace sorl {
 namespace {
 
 struct Neon {
-  static constexpr int W = 4, panel_vectors = 4, max_rows = 6;
+  static constexpr int W = 4, panel_vectors = 4, max_rows = 6, max_rows_bf16 = 5;
   using f = float32x4_t;
   using u = uint32x4_t;
 

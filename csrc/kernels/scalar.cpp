@@ -6,7 +6,7 @@ namespace sorl {
 namespace {
 
 struct Scalar {
-  static constexpr int W = 4, panel_vectors = 2, max_rows = 2;
+  static constexpr int W = 4, panel_vectors = 2, max_rows = 2, max_rows_bf16 = 2;
   struct f {
     float v[W];
   };
