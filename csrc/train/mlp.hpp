@@ -14,6 +14,8 @@
 // Included by the instruction sets' files only.
 #pragma once
 
+#include <atomic>
+
 #include "../denormals.hpp"
 #include "train.hpp"
 #include "vec.hpp"
@@ -774,25 +776,18 @@ struct WeightItem {
   int fb, count;
 };
 
-// Calls visit(item, cost) for every part, in order.
+// Calls visit(item) for every part, in order.
 template <class P, class Visit>
-void weight_items(const Plan<P>& p, std::size_t K, std::size_t RB, Visit visit) {
+void weight_items(const Plan<P>& p, Visit visit) {
   const Shape& s = p.s;
   for (int e = 0; e < s.members; ++e)
-    for (int l = 0; l <= s.depth; ++l) {
-      const int NB = l == s.depth ? p.OB : p.HB;
-      const auto part = [&](bool obs_part, int n, std::size_t k) {
-        for (int fb = 0; fb < n; fb += kGroup) {
-          const int count = n - fb < kGroup ? n - fb : kGroup;
-          visit(WeightItem{e, l, obs_part, fb, count}, long(count * NB) * long(k));
-        }
+    for (int l = s.depth; l >= 0; --l) {
+      const auto part = [&](bool obs_part, int n) {
+        for (int fb = 0; fb < n; fb += kGroup)
+          visit(WeightItem{e, l, obs_part, fb, n - fb < kGroup ? n - fb : kGroup});
       };
-      if (l == 0) {
-        part(true, blocks(s.obs), RB);
-        part(false, blocks(s.group()), K);
-      } else {
-        part(false, p.HB, K);
-      }
+      if (l == 0) part(true, blocks(s.obs));
+      part(false, l == 0 ? blocks(s.group()) : p.HB);
     }
 }
 
@@ -854,10 +849,11 @@ void backward(Team& team, const Backward& b) {
   struct Context {
     Team& team;
     const Backward& b;
+    std::atomic<int> next{0};  // part of the weights' gradients
   } context{team, b};
   team.run(
       [](void* pointer, int t) noexcept {
-        const Context& c = *static_cast<Context*>(pointer);
+        Context& c = *static_cast<Context*>(pointer);
         const Backward& b = c.b;
         const FlushDenormals flush;
         const Plan<P> p(b.net->shape);
@@ -887,11 +883,13 @@ void backward(Team& team, const Backward& b) {
                             sizeof(float) * (n < kBlock ? n : kBlock));
               }
           if (s.norm) c.team.barrier();
-          long all = 0, before = 0;
-          weight_items(p, K, RB, [&](const WeightItem&, long cost) { all += cost; });
-          weight_items(p, K, RB, [&](const WeightItem& item, long cost) {
-            if ((before + cost / 2) * T / all == t) weight_gradient(p, b, deltas, tail.sums, item, b.scratch.own[t]);
-            before += cost;
+          // Whoever is free takes the next part. Which thread that is changes no bit: every part writes
+          // its own entries, in its own order.
+          int index = 0, mine = c.next.fetch_add(1, std::memory_order_relaxed);
+          weight_items(p, [&](const WeightItem& item) {
+            if (index++ != mine) return;
+            weight_gradient(p, b, deltas, tail.sums, item, b.scratch.own[t]);
+            mine = c.next.fetch_add(1, std::memory_order_relaxed);
           });
         }
         P::end();
