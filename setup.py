@@ -32,7 +32,7 @@ setup(
     ext_modules=[
         Extension(
             "sorl_fast._native",
-            ["csrc/bindings.cpp"],
+            ["csrc/bindings.cpp", "csrc/train/bindings.cpp"],
             include_dirs=["csrc", "csrc/include", pybind11.get_include()],
             extra_compile_args=["-std=c++17", *LIST["flags"]],
             extra_link_args=["-pthread", "-Wl,-s"],  # -s: Python's own flags ask for debug symbols

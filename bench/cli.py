@@ -10,6 +10,7 @@ BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "loop": "a control loop's jitter and missed deadlines",
+    "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
 }
 
 

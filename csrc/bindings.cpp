@@ -16,6 +16,7 @@
 
 #include "kernels.hpp"
 #include "model.hpp"
+#include "train/bindings.hpp"
 
 namespace py = pybind11;
 
@@ -390,4 +391,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         arg("seconds") = 0.05, "Multiply-add limit, FLOP a second.");
   m.def("read_rate", &read_rate, arg("bytes"), arg("threads") = 1, arg("seconds") = 0.05,
         "Read bandwidth of a working set per thread, bytes a second, all threads.");
+
+  train::bind(m);
 }

@@ -19,9 +19,6 @@ namespace sorl {
 
 namespace {
 
-// How long a worker spins after a call before it parks: long enough for a caller that comes straight
-// back, short enough not to burn a core between the calls of a 1 kHz loop.
-constexpr auto kSpin = std::chrono::microseconds(200);
 // Polls between looks at the clock, and before a waiting thread offers its core to another.
 constexpr int kPolls = 64, kPatience = 20000;
 
@@ -59,6 +56,7 @@ void spin_until(Done done) noexcept {
 
 struct Team::Shared {
   int size = 1;
+  std::chrono::microseconds spin{};
   Work work = nullptr;
   void* context = nullptr;
   bool quit = false;
@@ -69,7 +67,7 @@ struct Team::Shared {
   alignas(64) std::atomic<std::uint32_t> phase{0};
 };
 
-Team::Team(int threads) : size_(threads) {
+Team::Team(int threads, int spin_microseconds) : size_(threads), spin_(spin_microseconds) {
   if (size_ == 1) return;
   count_forks();
   start();
@@ -81,6 +79,7 @@ void Team::start() {
   forks_ = forks.load(std::memory_order_relaxed);
   shared_ = std::make_unique<Shared>();
   shared_->size = size_;
+  shared_->spin = std::chrono::microseconds(spin_);
   // Signals are the caller's business: workers inherit a mask that blocks all but a thread's own faults.
   sigset_t mask, before;
   sigfillset(&mask);
@@ -158,7 +157,7 @@ void Team::worker(Shared* shared, int thread) noexcept {
   Shared& s = *shared;
   std::uint32_t seen = 0;
   for (;;) {
-    const auto until = std::chrono::steady_clock::now() + kSpin;
+    const auto until = std::chrono::steady_clock::now() + s.spin;
     for (int polls = 1; s.job.load(std::memory_order_acquire) == seen; ++polls) {
       relax();
       if (polls % kPolls == 0 && std::chrono::steady_clock::now() > until) {

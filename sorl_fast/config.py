@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from .errors import BadInput
 
 QAgg = Literal["mean", "min"]
+Precision = Literal["fp32", "bf16"]
 
 
 def option(default: Any = MISSING, *, help: str) -> Any:  # noqa: A002 - argparse's own word
@@ -129,7 +130,8 @@ class TrainConfig:
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
     workers: int = option(2, help="processes of the periodic evaluation")
     device: str = option("cpu", help="torch device of the training: cpu, cuda, cuda:1, ...")
-    threads: int = option(0, help="torch threads; 0: one a core that this process may use")
+    precision: Precision = option("fp32", help="fp32, or bf16: products of bf16 numbers, all else float32; faster where the CPU has AMX")
+    threads: int = option(0, help="threads of the training; 0: one a core that this process may use")
     download: bool = option(False, help="let ogbench download missing data files")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
     # fmt: on
@@ -144,6 +146,8 @@ class TrainConfig:
             value = getattr(self, name)
             _check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
         _check(self.seed < 2**63, "seed", self.seed, "below 2^63")
+        ok = self.precision in ("fp32", "bf16")
+        _check(ok, "precision", self.precision, "fp32 or bf16")
         for name in ("eval_episodes", "workers", "keep_checkpoints"):
             value = getattr(self, name)
             _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")

@@ -1,4 +1,7 @@
-"""Check this implementation against golden figures: `python tests/golden.py FILE.npz`.
+"""Check this implementation against golden figures: `python tests/golden.py FILE.npz ...`.
+
+`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_BACKEND=native or torch
+chooses the backend of fp32.
 
 The file holds inputs, noise, losses, gradients and actions that the authors' code computed. Every
 quantity is judged by max|x - ref| / max|ref| (a Q loss by |x - ref| / max(1, |ref|), since a mean Q
@@ -6,6 +9,7 @@ may cancel). Prints the worst error of each quantity; exits 1 if one is above th
 any O, A, width, depth and ensemble that the file's keys say.
 """
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -19,7 +23,7 @@ from sorl_fast.config import AgentConfig
 from sorl_fast.learn import losses
 from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
 
-TOLERANCE = 1e-5
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
 DISCOUNT = 0.99
 M_DISC = 8
 
@@ -132,19 +136,29 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
 
 def main(argv: list[str]) -> int:
     """Check every file named; return 1 if any quantity is beyond the tolerance."""
-    if not argv:
-        print("usage: python tests/golden.py FILE.npz [FILE.npz ...]", file=sys.stderr)
+    parser = argparse.ArgumentParser(prog="python tests/golden.py", description=__doc__)
+    parser.add_argument("files", nargs="*", metavar="FILE.npz")
+    parser.add_argument("--precision", choices=TOLERANCE, default="fp32")
+    args = parser.parse_args(argv)
+    if not args.files:
+        parser.print_usage(sys.stderr)
         return 2
-    worst = 0.0
-    for name in argv:
-        print(name)
-        for quantity, error in check(Path(name)).items():
-            print(f"  {quantity:26s} {error:.2e}{'' if error <= TOLERANCE else '   TOO FAR'}")
-            worst = max(worst, error)
-    print(
-        f"worst {worst:.2e}, tolerance {TOLERANCE:.0e}: {'ok' if worst <= TOLERANCE else 'FAILED'}"
-    )
-    return 0 if worst <= TOLERANCE else 1
+    tolerance = TOLERANCE[args.precision]
+    ops.configure(precision=args.precision)
+    try:
+        print(f"{ops.backend()} backend, {args.precision}")
+        worst = 0.0
+        for name in args.files:
+            print(name)
+            for quantity, error in check(Path(name)).items():
+                far = "" if error <= tolerance else "   TOO FAR"
+                print(f"  {quantity:26s} {error:.2e}{far}")
+                worst = max(worst, error)
+    finally:
+        ops.configure()
+    ok = worst <= tolerance
+    print(f"worst {worst:.2e}, tolerance {tolerance:.0e}: {'ok' if ok else 'FAILED'}")
+    return 0 if ok else 1
 
 
 if __name__ == "__main__":

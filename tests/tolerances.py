@@ -4,3 +4,4 @@ FLOAT32 = 1e-5  # fp32 against the float64 definition, relative to the largest e
 GOLDEN = 1e-5  # against the authors' figures, relative to the largest entry
 PHILOX = 5e-7  # normals against the float64 definition, absolute
 SPLIT = 1e-6  # the same rows in batches of other sizes: BLAS may sum in another order
+NATIVE_BF16 = 3e-2  # native bf16 against the float64 definition, relative to the largest entry

@@ -3,6 +3,9 @@
 Shape letters: B batch, O observation, A action, E critics. All losses are scalars.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -18,6 +21,36 @@ def interpolate(actions: Tensor, noise: Tensor, t: Tensor, flow_eps: float) -> T
     return (1 - (1 - flow_eps) * t) * noise + t * actions
 
 
+class Regression(NamedTuple):
+    """Velocities that the actor is to learn: s(x_t, t, h) = target, one row each; may have no row."""
+
+    x_t: Tensor  # [B, A]
+    t: Tensor  # [B]
+    log2_steps: Tensor  # [B], log2(1/h)
+    target: Tensor  # [B, A], no gradient
+
+
+def regression_losses(
+    actor: ShortcutActor, obs: Tensor, terms: Sequence[Regression]
+) -> list[Tensor]:
+    """Mean of ||s(x_t, t, h) - target||^2 of each term; 0 for one that has no row.
+
+    The actor runs once, on the rows of all terms: one wide batch is cheaper than several.
+    """
+    filled = [term for term in terms if len(term.t)]
+    x_t, t, log2_steps, target = (torch.cat(parts) for parts in zip(*filled, strict=True))
+    v = actor(obs.repeat(len(filled), 1), x_t, t, log2_steps)
+    errors = iter((v - target).split([len(term.t) for term in filled]))
+    return [next(errors).square().mean() if len(term.t) else v.new_zeros(()) for term in terms]
+
+
+def flow_matching(batch: Batch, t: Tensor, noise: Tensor, config: AgentConfig) -> Regression:
+    """Regress s(x_t, t, 1/M_disc) on a - (1-e) x0; arguments as in `flow_matching_loss`."""
+    x_t = interpolate(batch.actions, noise, t, config.flow_eps)
+    log2_steps = torch.full_like(t, config.m_disc.bit_length() - 1)
+    return Regression(x_t, t, log2_steps, batch.actions - (1 - config.flow_eps) * noise)
+
+
 def flow_matching_loss(
     actor: ShortcutActor, batch: Batch, t: Tensor, noise: Tensor, config: AgentConfig
 ) -> Tensor:
@@ -30,10 +63,8 @@ def flow_matching_loss(
     noise
         x0 [B, A], standard normal.
     """
-    x_t = interpolate(batch.actions, noise, t, config.flow_eps)
-    log2_steps = torch.full_like(t, config.m_disc.bit_length() - 1)
-    v = actor(batch.observations, x_t, t, log2_steps)
-    return (v - (batch.actions - (1 - config.flow_eps) * noise)).square().mean()
+    term = flow_matching(batch, t, noise, config)
+    return regression_losses(actor, batch.observations, [term])[0]
 
 
 @torch.no_grad()
@@ -45,6 +76,23 @@ def consistency_target(
     v1 = target_actor(obs, x_t, t, log2_steps + 1)
     v2 = target_actor(obs, x_t + half.unsqueeze(-1) * v1, t + half, log2_steps + 1)
     return (v1 + v2) / 2
+
+
+def self_consistency(
+    target_actor: ShortcutActor,
+    batch: Batch,
+    log2_steps: Tensor,
+    t: Tensor,
+    noise: Tensor,
+    config: AgentConfig,
+) -> Regression:
+    """Regress s(x_t, t, h) on two half steps' mean; arguments as in `self_consistency_loss`."""
+    if len(t) == 0:
+        none = batch.actions[:0]
+        return Regression(none, t, log2_steps, none)
+    x_t = interpolate(batch.actions, noise, t, config.flow_eps)
+    target = consistency_target(target_actor, batch.observations, x_t, t, log2_steps)
+    return Regression(x_t, t, log2_steps, target)
 
 
 def self_consistency_loss(
@@ -69,10 +117,8 @@ def self_consistency_loss(
     """
     if len(log2_steps) == 0:
         return batch.actions.new_zeros(())
-    x_t = interpolate(batch.actions, noise, t, config.flow_eps)
-    target = consistency_target(target_actor, batch.observations, x_t, t, log2_steps)
-    v = actor(batch.observations, x_t, t, log2_steps)
-    return (v - target).square().mean()
+    term = self_consistency(target_actor, batch, log2_steps, t, noise, config)
+    return regression_losses(actor, batch.observations, [term])[0]
 
 
 def q_loss(
@@ -80,7 +126,8 @@ def q_loss(
 ) -> tuple[Tensor, Tensor]:
     """-mean(Q) / stopgrad(mean|Q|) of the actor's own k-step actions, gradient through all k steps.
 
-    Q is the ensemble MEAN whatever q_agg says, as the authors do.
+    Q is the ensemble MEAN whatever q_agg says, as the authors do. The critic's own parameters get no
+    gradient from here: nobody would read it.
 
     Returns
     -------
@@ -88,7 +135,7 @@ def q_loss(
         The loss, and Q [B] for the log.
     """
     actions = actor.sample(batch.observations, noise, steps)
-    q = critic(batch.observations, actions, steps).mean(0)
+    q = critic(batch.observations, actions, steps, frozen=True).mean(0)
     return -q.mean() / q.detach().abs().mean(), q
 
 

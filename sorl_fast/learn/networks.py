@@ -68,9 +68,15 @@ class ShortcutActor(Network):
 class CriticEnsemble(Network):
     """Critic ensemble Q_phi(x, a, k): E x (O + A + 1 -> depth x H -> 1)."""
 
-    def forward(self, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
-        """Return Q values [E, B] of actions [B, A] sampled with k = `steps` Euler steps."""
-        return ops.critic_ensemble(self.layers(), obs, actions, steps)
+    def forward(self, obs: Tensor, actions: Tensor, steps: int, frozen: bool = False) -> Tensor:
+        """Return Q values [E, B] of actions [B, A] sampled with k = `steps` Euler steps.
+
+        With `frozen` no gradient reaches the parameters, only the actions.
+        """
+        layers = self.layers()
+        if frozen:
+            layers = [tuple(x.detach() for x in layer) for layer in layers]
+        return ops.critic_ensemble(layers, obs, actions, steps)
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

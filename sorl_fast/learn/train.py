@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .. import ops
 from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import save as save_policy
@@ -121,7 +122,11 @@ class _Run:
     ):
         self.agent, self.config = agent, config
         self.device = _device(config.device)
-        torch.set_num_threads(config.threads or available_cores())
+        threads = config.threads or available_cores()
+        ops.configure(precision=config.precision, threads=threads)
+        # What is left to torch beside native operations is too small to share out, and its threads
+        # would spin on the cores that csrc's need.
+        torch.set_num_threads(1 if ops.backend(self.device) == "native" else threads)
         self.folder = RunFolder(config.out, COLUMNS)
         saved = self._saved_run() if resume else None
         self.data = load_data(
@@ -174,6 +179,7 @@ class _Run:
             *((f, v, getattr(self.agent, f)) for f, v in agent.to_dict().items()),
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
+            ("precision", train_config.precision, self.config.precision),
         ):
             if old != new:
                 raise BadInput(

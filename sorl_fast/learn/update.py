@@ -7,7 +7,7 @@ EMAs see the critic and the actor just updated (corrected as well).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,14 @@ from .. import ops
 from ..batch import Batch
 from ..config import AgentConfig
 from ..errors import BadInput
-from .losses import flow_matching_loss, q_loss, self_consistency_loss, td_loss, td_target
+from .losses import (
+    flow_matching,
+    q_loss,
+    regression_losses,
+    self_consistency,
+    td_loss,
+    td_target,
+)
 from .networks import Network, make_actor, make_critic
 from .noise import UpdateNoise
 
@@ -47,9 +54,18 @@ class AdamEma:
         self._lr = lr
         self._config = config
 
-    def step(self, loss: Tensor) -> Tensor:
-        """Follow the gradient of `loss`; return the gradient's norm before the clip, a scalar."""
+    def step(self, loss: Tensor, more: Tensor | None = None) -> Tensor:
+        """Follow the gradient of `loss`, or of `loss + more`; return its norm before the clip.
+
+        Two parts of a loss that share no computation are best given apart: the step adds their
+        gradients up as it reads them.
+        """
         grads = torch.autograd.grad(loss, self.params)
+        more_grads = () if more is None else torch.autograd.grad(more, self.params)
+        return self.apply(grads, more_grads)
+
+    def apply(self, grads: Sequence[Tensor], more_grads: Sequence[Tensor] = ()) -> Tensor:
+        """Follow the gradient `grads + more_grads`, which are used up; return its norm."""
         self.steps += 1
         config = self._config
         with torch.no_grad():
@@ -66,6 +82,7 @@ class AdamEma:
                 eps=config.adam_eps,
                 clip_norm=config.clip_norm,
                 tau=config.tau,
+                more_grads=more_grads,
             )
 
 
@@ -102,35 +119,40 @@ class Learner:
 
     def losses(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
         """Return the losses at `batch` without a gradient; used on the validation data."""
-        config = self.config
         with torch.no_grad():
-            q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
+            fm, sc, q_part, q = self.actor_losses(batch, noise)
             return {
-                "critic_loss": self._td_loss(batch, noise),
-                "fm_loss": flow_matching_loss(
-                    self.actor, batch, noise.fm_t, noise.fm_noise, config
-                ),
-                "sc_loss": self._sc_loss(batch, noise),
+                "critic_loss": self.critic_loss(batch, noise),
+                "fm_loss": fm,
+                "sc_loss": sc,
                 "q_loss": q_part,
                 "q_mean": q.mean(),
             }
 
-    def _td_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+    def critic_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
+        """Return the TD loss."""
         target = td_target(
             self.actor, self.target_critic, batch, noise.td_steps, noise.td_noise, self.config
         )
         return td_loss(self.critic, batch, noise.td_steps, target)
 
-    def _sc_loss(self, batch: Batch, noise: UpdateNoise) -> Tensor:
-        return self_consistency_loss(
-            self.actor,
-            self.target_actor,
-            batch,
-            noise.sc_log2_steps,
-            noise.sc_t,
-            noise.sc_noise,
-            self.config,
+    def actor_losses(
+        self, batch: Batch, noise: UpdateNoise
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the flow-matching, self-consistency and Q losses, and Q [B]."""
+        terms = (
+            flow_matching(batch, noise.fm_t, noise.fm_noise, self.config),
+            self_consistency(
+                self.target_actor,
+                batch,
+                noise.sc_log2_steps,
+                noise.sc_t,
+                noise.sc_noise,
+                self.config,
+            ),
         )
+        fm, sc = regression_losses(self.actor, batch.observations, terms)
+        return fm, sc, *q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
 
     def update(self, batch: Batch, noise: UpdateNoise) -> Tensor:
         """Make one update in place.
@@ -141,15 +163,14 @@ class Learner:
             The METRICS in their order, float32, on the device: nothing here waits for it.
         """
         config = self.config
-        critic_loss = self._td_loss(batch, noise)
+        critic_loss = self.critic_loss(batch, noise)
         # The critic's target is next read by the next update, so its EMA may follow at once.
         critic_norm = self.critic_adam.step(critic_loss)
 
-        fm = flow_matching_loss(self.actor, batch, noise.fm_t, noise.fm_noise, config)
-        sc = self._sc_loss(batch, noise)
-        q_part, q = q_loss(self.actor, self.critic, batch, noise.q_steps, noise.q_noise)
-        actor_loss = config.fm_coef * fm + config.sc_coef * sc + config.q_coef * q_part
-        actor_norm = self.actor_adam.step(actor_loss)
+        fm, sc, q_part, q = self.actor_losses(batch, noise)
+        regression = config.fm_coef * fm + config.sc_coef * sc
+        actor_norm = self.actor_adam.step(regression, config.q_coef * q_part)
+        actor_loss = regression + config.q_coef * q_part
 
         metrics = (critic_loss, actor_loss, fm, sc, q_part, q.mean(), critic_norm, actor_norm)
         return torch.stack([m.detach() for m in metrics])

@@ -169,6 +169,7 @@ def adam_ema_step(
     eps: float,
     clip_norm: float,
     tau: float,
+    more_grads: Sequence[Tensor] = (),
 ) -> Tensor:
     """Clip by the global norm, one Adam step, then the EMA of the targets; all in place.
 
@@ -181,12 +182,16 @@ def adam_ema_step(
         Tensors of one network, in the same order and of the same shapes. `grads` is used up.
     step
         Number of this step, from 1.
+    more_grads
+        A second part of the gradient, added to `grads` first; empty: none.
 
     Returns
     -------
     Tensor
         The gradient's global norm before the clip, a scalar.
     """
+    for g, more in zip(grads, more_grads, strict=False):
+        g.add_(more)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
     scale = (clip_norm / norm).clamp(max=1.0)
     step_size = lr / (1 - b1**step)

@@ -10,7 +10,11 @@ import torch
 FILE = Path(golden.__file__).parent / "golden" / "reference_small.npz"
 
 
-def test_every_quantity_agrees_in_float32():
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_every_quantity_agrees_in_float32(backend, monkeypatch):
+    if backend == "native":
+        pytest.importorskip("sorl_fast._native")
+    monkeypatch.setenv("SORL_BACKEND", backend)
     errors = golden.check(FILE)
     assert len(errors) == 11
     assert max(errors.values()) < 3e-6, errors
@@ -21,6 +25,14 @@ def test_command_passes_on_the_reference_and_prints_every_quantity(capsys):
     out = capsys.readouterr().out
     assert "self-consistency gradient" in out
     assert "worst" in out
+
+
+def test_every_quantity_agrees_in_bf16_within_its_bound(capsys):
+    native = pytest.importorskip("sorl_fast.ops.native")
+    if not native.isas("bf16"):
+        pytest.skip("no bf16 on this CPU")
+    assert golden.main([str(FILE), "--precision", "bf16"]) == 0
+    assert "native backend, bf16" in capsys.readouterr().out
 
 
 def test_command_without_a_file_explains_itself(capsys):

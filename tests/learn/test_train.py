@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import own_arrays
 
-from sorl_fast import cli
+from sorl_fast import cli, ops
 from sorl_fast.act import policy_file
 from sorl_fast.config import TrainConfig, agent_config
 from sorl_fast.errors import BadInput, Diverged
@@ -53,12 +53,48 @@ def assert_same_run(a, b):
     assert (a / "policy.safetensors").read_bytes() == (b / "policy.safetensors").read_bytes()
 
 
+def lanes():
+    """Backends and precisions that this machine can train with."""
+    yield "torch", "fp32"
+    try:
+        from sorl_fast.ops.native import isas
+    except ImportError:
+        return
+    for precision in ("fp32", "bf16"):
+        if isas(precision):
+            yield "native", precision
+
+
+@pytest.fixture(params=list(lanes()), ids=lambda lane: "-".join(lane))
+def precision(request, monkeypatch):
+    backend, precision = request.param
+    monkeypatch.setenv("SORL_BACKEND", backend)
+    yield precision
+    ops.configure()
+
+
 @pytest.mark.parametrize("stop_at", [1, 15, 33], ids=lambda k: f"after{k}")
-def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at):
-    train(agent(), config(own_file, tmp_path / "whole"), progress=False)
-    train(agent(), config(own_file, tmp_path / "parts", steps=stop_at), progress=False)
-    train(agent(), config(own_file, tmp_path / "parts"), resume=True, progress=False)
+def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at, precision):
+    def once(out, **changes):
+        return config(own_file, tmp_path / out, precision=precision, threads=2, **changes)
+
+    train(agent(), once("whole"), progress=False)
+    train(agent(), once("parts", steps=stop_at), progress=False)
+    train(agent(), once("parts"), resume=True, progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    train(agent(), once("again"), progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "again")
+
+
+def test_resume_in_another_precision_is_refused(own_file, tmp_path):
+    train(agent(), config(own_file, tmp_path / "run", steps=5), progress=False)
+    with pytest.raises(BadInput, match="precision was 'fp32'"):
+        train(
+            agent(),
+            config(own_file, tmp_path / "run", precision="bf16"),
+            resume=True,
+            progress=False,
+        )
 
 
 def test_resume_with_a_normaliser_is_bit_for_bit(own_file, tmp_path):

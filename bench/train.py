@@ -1,0 +1,318 @@
+"""`sorl-bench train`: milliseconds of one training update, ours and torch's, beside the machine's limit.
+
+One update is what the training loop repeats: sample a minibatch, draw the noise, critic step, actor
+step, targets. Everyone runs the same code (`learn.update`) from the same weights on the same batches
+and noise; only the backend behind `ops` changes, and what it computes is checked before it is timed.
+Contenders take turns in one process; torch's thread pool is put to sleep before each of ours.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sorl_fast import _native, ops
+from sorl_fast.atomic import write_file
+from sorl_fast.batch import Batch
+from sorl_fast.config import AgentConfig, available_cores
+from sorl_fast.data.dataset import TransitionData
+from sorl_fast.learn.noise import NoiseSource, UpdateNoise
+from sorl_fast.learn.update import METRICS, Learner
+
+from .harness import PAUSE, machine
+
+O, A = 28, 5  # cube-single
+STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
+PHASES = ("sampling", "critic", "actor", "optimiser")
+# How far a metric of one update may be from that of torch's float32, relative to it (or to 1).
+BOUND = {"fp32": 1e-4, "bf16": 5e-2}
+WARM_UP = 3
+
+
+class Contender(NamedTuple):
+    """One way to compute an update."""
+
+    name: str
+    precision: str
+    backend: str  # SORL_BACKEND
+    autocast: bool = False
+    compiled: bool = False
+
+
+EAGER = Contender("torch-eager", "fp32", "torch")
+CONTENDERS = (
+    EAGER,
+    Contender("torch-eager", "bf16", "torch", autocast=True),
+    Contender("torch-compile", "fp32", "torch", compiled=True),
+    Contender("sorl-fast", "fp32", "native"),
+    Contender("sorl-fast", "bf16", "native"),
+)
+
+
+def update_flop(batch: int, k: float, config: AgentConfig) -> float:
+    """Return the nominal FLOP of one update: products only, a backward counted as two forwards.
+
+    k is the number of Euler steps, or its mean. 14.7 GFLOP at batch 256, 4 x 512, E = 2, mean k.
+    """
+    H, hidden = config.hidden, (config.depth - 1) * config.hidden**2
+    actor = 2 * ((O + A + 2) * H + hidden + H * A)
+    critic = 2 * config.ensemble * ((O + A + 1) * H + hidden + H)
+    td = k * actor + critic + 3 * critic  # rollout at x', target critic; critic and its backward
+    regressions = 3 * actor + (2 + 3) * actor  # flow matching; two target passes, self-consistency
+    q = 3 * k * actor + 2 * critic  # rollout and backward; critic, backward to the actions only
+    return batch * (td + regressions + q)
+
+
+class Setting(NamedTuple):
+    """What every contender gets: data, and the initial state of all random numbers."""
+
+    config: AgentConfig
+    data: TransitionData
+
+    def learner(self) -> Learner:
+        """Return a learner, the same each time."""
+        return Learner(O, A, self.config, torch.Generator().manual_seed(0))
+
+
+def make_setting(batch: int, hidden: int = 512, depth: int = 4) -> Setting:
+    """Return synthetic transitions of cube-single's shape, and the network of the paper."""
+    random = np.random.default_rng(0)
+    T = 100_000
+    arrays = {
+        "observations": random.standard_normal((T, O)),
+        "actions": np.tanh(random.standard_normal((T, A))),
+        "rewards": -np.ones(T),
+        "next_observations": random.standard_normal((T, O)),
+        "masks": np.ones(T),
+    }
+    arrays = {name: x.astype(np.float32) for name, x in arrays.items()}
+    config = AgentConfig(q_coef=10.0, batch_size=batch, hidden=hidden, depth=depth)
+    return Setting(config, TransitionData(arrays, "synthetic"))
+
+
+class Runner:
+    """A contender with a learner of its own."""
+
+    def __init__(self, contender: Contender, setting: Setting, threads: int):
+        self.contender, self.threads = contender, threads
+        self._data = setting.data
+        self._batch_size = setting.config.batch_size
+        self.learner = setting.learner()
+        if contender.compiled:
+            # the losses with their backwards, a graph for each k; the step itself is a few passes
+            for name in ("critic_loss", "actor_losses"):
+                setattr(self.learner, name, torch.compile(getattr(self.learner, name)))
+        self._random = torch.Generator().manual_seed(1)
+        host = torch.Generator().manual_seed(1)
+        self._noise = NoiseSource(self._batch_size, A, setting.config, host, self._random)
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """Set the process up for this contender."""
+        before = os.environ.get("SORL_BACKEND")
+        os.environ["SORL_BACKEND"] = self.contender.backend
+        native = self.contender.backend == "native"
+        torch.set_num_threads(1 if native else self.threads)
+        ops.configure(
+            precision=self.contender.precision if native else "fp32", threads=self.threads
+        )
+        time.sleep(PAUSE)
+        try:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.contender.autocast):
+                yield
+        finally:
+            os.environ.pop("SORL_BACKEND")
+            if before is not None:
+                os.environ["SORL_BACKEND"] = before
+
+    def draw(self, k: int) -> tuple[Batch, UpdateNoise]:
+        """Return a minibatch and its noise, both losses with k steps."""
+        batch = self._data.sample(self._batch_size, self._random)
+        return batch, self._noise.draw()._replace(td_steps=k, q_steps=k)
+
+    def update(self, k: int) -> Tensor:
+        """Do what is timed."""
+        return self.learner.update(*self.draw(k))
+
+    def phases(self, k: int) -> dict[str, float]:
+        """Return the seconds of each phase of one update, taken apart."""
+        learner, config = self.learner, self.learner.config
+        clock = time.perf_counter
+        marks = [clock()]
+        batch, noise = self.draw(k)
+        marks.append(clock())
+        critic_grads = torch.autograd.grad(
+            learner.critic_loss(batch, noise), learner.critic_adam.params
+        )
+        marks.append(clock())
+        learner.critic_adam.apply(critic_grads)
+        marks.append(clock())
+        fm, sc, q_part, _ = learner.actor_losses(batch, noise)
+        regression = config.fm_coef * fm + config.sc_coef * sc
+        grads = [
+            torch.autograd.grad(loss, learner.actor_adam.params)
+            for loss in (regression, config.q_coef * q_part)
+        ]
+        marks.append(clock())
+        learner.actor_adam.apply(*grads)
+        marks.append(clock())
+        sampling, critic, step, actor, other_step = np.diff(marks).tolist()
+        return dict(zip(PHASES, (sampling, critic, actor, step + other_step), strict=True))
+
+
+class Disagreement(AssertionError):
+    """A contender computes something else. Its time would mean nothing."""
+
+
+def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
+    """Return the largest relative error of a first update's metrics.
+
+    Raises
+    ------
+    Disagreement
+        It is above `BOUND`, or not a number.
+    """
+    error = (metrics - expected).abs() / expected.abs().clamp_min(1)
+    worst = int(error.nan_to_num(torch.inf).argmax())
+    value, bound = float(error[worst]), BOUND[contender.precision]
+    if not value <= bound:
+        raise Disagreement(
+            f"{contender.name} ({contender.precision}): {METRICS[worst]} is {value:.3g} from "
+            f"torch's, above {bound:g}: not timed"
+        )
+    return value
+
+
+def measure(
+    runners: Sequence[Runner], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> list[dict[int, float]]:
+    """Return the median seconds of an update by k for each runner, taking turns round by round."""
+    times: list[dict[int, list[float]]] = [{k: [] for k in STEPS} for _ in runners]
+    for r in range(rounds):
+        for i in range(len(runners)):
+            which = (i + r) % len(runners)
+            with runners[which].settled():
+                for k in STEPS:
+                    runners[which].update(k)  # wakes threads and caches; not counted
+                    for _ in range(WARM_UP):
+                        start = clock()
+                        runners[which].update(k)
+                        times[which][k].append(clock() - start)
+    return [{k: statistics.median(v) for k, v in t.items()} for t in times]
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run the benchmark's command line."""
+    parser = argparse.ArgumentParser(prog="sorl-bench train", description=__doc__)
+    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="for everyone")
+    parser.add_argument("--rounds", type=int, default=0, help="0: 3 with --quick, else 8")
+    args = parser.parse_args(argv)
+    rounds = args.rounds or (3 if args.quick else 8)
+    threads = args.threads
+    limits = {
+        precision: _native.flop_rate(precision, threads=threads, seconds=0.3)
+        for precision in ("fp32", "bf16")
+    }
+    contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
+    contenders = [c for c in contenders if c.backend != "native" or _native.train_isas(c.precision)]
+    rows: list[dict[str, Any]] = []
+    for batch in (256,) if args.quick else (256, 1024):
+        rows += _race(contenders, make_setting(batch), threads, rounds, limits)
+    result = {
+        "machine": machine(
+            {p: _native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"]
+        ),
+        "limits_gflops": {p: rate / 1e9 for p, rate in limits.items()},
+        "nominal_gflop": {str(b): _mean_flop(b) / 1e9 for b in {r["batch"] for r in rows}},
+        "rows": rows,
+    }
+    print(table(result))
+    if args.json:
+        write_file(args.json, lambda file: file.write(json.dumps(result, indent=1).encode()))
+    return 0
+
+
+def _mean_flop(batch: int) -> float:
+    config = AgentConfig(q_coef=1.0)
+    return update_flop(batch, statistics.mean(STEPS), config)
+
+
+def _race(
+    contenders: Sequence[Contender],
+    setting: Setting,
+    threads: int,
+    rounds: int,
+    limits: dict[str, float],
+) -> list[dict[str, Any]]:
+    batch = setting.config.batch_size
+    runners = [Runner(c, setting, threads) for c in contenders]
+    errors = []
+    expected: Tensor | None = None
+    for runner in runners:
+        with runner.settled():
+            metrics = runner.update(STEPS[-1]).float()
+            for k in STEPS:  # compiles, allocates
+                runner.update(k)
+        expected = metrics if expected is None else expected
+        errors.append(check(metrics, expected, runner.contender))
+    rows = []
+    for runner, error, seconds in zip(runners, errors, measure(runners, rounds), strict=True):
+        with runner.settled():
+            split = [runner.phases(k) for k in STEPS for _ in range(rounds + 1)]
+        mean = statistics.mean(seconds.values())
+        c = runner.contender
+        rows.append(
+            {
+                "contender": c.name,
+                "precision": c.precision,
+                "threads": threads,
+                "batch": batch,
+                "ms_per_update": 1e3 * mean,
+                "ms_by_k": {str(k): 1e3 * s for k, s in seconds.items()},
+                "limit_fraction": _mean_flop(batch) / limits[c.precision] / mean,
+                "ms_by_phase": {p: 1e3 * statistics.mean(s[p] for s in split) for p in PHASES},
+                "max_error": error,
+            }
+        )
+    return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as text, each with its speed relative to torch eager of its precision."""
+    head = f"{'contender':14s}{'precision':>10s}{'batch':>6s}{'ms':>8s}" + "".join(
+        f"{f'k={k}':>8s}" for k in STEPS
+    )
+    lines = [head + f"{'of limit':>10s}{'x eager':>9s}   " + ", ".join(PHASES) + " (ms)"]
+    for row in result["rows"]:
+        eager = next(
+            r["ms_per_update"]
+            for r in result["rows"]
+            if (r["contender"], r["precision"], r["batch"])
+            == ("torch-eager", row["precision"], row["batch"])
+        )
+        by_k = "".join(f"{row['ms_by_k'][str(k)]:8.1f}" for k in STEPS)
+        phases = ", ".join(f"{row['ms_by_phase'][p]:.2f}" for p in PHASES)
+        lines.append(
+            f"{row['contender']:14s}{row['precision']:>10s}{row['batch']:6d}"
+            f"{row['ms_per_update']:8.1f}{by_k}{row['limit_fraction']:9.0%} "
+            f"{eager / row['ms_per_update']:8.2f}   {phases}"
+        )
+    info, limits = result["machine"], result["limits_gflops"]
+    lines.append(
+        f"{info['cpu']}, {info['cores']} cores, load {info['load']:.2f}; limits "
+        + ", ".join(f"{p} {v:.0f} GFLOP/s" for p, v in limits.items())
+        + f"; training on {info['isas']}"
+    )
+    if "amx" not in info["isas"]["bf16"]:
+        lines.append("no AMX here: the floors of bf16 were set for machines that have it")
+    return "\n".join(lines)

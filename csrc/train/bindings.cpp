@@ -1,0 +1,194 @@
+// The training part of sorl_fast._native. Its caller, sorl_fast.ops.native, has checked every tensor's
+// dtype, device, shape and strides: here they are addresses.
+#include "bindings.hpp"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "runtime.hpp"
+
+namespace py = pybind11;
+
+namespace sorl::train {
+namespace {
+
+using Address = std::uintptr_t;
+
+template <class X>
+X* at(Address address) {
+  return reinterpret_cast<X*>(address);
+}
+
+class TrainNet {
+ public:
+  TrainNet(int obs, int act, int extra, int hidden, int depth, int out, int members, bool norm,
+           const std::string& precision, const std::string& isa) {
+    for (const int n : {obs, act, hidden, depth, out, members})
+      if (n < 1) throw py::value_error("a dimension is below 1");
+    if (extra < 1 || extra > 2) throw py::value_error("extra must be 1 or 2");
+    if (depth > kMaxDepth)
+      throw py::value_error("depth is " + std::to_string(depth) + ", but must be at most " + std::to_string(kMaxDepth));
+    ops_ = find(precision, isa);
+    shape_ = Shape{obs, act, extra, hidden, depth, out, members, norm};
+    forward_ = Memory(ops_->forward_bytes(shape_));
+    bias_ = Memory(ops_->bias_floats(shape_) * sizeof(float));
+    net_.shape = shape_;
+    net_.forward = forward_.data();
+    net_.bias = static_cast<float*>(bias_.data());
+    net_.backward = nullptr;
+  }
+
+  static const Ops* find(const std::string& precision, const std::string& isa) {
+    const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
+    for (const Isa i : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+      if (isa == name(i))
+        if (const Ops* ops = find_ops(i, p)) return ops;
+    throw py::value_error("no training operations for " + precision + " on " + isa);
+  }
+
+  // Packs the weights, for forward or for backward. `addresses`: w, b (g, c) of each layer.
+  void pack(const std::vector<Address>& addresses, bool forward, bool backward) {
+    std::size_t i = 0;
+    const std::size_t expected = shape_.norm ? 4 * std::size_t(shape_.depth) + 2 : 2 * (std::size_t(shape_.depth) + 1);
+    if (addresses.size() != expected) throw py::value_error("another number of parameters than layers ask for");
+    for (int l = 0; l <= shape_.depth; ++l) {
+      Layer& layer = net_.layers[l];
+      layer = Layer{};
+      layer.w = at<const float>(addresses[i++]);
+      layer.b = at<const float>(addresses[i++]);
+      if (!shape_.norm || l == shape_.depth) continue;
+      layer.g = at<const float>(addresses[i++]);
+      layer.c = at<const float>(addresses[i++]);
+    }
+    const py::gil_scoped_release release;
+    if (backward && net_.backward == nullptr) {
+      backward_ = Memory(ops_->backward_bytes(shape_));
+      net_.backward = backward_.data();
+    }
+    Runtime::get().call(nullptr, nullptr, 0, 0,
+                        [&](Team& team, const Scratch&) { ops_->pack(team, net_, forward, backward); });
+  }
+
+  void forward(int rows, int steps, bool rollout, Address obs, Address act, Address extra0, Address extra1,
+               float value0, float value1, Address out, Address saved) {
+    if (rows == 0) return;
+    const py::gil_scoped_release release;
+    Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
+      Forward f{};
+      f.net = &net_;
+      f.rows = rows, f.steps = steps, f.rollout = rollout;
+      f.obs = at<const float>(obs), f.act = at<const float>(act);
+      f.extra[0] = at<const float>(extra0), f.extra[1] = at<const float>(extra1);
+      f.extra_value[0] = value0, f.extra_value[1] = value1;
+      f.out = at<float>(out), f.saved = at<void>(saved), f.scratch = scratch;
+      ops_->forward(team, f);
+    });
+  }
+
+  // `grads`: addresses as in `pack`, or empty: no gradient of the weights. 0: no gradient of that input.
+  void backward(int rows, int steps, bool rollout, Address grad, Address saved,
+                const std::vector<Address>& grads, Address grad_obs, Address grad_act) {
+    if (net_.backward == nullptr) throw py::value_error("not packed for backward");
+    LayerGrad layers[kMaxDepth + 1] = {};
+    std::size_t i = 0;
+    for (int l = 0; l <= shape_.depth && !grads.empty(); ++l) {
+      layers[l].w = at<float>(grads.at(i++));
+      layers[l].b = at<float>(grads.at(i++));
+      if (!shape_.norm || l == shape_.depth) continue;
+      layers[l].g = at<float>(grads.at(i++));
+      layers[l].c = at<float>(grads.at(i++));
+    }
+    const py::gil_scoped_release release;
+    Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
+      Backward b{};
+      b.net = &net_;
+      b.rows = rows, b.steps = steps, b.rollout = rollout;
+      b.grad = at<const float>(grad), b.saved = at<const void>(saved);
+      b.layers = grads.empty() ? nullptr : layers;
+      b.grad_obs = at<float>(grad_obs), b.grad_act = at<float>(grad_act), b.scratch = scratch;
+      ops_->backward(team, b);
+    });
+  }
+
+  std::size_t saved_bytes(int rows, int steps) const { return ops_->saved_bytes(shape_, rows, steps); }
+
+ private:
+  const Ops* ops_;
+  Shape shape_;
+  Memory forward_, backward_, bias_;
+  Net net_{};
+};
+
+float adam(const std::string& isa, const std::vector<Address>& params, const std::vector<std::vector<Address>>& grads,
+           const std::vector<Address>& first, const std::vector<Address>& second,
+           const std::vector<Address>& targets, const std::vector<std::int64_t>& sizes, std::int64_t step,
+           double lr, double b1, double b2, double eps, double clip_norm, double tau) {
+  const std::size_t n = params.size();
+  if (grads.empty() || grads.size() > 2) throw py::value_error("one or two lists of gradients");
+  for (const auto& g : grads)
+    if (g.size() != n) throw py::value_error("lists of different lengths");
+  if (first.size() != n || second.size() != n || targets.size() != n || sizes.size() != n)
+    throw py::value_error("lists of different lengths");
+  const Ops* ops = TrainNet::find("fp32", isa);
+  const py::gil_scoped_release release;
+  float norm = 0;
+  std::size_t chunks = 0;
+  for (const std::int64_t size : sizes) chunks += static_cast<std::size_t>((size + kAdamChunk - 1) / kAdamChunk);
+  const float* const* sums[2] = {};
+  for (std::size_t i = 0; i < grads.size(); ++i) sums[i] = reinterpret_cast<const float* const*>(grads[i].data());
+  const auto pointers = [](const std::vector<Address>& v) { return reinterpret_cast<float* const*>(v.data()); };
+  Runtime& runtime = Runtime::get();
+  runtime.call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
+    Adam a{};
+    a.tensors = static_cast<int>(n);
+    a.param = pointers(params), a.grads = sums, a.sums = static_cast<int>(grads.size());
+    a.first = pointers(first), a.second = pointers(second), a.target = pointers(targets);
+    a.sizes = sizes.data(), a.step = step;
+    a.lr = lr, a.b1 = b1, a.b2 = b2, a.eps = eps, a.clip_norm = clip_norm, a.tau = tau;
+    a.partial = runtime.partial_sums(chunks);
+    a.norm = &norm;
+    ops->adam(team, a);
+  });
+  return norm;
+}
+
+std::vector<std::string> isas(const std::string& precision) {
+  const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
+  std::vector<std::string> names;
+  for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+    if (find_ops(isa, p) != nullptr) names.emplace_back(name(isa));
+  return names;
+}
+
+}  // namespace
+
+void bind(py::module_& m) {
+  using py::arg;
+  py::class_<TrainNet>(m, "TrainNet", "A network's packed weights, and its passes. See csrc/train/train.hpp.")
+      .def(py::init<int, int, int, int, int, int, int, bool, const std::string&, const std::string&>(),
+           py::kw_only(), arg("obs"), arg("act"), arg("extra"), arg("hidden"), arg("depth"), arg("out"),
+           arg("members"), arg("norm"), arg("precision"), arg("isa"))
+      .def("pack", &TrainNet::pack)
+      .def("forward", &TrainNet::forward)
+      .def("backward", &TrainNet::backward)
+      .def("saved_bytes", &TrainNet::saved_bytes);
+  py::class_<Lease>(m, "Lease", py::buffer_protocol(), "Memory from a pool, given back when it dies.")
+      .def(py::init<std::size_t>())
+      .def_buffer([](Lease& lease) {
+        return py::buffer_info(static_cast<std::uint8_t*>(lease.data()), static_cast<py::ssize_t>(lease.bytes()));
+      });
+  m.def("lease_idle_bytes", &Lease::idle_bytes);
+  m.def("lease_fill", &Lease::fill_with);
+  m.def("adam", &adam);
+  m.def("train_isas", &isas, arg("precision"), "Instruction sets of training that are there, slowest first.");
+  m.def("set_train_threads", [](int n) {
+    if (n < 1 || n > 8) throw py::value_error("threads is " + std::to_string(n) + ", but must be 1 to 8");
+    Runtime::get().set_threads(n);
+  });
+  m.def("train_threads", [] { return Runtime::get().threads(); });
+}
+
+}  // namespace sorl::train

@@ -1,0 +1,91 @@
+// The policy of fp32: both layouts are row-major, and a left operand may be read transposed in place.
+// A part of a block of R rows by 16 N columns keeps its sums in registers.
+#pragma once
+
+#include "mlp.hpp"
+
+namespace sorl::train {
+namespace {
+
+template <int R, int N>
+struct F32 {
+  using T = float;
+  static constexpr bool precise = true, split = false, transposes = false;
+
+  static void begin() {}
+  static void end() {}
+
+  static float narrow(float x) { return x; }
+  static float widen(float x) { return x; }
+  SORL_INLINE void store_row(float* to, int r, v16 a, v16 b) {
+    store(to + r * kBlock, a), store(to + r * kBlock + 16, b);
+  }
+  SORL_INLINE void load_row(const float* from, int r, v16& a, v16& b) {
+    a = load(from + r * kBlock), b = load(from + r * kBlock + 16);
+  }
+  SORL_INLINE void store_pair(float* to, int j, v16 a, v16 b, v16 c, v16 d) {
+    store_row(to, 2 * j, a, b), store_row(to, 2 * j + 1, c, d);
+  }
+  static void store_block(const float* from, float* to) { std::memcpy(to, from, sizeof(float) * kArea); }
+  static void store_transposed(const float* from, float* to) {
+    for (int i = 0; i < kBlock; ++i)
+      for (int j = 0; j < kBlock; ++j) to[j * kBlock + i] = from[i * kBlock + j];
+  }
+  static void transpose(const float*, float*) {}
+  static void column_sums(const float* from, int n, float* sums) {
+    v16 a{}, b{};
+    for (int k = 0; k < n; ++k, from += kPitch)
+      for (int r = 0; r < kBlock; ++r) a += load(from + r * kBlock), b += load(from + r * kBlock + 16);
+    store(sums, a), store(sums + 16, b);
+  }
+
+  // `rows` rows from `row`, 16 N columns from `column` of one block's sums.
+  template <bool transposed, int rows>
+  static void part(int row, int column, int nk, const float* a, std::size_t a_k, const float* b,
+                   std::size_t b_k, const float* init, float* to) {
+    v16 s[rows][N];
+    for (int i = 0; i < rows; ++i)
+      for (int n = 0; n < N; ++n)
+        s[i][n] = init != nullptr ? load(init + (row + i) * kBlock + column + 16 * n) : v16{};
+    a += transposed ? row : row * kBlock;
+    b += column;
+    for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
+      const float *x = a, *w = b;
+#pragma GCC unroll 2
+      for (int k = 0; k < kBlock; ++k, x += transposed ? kBlock : 1, w += kBlock) {
+        v16 y[N];
+        for (int n = 0; n < N; ++n) y[n] = load(w + 16 * n);
+#pragma GCC unroll 16
+        for (int i = 0; i < rows; ++i) {
+          const v16 f = set(x[transposed ? i : i * kBlock]);
+          for (int n = 0; n < N; ++n) s[i][n] += f * y[n];
+        }
+      }
+    }
+    for (int i = 0; i < rows; ++i)
+      for (int n = 0; n < N; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
+  }
+
+  template <bool transposed, class Epilogue>
+  static void gemm(int nrb, int ncb, int nk, const float* a, std::size_t a_rb, std::size_t a_k,
+                   const float* b, std::size_t b_cb, std::size_t b_k, const float* init,
+                   std::size_t init_rb, std::size_t init_cb, Epilogue epilogue) {
+    alignas(64) float block[kArea];
+    for (int c = 0; c < ncb; ++c)
+      for (int r = 0; r < nrb; ++r) {
+        epilogue.ahead(r, c);
+        const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
+        for (int column = 0; column < kBlock; column += 16 * N) {
+          int row = 0;
+          for (; row + R <= kBlock; row += R)
+            part<transposed, R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block);
+          if constexpr (kBlock % R != 0)
+            part<transposed, kBlock % R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block);
+        }
+        for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
+      }
+  }
+};
+
+}  // namespace
+}  // namespace sorl::train

@@ -1,0 +1,146 @@
+#include "runtime.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+namespace sorl::train {
+
+namespace {
+
+constexpr std::size_t kHuge = 2u << 20;
+// Microseconds that workers wait for the next call before they park: between two operations of an update
+// Python has less to do than that, and to wake a parked thread costs as much as a small product.
+constexpr int kSpin = 2000;
+
+struct Pool {
+  std::mutex mutex;
+  std::vector<Memory> idle;
+  int fill = -1;
+  // Never destroyed: Python may give blocks back while the process ends.
+  static Pool& get() {
+    static Pool* pool = new Pool;
+    return *pool;
+  }
+};
+
+}  // namespace
+
+Memory::Memory(std::size_t bytes) {
+  const std::size_t align = bytes >= kHuge ? kHuge : 4096;
+  bytes_ = (bytes + align - 1) / align * align;
+  if (bytes_ == 0) bytes_ = align;
+  data_ = std::aligned_alloc(align, bytes_);
+  if (data_ == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+  if (align == kHuge) madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+  std::memset(data_, 0, bytes_);
+}
+
+Memory::~Memory() { std::free(data_); }
+
+Memory& Memory::operator=(Memory&& other) noexcept {
+  if (this != &other) {
+    std::free(data_);
+    data_ = other.data_, bytes_ = other.bytes_;
+    other.data_ = nullptr, other.bytes_ = 0;
+  }
+  return *this;
+}
+
+Runtime& Runtime::get() {
+  static Runtime* runtime = new Runtime;  // its threads end with the process
+  return *runtime;
+}
+
+void Runtime::set_threads(int threads) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  threads_ = threads;
+  if (team_ != nullptr && team_->size() != threads) team_.reset();
+}
+
+int Runtime::threads() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return threads_;
+}
+
+void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
+  if (team_ == nullptr) team_ = std::make_unique<Team>(threads_, kSpin);
+  if (!team_->alive()) throw std::bad_alloc();
+  if (ops == nullptr) return;
+  const std::size_t shared = ops->shared_bytes(*shape, rows, steps, threads_);
+  const std::size_t own = ops->own_bytes(*shape, rows, steps, threads_);
+  if (shared_.bytes() < shared) shared_ = Memory(shared);
+  scratch_.shared = shared_.data();
+  for (int t = 0; t < threads_; ++t) {
+    if (own_[t].bytes() < own) own_[t] = Memory(own);
+    scratch_.own[t] = own_[t].data();
+  }
+}
+
+void Runtime::spread() {
+#if defined(__linux__)
+  if (team_->size() == 1) return;
+  core_.store(sched_getcpu(), std::memory_order_relaxed);
+  team_->run(
+      [](void* pointer, int thread) noexcept {
+        const int core = static_cast<Runtime*>(pointer)->core_.load(std::memory_order_relaxed);
+        if (thread == 0 || core < 0 || core >= CPU_SETSIZE || sched_getcpu() != core) return;
+        cpu_set_t allowed;
+        if (sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0) return;  // the process's own
+        CPU_CLR(core, &allowed);
+        if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
+      },
+      this);
+#endif
+}
+
+double* Runtime::partial_sums(std::size_t n) {
+  if (partial_.size() < n) partial_.resize(n);
+  return partial_.data();
+}
+
+Lease::Lease(std::size_t bytes) : bytes_(bytes) {
+  Pool& pool = Pool::get();
+  const std::lock_guard<std::mutex> lock(pool.mutex);
+  auto best = pool.idle.end();
+  for (auto m = pool.idle.begin(); m != pool.idle.end(); ++m)
+    if (m->bytes() >= bytes && (best == pool.idle.end() || m->bytes() < best->bytes())) best = m;
+  // A small request never takes a large block: the next large one would need another.
+  if (best != pool.idle.end() && (best->bytes() <= 16 * bytes || best->bytes() <= 4096)) {
+    memory_ = std::move(*best);
+    pool.idle.erase(best);
+  } else {
+    memory_ = Memory(bytes);
+  }
+  if (pool.fill >= 0) std::memset(memory_.data(), pool.fill, bytes);
+}
+
+Lease::~Lease() {
+  Pool& pool = Pool::get();
+  const std::lock_guard<std::mutex> lock(pool.mutex);
+  pool.idle.push_back(std::move(memory_));
+}
+
+std::size_t Lease::idle_bytes() {
+  Pool& pool = Pool::get();
+  const std::lock_guard<std::mutex> lock(pool.mutex);
+  std::size_t bytes = 0;
+  for (const Memory& m : pool.idle) bytes += m.bytes();
+  return bytes;
+}
+
+void Lease::fill_with(int byte) {
+  Pool& pool = Pool::get();
+  const std::lock_guard<std::mutex> lock(pool.mutex);
+  pool.fill = byte;
+}
+
+}  // namespace sorl::train

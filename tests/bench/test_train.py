@@ -1,0 +1,59 @@
+"""The training benchmark: its arithmetic, its check, its rows."""
+
+import json
+import statistics
+
+import pytest
+import torch
+
+bench = pytest.importorskip("sorl_fast.bench.train")
+
+from sorl_fast.config import AgentConfig  # noqa: E402
+
+
+def test_nominal_flop_is_that_of_the_paper_network():
+    config = AgentConfig(q_coef=1.0)
+    flop = bench.update_flop(256, statistics.mean(bench.STEPS), config)
+    assert flop == pytest.approx(14.7e9, rel=0.02)
+
+
+def test_a_contender_that_computes_something_else_is_not_timed():
+    expected = torch.tensor([1.0, 2.0, 100.0, 0.0, -1.0, 0.5, 3.0, 4.0])
+    right, wrong, broken = expected * 1.00001, expected.clone(), expected.clone()
+    wrong[2] *= 1.01
+    broken[4] = torch.nan
+    assert bench.check(right, expected, bench.EAGER) < 1e-4
+    for metrics in (wrong, broken):
+        with pytest.raises(bench.Disagreement, match=r"fm_loss|q_loss"):
+            bench.check(metrics, expected, bench.EAGER)
+
+
+def test_rows_hold_what_readers_need(monkeypatch):
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    setting = bench.make_setting(16, hidden=16, depth=2)
+    contenders = [c for c in bench.CONTENDERS if c.precision == "fp32" and not c.compiled]
+    rows = bench._race(contenders, setting, 1, 1, {"fp32": 1e11})
+    assert [r["contender"] for r in rows] == ["torch-eager", "sorl-fast"]
+    for row in rows:
+        assert row.keys() >= {"precision", "threads", "batch", "ms_per_update", "limit_fraction"}
+        assert row["ms_by_k"].keys() == {"1", "2", "4", "8"}
+        assert row["ms_per_update"] == pytest.approx(statistics.mean(row["ms_by_k"].values()))
+        assert row["ms_by_phase"].keys() == set(bench.PHASES)
+    result = {
+        "machine": bench.machine({"fp32": ["avx2"], "bf16": []}, []),
+        "limits_gflops": {"fp32": 100.0},
+        "rows": rows,
+    }
+    json.dumps(result)
+    text = bench.table(result)
+    assert "no AMX here" in text
+    assert text.count("sorl-fast") == 1
+
+
+def test_the_backend_is_put_back(monkeypatch):
+    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    runner = bench.Runner(bench.EAGER, bench.make_setting(4, hidden=8, depth=1), 1)
+    with runner.settled():
+        assert bench.os.environ["SORL_BACKEND"] == "torch"
+    assert "SORL_BACKEND" not in bench.os.environ

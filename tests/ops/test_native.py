@@ -1,0 +1,412 @@
+"""The native operations against the float64 definition: values, gradients, registration, bits."""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from sorl_fast import ops
+from sorl_fast.errors import BadInput
+from sorl_fast.ops import reference
+
+native = pytest.importorskip("sorl_fast.ops.native")
+_native = native._native
+
+from tolerances import FLOAT32, NATIVE_BF16  # noqa: E402
+
+LANES = [(p, isa) for p in ("fp32", "bf16") for isa in _native.train_isas(p)]
+BOUND = {"fp32": FLOAT32, "bf16": NATIVE_BF16}
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    """Fill lent memory with NaN bytes: whoever reads what nobody wrote is found out."""
+    _native.lease_fill(0xFF)
+    yield
+    _native.lease_fill(-1)
+    os.environ.pop("SORL_CPU_ISA", None)
+    ops.configure()
+
+
+@pytest.fixture(params=LANES, ids=lambda lane: "-".join(lane))
+def lane(request, monkeypatch):
+    precision, isa = request.param
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    return precision
+
+
+def layers(O, A, H, depth, *, E=0, seed=0):
+    """An actor, or with E a critic ensemble; all parameters random, gains about 1."""
+    g = torch.Generator().manual_seed(seed)
+    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
+    sizes = [O + A + extra, *[H] * depth, out]
+    found = []
+    for i, (a, b) in enumerate(pairwise(sizes)):
+        bound = math.sqrt(6 / (a + b))
+        layer = [torch.empty(*lead, a, b).uniform_(-bound, bound, generator=g)]
+        layer.append(0.1 * torch.randn(*lead, b, generator=g))
+        if E and i < depth:
+            layer.append(1 + 0.1 * torch.randn(*lead, b, generator=g))
+            layer.append(0.1 * torch.randn(*lead, b, generator=g))
+        found.append(tuple(x.requires_grad_() for x in layer))
+    return found
+
+
+def normal(*shape, seed=7, scale=1.0):
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def double(x):
+    if isinstance(x, torch.Tensor):
+        return x.detach().double().requires_grad_(x.requires_grad)
+    return [tuple(double(y) for y in layer) for layer in x]
+
+
+def flat(net):
+    return [x for layer in net for x in layer]
+
+
+def agree(got, expected, bound):
+    """Each array within `bound` of the float64 one, relative to its largest entry."""
+    for i, (x, y) in enumerate(zip(got, expected, strict=True)):
+        x, y = x.detach(), y.detach()
+        assert x.shape == y.shape
+        assert x.isfinite().all(), i
+        scale = float(y.abs().max()) if y.numel() else 0.0
+        error = float((x.double() - y).abs().max()) if y.numel() else 0.0
+        assert error <= bound * scale + 1e-30, (i, error / max(scale, 1e-30))
+
+
+def compare(fast, slow, net, inputs, precision):
+    """Value and all gradients of fast(net, *inputs) against slow in float64."""
+    x = fast(net, *inputs)
+    y = slow(double(net), *(double(i) for i in inputs))
+    agree([x], [y], BOUND[precision])
+    grad = normal(*x.shape, seed=3)
+    leaves = [*flat(net), *(i for i in inputs if i.requires_grad)]
+    exact_net, exact = double(net), [double(i) for i in inputs]
+    y = slow(exact_net, *exact)
+    exact_leaves = [*flat(exact_net), *(i for i in exact if i.requires_grad)]
+    got = torch.autograd.grad(x, leaves, grad)
+    agree(got, torch.autograd.grad(y, exact_leaves, grad.double()), BOUND[precision])
+
+
+SHAPES = [
+    # B, O, A, H, depth
+    (1, 1, 1, 8, 1),
+    (7, 28, 5, 64, 2),
+    (257, 69, 21, 33, 3),
+    (33, 28, 5, 512, 4),
+    (31, 40, 5, 48, 5),
+]
+SHAPE_IDS = ["tiny", "B7", "B257-O69-A21-H33", "H512", "depth5"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_velocity(lane, shape):
+    B, O, A, H, depth = shape
+    t, log2 = torch.arange(B) % 8 / 8, (torch.arange(B) % 4).float()
+    inputs = normal(B, O).requires_grad_(), normal(B, A, seed=8).requires_grad_()
+    compare(
+        lambda net, x, z: native.velocity(net, x, z, t, log2, lane),
+        lambda net, x, z: reference.velocity(net, x, z, t.double(), log2.double()),
+        *(layers(O, A, H, depth), inputs, lane),
+    )
+
+
+@pytest.mark.parametrize("M", [1, 2, 4, 8], ids=lambda m: f"M{m}")
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_rollout(lane, shape, M):
+    B, O, A, H, depth = shape
+    # small noise: an action at the clip's edge may fall on either side of it, and its gradient with it
+    inputs = normal(B, O).requires_grad_(), normal(B, A, seed=8, scale=0.1).requires_grad_()
+    net = layers(O, A, H, depth)
+    with torch.no_grad():
+        for x in net[-1]:
+            x *= 0.2
+    compare(
+        lambda net, x, z: native.rollout(net, x, z, M, lane),
+        lambda net, x, z: reference.rollout(net, x, z, M),
+        *(net, inputs, lane),
+    )
+
+
+def test_rollout_stops_the_gradient_of_clipped_actions(lane):
+    net, noise = layers(3, 2, 32, 1), torch.tensor([[9.0, 0.0], [-9.0, 0.1]], requires_grad=True)
+    a = native.rollout(net, normal(2, 3, scale=0.1), noise, 2, lane)
+    assert a[0, 0] == 1
+    assert a[1, 0] == -1
+    (g,) = torch.autograd.grad(a[:, 0].sum(), noise)
+    assert (g == 0).all()
+
+
+@pytest.mark.parametrize("E", [1, 2, 10], ids=lambda e: f"E{e}")
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_critic_ensemble(lane, shape, E):
+    B, O, A, H, depth = shape
+    if E == 10 and H > 64:
+        pytest.skip("the same loops as E2, for longer")
+    inputs = normal(B, O).requires_grad_(), normal(B, A, seed=8).requires_grad_()
+    compare(
+        lambda net, x, a: native.critic_ensemble(net, x, a, 4, lane),
+        lambda net, x, a: reference.critic_ensemble(net, x, a, 4),
+        *(layers(O, A, H, depth, E=E), inputs, lane),
+    )
+
+
+def test_critic_gives_the_actions_gradient_alone(lane):
+    net, actions = layers(5, 3, 40, 2, E=2), normal(9, 3).requires_grad_()
+    frozen = [tuple(x.detach() for x in layer) for layer in net]
+    q = native.critic_ensemble(frozen, normal(9, 5), actions, 2, lane)
+    (got,) = torch.autograd.grad(q.mean(), actions)
+    exact = double(actions)
+    q = reference.critic_ensemble(double(frozen), normal(9, 5).double(), exact, 2)
+    agree([got], torch.autograd.grad(q.mean(), exact), BOUND[lane])
+
+
+def test_a_forward_that_nobody_differentiates_gives_the_same_bits(lane):
+    net, x, z = layers(28, 5, 64, 2), normal(40, 28), normal(40, 5)
+    kept = native.rollout(net, x, z, 4, lane)
+    with torch.no_grad():
+        assert torch.equal(native.rollout(net, x, z, 4, lane), kept)
+
+
+@pytest.mark.parametrize("E", [0, 3], ids=["actor", "critic"])
+def test_threads_do_not_change_a_bit(lane, E):
+    net, x, z = layers(28, 5, 64, 3, E=E), normal(300, 28), normal(300, 5).requires_grad_()
+    found = []
+    for threads in (1, 2, 3):
+        ops.configure(precision=lane, threads=threads)
+        op = native.critic_ensemble if E else native.rollout
+        y = op(net, x, z, 2, lane)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [*flat(net), z])])
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def test_changed_weights_are_packed_again(lane):
+    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    before = native.rollout(net, x, z, 2, lane)
+    with torch.no_grad():
+        net[1][0].mul_(2)
+    after = native.rollout(net, x, z, 2, lane)
+    assert not torch.equal(before, after)
+    agree([after], [reference.rollout(double(net), x.double(), z.double(), 2)], BOUND[lane])
+
+
+def test_weights_changed_between_forward_and_backward_are_refused(lane):
+    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    y = native.rollout(net, x, z, 2, lane)
+    with torch.no_grad():
+        net[1][0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_a_nan_comes_out(lane):
+    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    x[1, 2] = torch.nan
+    y = native.rollout(net, x, z, 2, lane)
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
+    q = native.critic_ensemble(layers(4, 2, 32, 2, E=2), x, z, 2, lane)
+    assert q[:, 1].isnan().all()
+    assert q[:, [0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("clip_norm", [1e-2, 1e6], ids=["clipped", "free"])
+@pytest.mark.parametrize("parts", [1, 2], ids=["one-part", "two-parts"])
+@pytest.mark.parametrize("threads", [1, 2], ids=["1T", "2T"])
+def test_adam_ema_step(clip_norm, parts, threads):
+    ops.configure(threads=threads)
+    shapes = [(300, 70), (70,), (2, 33, 1), (1,)]
+    params = [normal(*s, seed=i) for i, s in enumerate(shapes)]
+    mine = [[x.clone() for x in params], *([torch.zeros(s) for s in shapes] for _ in range(2))]
+    mine.append([x.clone() for x in params])
+    exact = [[x.double() for x in group] for group in mine]
+    rates = dict(lr=1e-2, b1=0.9, b2=0.999, eps=1e-8, clip_norm=clip_norm, tau=0.1)
+    for step in range(1, 5):
+        grads = [
+            [normal(*s, seed=10 * step + i + p) for i, s in enumerate(shapes)] for p in range(parts)
+        ]
+        total = [sum(x.double() for x in g) for g in zip(*grads, strict=True)]
+        p, m, v, target = mine
+        more = grads[1] if parts == 2 else ()
+        got = native.adam_ema_step(p, grads[0], m, v, target, step, **rates, more_grads=more)
+        p, m, v, target = exact
+        norm = reference.adam_ema_step(p, total, m, v, target, step, **rates)
+        assert float(got) == pytest.approx(float(norm), rel=1e-6)
+        for a, b in zip(mine, exact, strict=True):
+            agree(a, b, 2e-6)
+
+
+def test_adam_tells_torch_that_it_wrote():
+    lists = [[torch.ones(3)] for _ in range(5)]
+    rates = dict(lr=0.1, b1=0.9, b2=0.99, eps=1e-8, clip_norm=1.0, tau=0.1)
+    versions = [x[0]._version for x in lists]
+    native.adam_ema_step(*lists, 1, **rates)
+    changed = [x[0]._version > v for x, v in zip(lists, versions, strict=True)]
+    assert changed == [True, False, True, True, True]
+
+
+def test_a_zero_gradient_leaves_the_parameters_finite():
+    lists = [[torch.zeros(40)] for _ in range(5)]
+    rates = dict(lr=0.1, b1=0.9, b2=0.99, eps=1e-8, clip_norm=1.0, tau=0.1)
+    native.adam_ema_step(*lists, 1, **rates)
+    assert lists[0][0].isfinite().all()
+
+
+def opcheck_cases():
+    actor, critic = flat(layers(4, 2, 32, 2)), flat(layers(4, 2, 32, 2, E=2))
+    x, z = normal(5, 4), normal(5, 2, scale=0.1).requires_grad_()
+    t, log2 = torch.zeros(5), torch.full((5,), 3.0)
+    yield "velocity", (actor, x, z, t, log2, "fp32", True)
+    yield "rollout", (actor, x, z, 2, "fp32", True)
+    yield "critic_ensemble", (critic, x, z, 2, "fp32", True)
+    _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, "fp32", True)
+    actor = [p.detach() for p in actor]
+    tail = (actor, saved, False, True, 2, 2, "fp32", True, True, True)
+    yield "network_backward", (normal(5, 2), *tail)
+    groups = [[torch.ones(3)] for _ in range(5)]
+    params, grads, first, second, targets = groups
+    rates = (1, 1e-3, 0.9, 0.99, 1e-8, 1.0, 0.1)
+    yield "adam_ema_step", (params, grads, [], first, second, targets, *rates)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
+@pytest.mark.parametrize("name", [name for name, _ in opcheck_cases()])
+def test_opcheck(name):
+    _native.lease_fill(0)  # the bytes kept for backward are compared too, padding and all
+    arguments = dict(opcheck_cases())[name]
+    torch.library.opcheck(getattr(torch.ops.sorl_fast, name).default, arguments)
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["actor", "critic"])
+def test_both_sides_count_the_same_bytes(lane, norm):
+    kind = native.CRITIC if norm else native.ROLLOUT
+    for B, O, A, H, depth in SHAPES:
+        for steps in (1,) if norm else (1, 8):
+            params = flat(layers(O, A, H, depth, E=3 if norm else 0))
+            sizes = native.sizes_of(kind, params, O, A)
+            isa = os.environ["SORL_CPU_ISA"]
+            net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
+            assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane)
+
+
+def test_memory_is_used_again(lane):
+    net, x, z = layers(28, 5, 64, 2), normal(256, 28), normal(256, 5)
+    idle = []
+    for _ in range(3):
+        torch.autograd.grad(native.rollout(net, x, z, 4, lane).sum(), flat(net))
+        idle.append(_native.lease_idle_bytes())
+    assert idle[0] == idle[1] == idle[2]
+
+
+EMULATED = """
+import ctypes, os, sys
+assert ctypes.CDLL(sys.argv[1]).emulate_tiles() == 1
+from sorl_fast import _native, ops
+_native._assume_tiles_for_test()
+assert _native.train_isas("bf16")[-1] == "amx"
+_native.lease_fill(0xFF)
+from ops import test_native as t
+for shape in t.SHAPES[:3]:
+    t.test_velocity("bf16", shape)
+    t.test_rollout("bf16", shape, 2)
+    t.test_critic_ensemble("bf16", shape, 2)
+for E in (0, 3):
+    t.test_threads_do_not_change_a_bit("bf16", E)
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="AMX is of x86-64")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to build the emulator")
+def test_amx_emulated(tmp_path):
+    """The tiles' object code itself, its instructions emulated where the machine has none."""
+    tests = Path(__file__).parent.parent
+    library = tmp_path / "tile_emulator.so"
+    command = ["g++", "-std=c++17", "-O2", "-mfma", "-fPIC", "-shared", "-o", library]
+    subprocess.run([*command, tests / "native" / "tile_emulator.cpp"], check=True)
+    if "avx512_bf16" not in native.isas("bf16"):
+        pytest.skip("the code around the tiles needs AVX512_BF16")
+    done = subprocess.run(
+        [sys.executable, "-c", EMULATED, library],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+        timeout=250,
+    )
+    assert done.stdout == "done\n", done.stderr
+
+
+# ---- Who is sent where ----
+
+
+def spy(monkeypatch):
+    calls = []
+    real = native.rollout
+    monkeypatch.setattr(native, "rollout", lambda *a: calls.append(a[-1]) or real(*a))
+    return calls
+
+
+def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
+    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    calls, net = spy(monkeypatch), layers(4, 2, 8, 1)
+    ops.rollout(net, normal(3, 4), normal(3, 2), 2)
+    assert calls == ["fp32"]
+    ops.rollout(double(net), normal(3, 4).double(), normal(3, 2).double(), 2)
+    assert calls == ["fp32"]
+    assert ops.backend() == "native"
+
+
+def test_torch_can_be_forced(monkeypatch):
+    monkeypatch.setenv("SORL_BACKEND", "torch")
+    calls = spy(monkeypatch)
+    ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2)
+    assert not calls
+    assert ops.backend() == "torch"
+    with pytest.raises(BadInput, match="only the native backend"):
+        ops.configure(precision="bf16")
+
+
+def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
+    monkeypatch.setenv("SORL_BACKEND", "native")
+    deep = layers(4, 2, 8, 17)
+    with pytest.raises(BadInput, match="SORL_BACKEND"):
+        ops.rollout(deep, normal(3, 4), normal(3, 2), 2)
+    monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
+    with pytest.raises(BadInput, match="not built"):
+        ops.configure()
+
+
+def test_without_the_extension_the_definition_serves(monkeypatch):
+    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
+    assert ops.backend() == "torch"
+    assert ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2).shape == (3, 2)
+
+
+def test_an_unknown_backend_is_named(monkeypatch):
+    monkeypatch.setenv("SORL_BACKEND", "cuda")
+    with pytest.raises(BadInput, match="SORL_BACKEND is 'cuda'"):
+        ops.configure()
+
+
+def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("SORL_CPU_ISA", "neon")
+    with pytest.raises(BadInput, match="SORL_CPU_ISA is 'neon'"):
+        ops.configure()
+
+
+@pytest.mark.parametrize("wrong", [dict(precision="fp16"), dict(threads=0)], ids=str)
+def test_configure_names_a_wrong_value(wrong):
+    with pytest.raises(BadInput, match=next(iter(wrong))):
+        ops.configure(**wrong)
