@@ -11,7 +11,7 @@ ENV := cube-single-play-singletask-task2-v0
 
 .PHONY: run test check clean
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml constraints.txt setup.py $(shell find csrc -name "*.[ch]pp" -o -name "*.json")
 	$(PYTHON) -m venv .venv
 	@echo "Installing sorl-fast and what training needs into .venv: one to three minutes."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,tensorboard,dev]'
@@ -44,4 +44,4 @@ check: .venv/installed
 	$(BIN)/python -m pytest -m 'not slow'
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist *.egg-info sorl_fast/_native*.so

@@ -35,7 +35,7 @@ setup(
             ["csrc/bindings.cpp", "csrc/train/bindings.cpp"],
             include_dirs=["csrc", "csrc/include", pybind11.get_include()],
             extra_compile_args=["-std=c++17", *LIST["flags"]],
-            extra_link_args=["-pthread"],
+            extra_link_args=["-pthread", "-Wl,-s"],  # -s: Python's own flags ask for debug symbols
             language="c++",
             # also what puts them into the source distribution
             depends=sorted(str(p) for p in Path("csrc").rglob("*.*") if p.suffix != ".pyc"),

@@ -39,7 +39,7 @@ tests() { # folder, options of ctest
 stage_tools() {
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends cmake g++ clang libclang-rt-14-dev \
-    g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user > /dev/null
+    g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind > /dev/null
 }
 
 stage_gcc() {

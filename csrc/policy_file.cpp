@@ -24,7 +24,7 @@ namespace {
 #endif
 
 constexpr std::int64_t kFormat = 1;
-constexpr std::int64_t kMostSteps = 1 << 20;
+constexpr std::int64_t kMostSteps = 1 << 10;
 constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;

@@ -128,8 +128,17 @@ def _envs(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    config = _make(TrainConfig, _given(args, TrainConfig))
-    agent = agent_config(config.env, **_given(args, AgentConfig))
+    run_flags, agent_flags = _given(args, TrainConfig), _given(args, AgentConfig)
+    if args.resume and "out" in run_flags:
+        # what is not on the command line stays as the run has it
+        from .learn.run_folder import RunFolder
+
+        saved_agent, saved_run, _ = RunFolder(run_flags["out"], ()).read_config()
+        config = TrainConfig.from_dict(saved_run.to_dict() | run_flags)
+        agent = AgentConfig.from_dict(saved_agent.to_dict() | agent_flags)
+    else:
+        config = _make(TrainConfig, run_flags)
+        agent = agent_config(config.env, **agent_flags)
     with _extra("train"):
         from .learn.train import train
     result = train(agent, config, resume=args.resume, command=args.command_line)
@@ -157,11 +166,14 @@ def _eval(args: argparse.Namespace) -> int:
     policy, folder = _policy_path(args.run)
     with _extra("train"):
         from .act.evaluate import evaluate
+        from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
 
-    with _progress_bar() as progress:
+    with _progress_bar(" episodes") as progress:
         result = evaluate(policy, config, env=args.env, progress=progress)
     result["command"] = args.command_line
+    if folder is not None and (saved := checkpoint_folders(folder / "checkpoints")):
+        result = {"step": int(saved[-1].name)} | result
     data = (json.dumps(result, indent=1) + "\n").encode()
     if args.json:
         write_bytes(args.json, data)
@@ -172,12 +184,12 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
+def _progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield callback(done, total), shown as a bar."""
     with _extra("train"):
         from tqdm import tqdm
 
-    with tqdm(unit=" episodes", smoothing=0) as bar:
+    with tqdm(unit=unit, smoothing=0) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
@@ -191,6 +203,15 @@ def _report(args: argparse.Namespace) -> int:
         from .report import write_report
     out = None if args.out is None else Path(args.out)
     print(write_report([Path(run) for run in args.runs], out))
+    return 0
+
+
+def _recommend(args: argparse.Namespace) -> int:
+    from .recommend import recommend, text
+
+    with _progress_bar(" options") as progress:
+        result = recommend(args.run, args.budget_us, evaluation=args.evaluation, progress=progress)
+    print(text(result))
     return 0
 
 
@@ -241,6 +262,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", help="where to write (default: the first run's folder)"
     )
     sub.set_defaults(run_command=_report)
+
+    sub = commands.add_parser(
+        "recommend", help="the steps, candidates, precision and threads for a time budget"
+    )
+    sub.add_argument("run", metavar="RUN", help="a run's folder that has been evaluated")
+    sub.add_argument(
+        "--budget-us", type=float, required=True, help="microseconds for an action, at p99"
+    )
+    sub.add_argument("--evaluation", metavar="FILE", help="another evaluation than RUN's own")
+    sub.set_defaults(run_command=_recommend)
 
     sub = commands.add_parser("inspect", help="print what a policy file holds")
     sub.add_argument("file", metavar="FILE", help="a policy file, or a run's folder")

@@ -74,8 +74,8 @@ class AgentConfig:
             _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("m_disc", "m_btt"):
             value = getattr(self, name)
-            ok = isinstance(value, int) and _is_power_of_two(value)
-            _check(ok, name, value, "a power of two: 1, 2, 4, 8, ...")
+            ok = isinstance(value, int) and _is_power_of_two(value) and value <= 1024
+            _check(ok, name, value, "a power of two from 1 to 1024")
         _check(self.m_btt <= self.m_disc, "m_btt", self.m_btt, f"at most m_disc = {self.m_disc}")
         for name in ("q_coef", "fm_coef", "sc_coef"):
             value = getattr(self, name)
@@ -203,7 +203,7 @@ class EvalConfig:
     episodes: int = option(50, help="episodes a cell")
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
-    backend: str = option("numpy", help="sampler backend: numpy or torch")
+    backend: str | None = option(None, help="sampler backend: native, numpy or torch; left out: SORL_BACKEND, or else the fastest installed")
     success_timing: Literal["post", "pre"] = option("post", help="success judged on s' (post, the paper's) or on s (pre, the default of ogbench 1.2)")
     # fmt: on
 

@@ -14,9 +14,21 @@ ALLOWED = {
     "act": {"_native"},
     "learn": {"data", "ops", "act.policy_file", "act.evaluate"},
     "report": {"act", "data", "learn", "ops"},
+    "recommend": {"act"},
     "doctor": {"act", "data", "learn", "ops"},
-    "cli": {"act", "data", "learn", "ops", "report", "doctor"},
-    "bench": {"act", "data", "learn", "ops", "report", "doctor", "cli", "_native", "kernels"},
+    "cli": {"act", "data", "learn", "ops", "report", "recommend", "doctor"},
+    "bench": {
+        "act",
+        "data",
+        "learn",
+        "ops",
+        "report",
+        "recommend",
+        "doctor",
+        "cli",
+        "_native",
+        "kernels",
+    },
     "kernels": set(),
 }
 LAZY = {"act": {"ops"}}  # only inside the function that makes a torch or triton backend

@@ -75,6 +75,7 @@ def test_an_environment_without_preset_needs_q_coef(env):
     ("field", "value"),
     [
         *(("hidden", 0), ("depth", -1), ("ensemble", 0), ("batch_size", 0), ("m_disc", 6)),
+        ("m_disc", 2048),
         *(("m_btt", 0), ("m_btt", 16), ("q_coef", -1.0), ("q_coef", float("nan")), ("gamma", 1.0)),
         *(("tau", 0.0), ("tau", 1.5), ("actor_lr", 0.0), ("critic_lr", float("inf"))),
         *(("clip_norm", 0.0), ("flow_eps", 1.0), ("q_agg", "max"), ("adam_b1", 1.0)),

@@ -61,7 +61,7 @@ def test_collect_train_evaluate_report(tmp_path):
 
     result = json.loads((tmp_path / "eval.json").read_text())
     assert result == json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert (result["env"], result["success_timing"]) == (ENV, "post")
+    assert (result["env"], result["success_timing"], result["step"]) == (ENV, "post", 50)
     assert [(r["steps"], r["candidates"]) for r in result["rows"]] == [
         (1, 1),
         (1, 4),

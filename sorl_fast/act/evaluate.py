@@ -172,7 +172,7 @@ class _Task(NamedTuple):
 
 
 def _serve(
-    pipe: "connection.Connection[Any, Any]", env: str, success_timing: Timing, backend: str
+    pipe: "connection.Connection[Any, Any]", env: str, success_timing: Timing, backend: str | None
 ) -> None:
     """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on."""
     simulator: Simulator | None = None
@@ -270,7 +270,7 @@ class Evaluator:
     workers
         Number of processes, at least 1.
     backend
-        The Sampler's backend in the workers.
+        The Sampler's backend in the workers; None: as `Sampler` chooses.
 
     Raises
     ------
@@ -283,7 +283,7 @@ class Evaluator:
         env: str,
         success_timing: Timing = "post",
         workers: int = 2,
-        backend: str = "numpy",
+        backend: str | None = None,
     ) -> None:
         EvalConfig(success_timing=success_timing, workers=workers, backend=backend)
         if dataset_name(env) == env:
@@ -332,7 +332,7 @@ class Evaluator:
         episodes
             Episodes a cell, at least 1.
         seed
-            In [0, 2^32).
+            In [0, 2^63).
         progress
             Called with (episodes done, episodes in all) at least twice a second. What it raises ends
             the evaluation and the worker processes, and is raised here.
@@ -354,7 +354,8 @@ class Evaluator:
         """
         policy = load(policy_path)
         _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
-        Sampler(policy, backend=self.backend)  # refuses an unknown backend before anything starts
+        # refuses a backend that is not there before anything starts
+        backend = Sampler(policy, backend=self.backend).backend
         cells = [*itertools.product(steps, candidates)]
         tasks = [_Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
         try:
@@ -368,7 +369,7 @@ class Evaluator:
             "success_timing": self.success_timing,
             "versions": _versions(),
             "seed": seed,
-            "backend": self.backend,
+            "backend": backend,
             "rows": rows,
         }
 
@@ -451,7 +452,9 @@ def _check_grid(
     episodes: int,
     seed: int,
 ) -> None:
-    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes, seed=seed)
+    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes)
+    if not 0 <= seed < 2**63:  # a training passes its own seed, which may be that large
+        raise BadInput(f"seed is {seed!r}, but must be in [0, 2^63). Set --seed")
     for name, values in (("steps", steps), ("candidates", candidates)):
         if len(set(values)) < len(values):
             raise BadInput(f"{name} {list(values)} names a value twice; give each once")

@@ -38,8 +38,12 @@ _FIELDS = (
 # A header is parsed into many small objects, so it is bounded apart from the file: a network of a
 # thousand layers stays below.
 _MAX_HEADER = 1 << 20
-_MAX_STEPS = 1 << 20
+_MAX_STEPS = 1 << 10  # acting folds a bias for each step of each count: memory that a file asks for
 _MAX_DIM = 1 << 31
+# What follows bounds the memory of the native runtime's reader.
+_MAX_ENV = 4096
+_MAX_LEVELS = 60
+_MAX_KEYS = 256
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "Copy the file again from where it was trained, or write it again with sorl_fast"
 
@@ -123,12 +127,7 @@ class Policy:
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
             _refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
-        try:
-            config = json.loads(json.dumps(self.config, sort_keys=True, allow_nan=False))
-        except (TypeError, ValueError, RecursionError) as err:
-            _refuse("config", type(self.config).__name__, f"plain finite JSON values ({err})")
-        if not isinstance(config, dict):
-            _refuse("config", config, "a dict")
+        config = _plain(self.config)
 
         actor, critic = _layers(arrays, self.depth)
         for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
@@ -152,7 +151,7 @@ def dumps(policy: Policy) -> bytes:
     data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
     header = 8 + int.from_bytes(data[:8], "little")
     if header > _MAX_HEADER:
-        _refuse("header", f"{header} bytes", f"at most {_MAX_HEADER} bytes: shorten config")
+        _refuse("header", _Words(f"{header} bytes"), f"at most {_MAX_HEADER} bytes: shorten config")
     # the digest is the last field, so it is the last run of 64 zeros before the tensors' entries
     at = data.rindex(blank.encode(), 0, header)
     digest = hashlib.sha256(data).hexdigest().encode()
@@ -245,7 +244,7 @@ def _parse(data: bytes) -> Policy:
     values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
     _check_scalars(values)
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
-        _check_vector(name, values[name], null=name.startswith("obs"))
+        values[name] = _numbers(name, values[name], null=name.startswith("obs"))
     if not isinstance(values["config"], dict):
         _refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
@@ -261,11 +260,11 @@ def _parse(data: bytes) -> Policy:
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
     """Return the safetensors header and where the tensors' bytes start."""
     if len(data) < 8:
-        _refuse("length", f"{len(data)} bytes", "at least 8 bytes")
+        _refuse("length", _Words(f"{len(data)} bytes"), "at least 8 bytes")
     n = int.from_bytes(data[:8], "little")
     if n > min(len(data) - 8, _MAX_HEADER):
         bound = f"at most {min(len(data) - 8, _MAX_HEADER)} bytes in a file of {len(data)} bytes"
-        _refuse("header length", f"{n} bytes", bound)
+        _refuse("header length", _Words(f"{n} bytes"), bound)
     return _json("header", data[8 : 8 + n]), 8 + n
 
 
@@ -283,7 +282,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
         _refuse("format", values.get("format"), f"{FORMAT}, the one that this version reads")
     for name in _FIELDS:
         if name not in values:
-            _refuse(name, "missing", "there")
+            _refuse(name, _Words("missing"), "there")
     for name in values:
         if name not in _FIELDS:
             _refuse(name, values[name], f"absent: the fields are {', '.join(_FIELDS)}")
@@ -294,7 +293,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(name: str, text: bytes) -> dict[str, Any]:
-    """Parse one JSON object, refusing what JSON leaves open: repeated keys, NaN, deep nesting."""
+    """Parse one JSON object without repeated keys; the check of its field refuses Python's NaN."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)
@@ -302,13 +301,10 @@ def _json(name: str, text: bytes) -> dict[str, Any]:
             raise ValueError("a key appears twice")
         return values
 
-    def constant(word: str) -> NoReturn:
-        raise ValueError(f"{word} is not JSON")
-
     try:
-        values = json.loads(text.decode(), object_pairs_hook=unique, parse_constant=constant)
+        values = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as err:
-        _refuse(name, f"{len(text)} bytes", f"one JSON object ({err})")
+        _refuse(name, _Words(f"{len(text)} bytes"), f"one JSON object ({err})")
     if not isinstance(values, dict):
         _refuse(name, values, "one JSON object")
     return values
@@ -327,9 +323,9 @@ def _read(
     """
     names = set(shapes)
     for name in sorted(names - set(tensors)):
-        _refuse(name, "missing", "there")
+        _refuse(name, _Words("missing"), "there")
     for name in sorted(set(tensors) - names):
-        _refuse(name, "a tensor", "absent: a policy of these dimensions has no such tensor")
+        _refuse(name, _Words("a tensor"), "absent: a policy of these dimensions has no such tensor")
     spans = []
     for name, shape in shapes.items():
         entry = tensors[name]
@@ -352,7 +348,7 @@ def _read(
             _refuse(f"{name} data_offsets", [first, last], bound)
         end = last
     if start + end != len(data):
-        _refuse("length", f"{len(data)} bytes", f"{start + end} bytes, as its header says")
+        _refuse("length", _Words(f"{len(data)} bytes"), f"{start + end} bytes, as its header says")
     return {
         name: np.frombuffer(data, "<f4", (last - first) // 4, start + first).reshape(shapes[name])
         for first, last, name in spans
@@ -375,31 +371,64 @@ def _check_scalars(values: Mapping[str, Any]) -> None:
     if values["q_agg"] not in ("mean", "min"):
         _refuse("q_agg", values["q_agg"], "mean or min")
     env = values["env"]
-    if not isinstance(env, str) or any("\ud800" <= c <= "\udfff" for c in env):
-        _refuse("env", env, "text")
+    if not isinstance(env, str) or not _is_text(env, _MAX_ENV):
+        _refuse("env", env, f"text of at most {_MAX_ENV} bytes of UTF-8")
 
 
-def _check_vector(name: str, value: Any, null: bool) -> None:
-    """Check that JSON gave a list of numbers, which numpy may then convert; or null where allowed."""
+def _is_text(value: str, most: int) -> bool:
+    """Whether `value` has at most `most` bytes of UTF-8, and no half of a surrogate pair."""
+    try:
+        return len(value.encode()) <= most
+    except UnicodeEncodeError:
+        return False
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return a copy of `config` as JSON would give it back, keys in order."""
+    try:
+        text = json.dumps(config, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as err:
+        _refuse("config", type(config).__name__, f"a dict of plain finite JSON values ({err})")
+    plain = json.loads(text)
+    if not isinstance(plain, dict):
+        _refuse("config", plain, "a dict")
+    layer: list[Any] = [plain]  # the lists and dicts of one level
+    for level in range(_MAX_LEVELS + 1):
+        if level == _MAX_LEVELS and layer:
+            _refuse("config", _Words("nested deeper"), f"at most {_MAX_LEVELS} levels deep")
+        dicts = [value for value in layer if isinstance(value, dict)]
+        for keys in dicts:
+            if len(keys) > _MAX_KEYS or not all(_is_text(key, _MAX_KEYS) for key in keys):
+                bound = f"at most {_MAX_KEYS} keys in each dict, each of at most {_MAX_KEYS} bytes"
+                _refuse("config", keys, bound)
+        lists = [value for value in layer if isinstance(value, list)]
+        values = [v for inner in (*lists, *(d.values() for d in dicts)) for v in inner]
+        layer = [v for v in values if isinstance(v, dict | list)]
+    return plain
+
+
+def _numbers(name: str, value: Any, null: bool) -> list[float] | None:
+    """Return a list of numbers from JSON, or None for null where that is allowed."""
     if value is None and null:
-        return
+        return None
     if not isinstance(value, list):
         _refuse(name, value, "a list of numbers" + " or null" * null)
     for i, x in enumerate(value):
-        # an integer of any size is compared exactly; a float32 of this size rounds to infinity
-        if type(x) not in (int, float) or not abs(x) < 2.0**128:
+        if type(x) not in (int, float) or not abs(x) < 2.0**128:  # exact for an integer of any size
             _refuse(f"{name}[{i}]", x, "a finite float32 number")
+    return [float(x) for x in value]
 
 
 def _check_layers(actor: Sequence[Any], critic: Sequence[Any], depth: int) -> None:
     for name, layers, parts in (("actor", actor, 2), ("critic", critic, 4)):
         if len(layers) != depth + 1:
-            _refuse(name, f"{len(layers)} layers", f"depth + 1 = {depth + 1} layers")
+            _refuse(name, _Words(f"{len(layers)} layers"), f"depth + 1 = {depth + 1} layers")
         for i, layer in enumerate(layers):
             expected = parts if i < depth else 2
             if len(layer) != expected:
                 bound = f"{expected} arrays ({', '.join('wbgc'[:expected])})"
-                _refuse(f"{name}/{i}", f"{len(layer)} arrays", bound)
+                _refuse(f"{name}/{i}", _Words(f"{len(layer)} arrays"), bound)
 
 
 def _expected(
@@ -464,12 +493,13 @@ def _is_ints(values: Any) -> bool:
     return isinstance(values, list) and all(type(x) is int for x in values)
 
 
+class _Words(str):
+    """A value that is described, not quoted."""
+
+    __repr__ = str.__str__
+
+
 def _refuse(name: str, value: object, bound: str) -> NoReturn:
-    text = (
-        value
-        if isinstance(value, str) and value.endswith((" bytes", " layers", " arrays"))
-        else repr(value)
-    )
-    raise BadInput(
-        f"{name} is {text if len(text) <= 80 else text[:77] + '...'}, but must be {bound}"
-    )
+    text = repr(value)
+    text = text if len(text) <= 80 else text[:77] + "..."
+    raise BadInput(f"{name} is {text}, but must be {bound}")

@@ -23,10 +23,13 @@ LAYER_NORM_EPS = 1e-6
 
 
 class Status(IntFlag):
-    """What befell one row of a call; 0 if nothing did. The native runtime uses the same numbers."""
+    """What befell one row of a call; 0 if nothing did. The native runtime uses the same numbers.
 
-    NONFINITE_OBS = 1  # the observation has a NaN or an infinity: nothing was computed from it
-    NONFINITE_RESULT = 2  # no candidate was left
+    A held row has one of the first two and HELD, no more; any other row may have the last two.
+    """
+
+    NONFINITE_OBS = 1  # the observation has a NaN or an infinity
+    NONFINITE_RESULT = 2  # every candidate was rejected
     HELD = 4  # the session's last good action was returned
     CLIPPED = 8  # the bounds changed the returned action
     CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won

@@ -9,6 +9,8 @@ Shape letters: B observations (rows), N candidates, O observation, A action, M E
 import operator
 import os
 import secrets
+from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -67,7 +69,7 @@ class Sampler:
         The trained policy; samplers may share it.
     backend
         numpy (the definition), native, torch or triton. None: what the environment variable
-        SORL_BACKEND names, or else numpy.
+        SORL_BACKEND names, or else native where it is installed, numpy where not.
     precision
         fp32, or bf16 where the backend has it.
     threads
@@ -95,6 +97,9 @@ class Sampler:
         self.policy = policy
         self.backend = _choose(backend)
         self._session = _make_session(self.backend, policy, precision, threads)
+        # the whole of a native call in one step, where its arguments need no conversion
+        self._act_plain: Callable[..., Any] | None = getattr(self._session, "act_plain", None)
+        self._act_into = getattr(self._session, "act_into", self._no_act_into)
         self._seed = secrets.randbits(64)
         self._calls = 0
 
@@ -161,6 +166,13 @@ class Sampler:
         BadInput
             A shape, dtype or number is wrong; the message names it, the bound and the remedy.
         """
+        if self._act_plain is not None and noise is None and not return_info:
+            own = seed is None and call is None
+            key = (self._seed, self._calls & 0xFFFFFFFF) if own else (seed, call or 0)
+            plain = self._act_plain(obs, steps, candidates, *key, row_offset)
+            if plain is not None:
+                self._calls += own
+                return plain
         x = self._session.array("obs", obs)
         O = self.policy.obs_dim
         single = x.ndim == 1
@@ -185,6 +197,56 @@ class Sampler:
         if single and isinstance(action, np.ndarray):
             info = Info(int(info.candidate), float(info.q), Status(int(info.status)))
         return (action, info) if return_info else action
+
+    def act_into(
+        self,
+        obs: NDArray[np.float32],
+        out: NDArray[np.float32],
+        steps: int = 1,
+        candidates: int = 1,
+        *,
+        seed: int | None = None,
+        call: int = 0,
+        noise: NDArray[np.float32] | None = None,
+        row_offset: int = 0,
+        status: NDArray[np.uint32] | None = None,
+    ) -> None:
+        """Write what `act` would return into the caller's own memory, in the least time.
+
+        Native backend only. The arrays are C-contiguous and of the exact dtype; nothing is converted
+        or copied. After the first call of a size nothing is allocated either.
+
+        Parameters
+        ----------
+        obs
+            float32 [O] or [B, O].
+        out
+            float32 [A] or [B, A], written.
+        steps, candidates, seed, call, noise, row_offset
+            As in `act`.
+        status
+            uint32 [B], written, or None.
+
+        Raises
+        ------
+        BadInput
+            The backend is another one, or a number, shape or dtype is wrong.
+        """
+        if seed is None:
+            seed, call = self._seed, self._calls & 0xFFFFFFFF
+            self._calls += 1
+        try:
+            self._act_into(
+                obs, out, steps, candidates, seed, call, row_offset, noise, None, None, status
+            )
+        except (TypeError, ValueError) as err:
+            raise BadInput(str(err)) from None
+
+    def _no_act_into(self, *_: Any) -> None:
+        raise BadInput(
+            f"act_into needs the native backend, but this Sampler's is {self.backend!r}: use act, or "
+            "load it with backend='native'"
+        )
 
     def _check_steps(self, steps: int) -> int:
         allowed = self.policy.train_steps
@@ -229,12 +291,12 @@ class Sampler:
 
 
 def _choose(backend: str | None) -> str:
-    """Decide the backend: the argument, or else SORL_BACKEND, or else numpy."""
+    """Decide the backend: the argument, or else SORL_BACKEND, or else the fastest on a CPU."""
     origin, name = "backend", backend
     if name is None:
         origin, name = "the environment variable SORL_BACKEND", os.environ.get("SORL_BACKEND")
     if not name:
-        return "numpy"
+        return "native" if find_spec("sorl_fast._native") is not None else "numpy"
     if name not in BACKENDS:
         raise BadInput(f"{origin} is {name!r}, but must be one of {', '.join(BACKENDS)}")
     return name
@@ -245,10 +307,14 @@ def _make_session(backend: str, policy: Policy, precision: str, threads: int) ->
     if precision not in PRECISIONS:
         raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
     _integer("threads", threads, 1, 2**31)
+    if backend == "native":
+        from .native import NativeSession
+
+        return NativeSession(policy, precision, threads)
     if backend not in ("numpy", "torch"):
         raise BadInput(
-            f"backend is {backend!r}, which this build of sorl-fast does not have: choose numpy or "
-            "torch, or unset SORL_BACKEND"
+            f"backend is {backend!r}, which this build of sorl-fast does not have: choose native, numpy "
+            "or torch, or unset SORL_BACKEND"
         )
     if precision != "fp32":
         raise BadInput(f"precision is {precision!r}, but the {backend} backend has fp32 only")
@@ -263,7 +329,7 @@ class NumpySession:
         self._last = _rest(policy)
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
-        return _floats(name, value)
+        return as_floats(name, value)
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
@@ -303,10 +369,10 @@ class TorchSession:
         torch = self._torch
         if not isinstance(value, torch.Tensor):
             # a copy: from_numpy warns of arrays that may not be written to
-            return torch.from_numpy(_floats(name, value).copy())
+            return torch.from_numpy(as_floats(name, value).copy())
         if value.dtype.is_complex or value.dtype == torch.bool:
             _refuse_dtype(name, str(value.dtype))
-        return value.detach().to(torch.float32)
+        return value.to(torch.float32)
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
@@ -337,7 +403,7 @@ class TorchSession:
             good, q = good.view(B, N), q.view(B, N)
             seen = obs.isfinite().all(1)
             left = seen & good.any(1)
-            ranked = torch.where(good, q, -torch.inf) if N > 1 else torch.zeros_like(q)
+            ranked = torch.where(good, q, -torch.inf)
             # argmax leaves open which of equal entries it returns: the smallest index is the rule
             tied = ranked == ranked.amax(1, keepdim=True)
             best = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
@@ -389,7 +455,8 @@ def _is_tensor(value: Any) -> bool:
     return any(f"{c.__module__}.{c.__name__}" == "torch.Tensor" for c in type(value).__mro__)
 
 
-def _floats(name: str, value: Any) -> NDArray[np.float32]:
+def as_floats(name: str, value: Any) -> NDArray[np.float32]:
+    """Return the caller's numbers as float32, or raise BadInput."""
     try:
         given = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as err:

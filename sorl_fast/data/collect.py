@@ -238,20 +238,21 @@ def _is_finished(split: _Split, about: dict[str, Any]) -> bool:
     if not split.path.exists():
         return False
     wanted = _about_file(split, about)
-    found: dict[str, Any] = {}
+    found: Any = None
     with (
-        contextlib.suppress(zipfile.BadZipFile, ValueError),
+        contextlib.suppress(OSError, ValueError, zipfile.BadZipFile),
         zipfile.ZipFile(split.path) as archive,
     ):
-        found = json.loads(archive.comment or b"{}")
+        found = json.loads(archive.comment)
+    ours = isinstance(found, dict) and wanted.keys() <= found.keys()
     # Newer libraries do not make a finished collection another one.
-    different = [key for key in wanted if key != "versions" and found.get(key) != wanted[key]]
-    if not different:
+    different = [k for k in wanted if k != "versions" and ours and found[k] != wanted[k]]
+    if ours and not different:
         return True
-    what = ", ".join(f"{key} {found[key]!r} and not {wanted[key]!r}" for key in different if found)
+    what = ", ".join(f"{key} {found[key]!r} and not {wanted[key]!r}" for key in different)
     raise BadInput(
         f"{split.path} is there already"
-        + (f", but made with {what}" if found else " and was not made by this command")
+        + (f", but made with {what}" if ours else " and was not made by this command")
         + ". Choose another --out, or add --force to replace it"
     )
 
@@ -541,8 +542,8 @@ def _work(
         while (job := pipe.recv()) is not None:
             _write_shard(job.path, collect_episode(source, seed, job.split, job.episode))
             pipe.send(None)
-    except EOFError:
-        return
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the parent is gone
     except BadInput as err:
         pipe.send(_Failure(str(err), bad_input=True))
     except BaseException as err:

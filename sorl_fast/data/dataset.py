@@ -6,6 +6,7 @@ observation, A action.
 """
 
 import hashlib
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -194,11 +195,16 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
                 "ogbench download it with --download"
             )
             raise BadInput(f"no data file {path}. {make}")
-    import ogbench
-    from gymnasium.error import Error as GymnasiumError
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        import ogbench
+        from gymnasium.error import Error as GymnasiumError
 
     try:
-        simulator, train, val = ogbench.make_env_and_datasets(env, dataset_dir=str(folder))
+        with warnings.catch_warnings():
+            # of gymnasium about its own spaces, and of mujoco's window about a missing display
+            warnings.simplefilter("ignore", UserWarning)
+            simulator, train, val = ogbench.make_env_and_datasets(env, dataset_dir=str(folder))
     except OSError as err:
         raise BadInput(
             f"ogbench could not get {name} into {folder}: {err}. Check the network and the folder, "

@@ -144,8 +144,8 @@ def test_importing_it_loads_no_simulator_and_no_torch():
         ({"steps": ()}, ["steps is ()", "at least 1"]),
         ({"candidates": (0,)}, ["candidates is (0,)", "at least 1"]),
         ({"episodes": 0}, ["episodes is 0", "at least 1"]),
-        ({"seed": -1}, ["seed is -1", "2^32"]),
-        ({"seed": 2**32}, ["seed is 4294967296", "2^32"]),
+        ({"seed": -1}, ["seed is -1", "2^63"]),
+        ({"seed": 2**63}, ["seed is 9223372036854775808", "2^63"]),
         ({"policy_path": "nowhere.safetensors"}, ["nowhere.safetensors"]),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",
@@ -261,17 +261,17 @@ def without_speed(result: dict) -> dict:
 
 @pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(cube_policy):
-    grid = (cube_policy, (1, 4), (1, 3), 3, 21)
+    grid = (cube_policy, (1, 4), (1, 3), 2, 21)
     ticks = []
     with Evaluator(CUBE, workers=2) as two:
         first = two.run(*grid, progress=lambda done, total: ticks.append((done, total)))
         again = two.run(*grid)
-    config = EvalConfig(steps=(1, 4), candidates=(1, 3), episodes=3, seed=21, workers=1)
+    config = EvalConfig(steps=(1, 4), candidates=(1, 3), episodes=2, seed=21, workers=1)
     one = evaluate(cube_policy, config)
     assert without_speed(first) == without_speed(again) == without_speed(one)
     assert json.loads(json.dumps(one)) == one
-    assert ticks[0] == (0, 12)
-    assert ticks[-1] == (12, 12)
+    assert ticks[0] == (0, 8)
+    assert ticks[-1] == (8, 8)
     assert [(r["steps"], r["candidates"]) for r in one["rows"]] == [(1, 1), (1, 3), (4, 1), (4, 3)]
     assert one["env"] == CUBE
     assert one["success_timing"] == "post"
@@ -281,7 +281,7 @@ def test_results_do_not_depend_on_the_number_of_workers(cube_policy):
             *("steps", "candidates", "episodes", "successes", "success", "ci_low", "ci_high"),
             *("episode_length", "actions_per_second", "returns"),
         }
-        assert row["success"] == row["successes"] / 3
+        assert row["success"] == row["successes"] / 2
         assert row["episode_length"] <= 200
         assert row["actions_per_second"] > 0
     assert multiprocessing.active_children() == []
@@ -363,7 +363,9 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("sig", "whole_group"), [(signal.SIGINT, True), (signal.SIGKILL, False)], ids=["ctrl-c", "kill"]
+    ("sig", "whole_group"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGKILL, False)],
+    ids=["ctrl-c", "terminate", "kill"],
 )
 def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
     script = tmp_path / "main.py"
@@ -372,8 +374,11 @@ def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
         import multiprocessing, sys
         from sorl_fast.act.evaluate import Evaluator
 
+        told = []
+
         def tell(done, total):
-            if done == 1:
+            if done and not told:  # two may be done at once
+                told.append(True)
                 print(*(c.pid for c in multiprocessing.active_children()), flush=True)
 
         if __name__ == "__main__":

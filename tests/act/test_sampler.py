@@ -23,7 +23,7 @@ from sorl_fast.act.sampler import Info, Status
 POLICY = make_policy()
 NAN, INF = float("nan"), float("inf")
 
-both = pytest.mark.parametrize("backend", ["numpy", "torch"])
+every = pytest.mark.parametrize("backend", ["numpy", "torch", "native"])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -46,7 +46,7 @@ def observations(rows, O=3, seed=0):
 # --- what it computes
 
 
-@both
+@every
 @pytest.mark.parametrize("k", [1, 2, 4, 8], ids=lambda k: f"M{k}")
 @pytest.mark.parametrize("n", [1, 8], ids=lambda n: f"N{n}")
 def test_authors_samples(backend, k, n):
@@ -57,7 +57,7 @@ def test_authors_samples(backend, k, n):
     assert np.abs(out - action).max() <= GOLDEN * np.abs(action).max()
 
 
-@both
+@every
 @settings(deadline=None, max_examples=60)
 @given(
     O=st.integers(1, 7),
@@ -103,7 +103,7 @@ FROZEN = {
 }
 
 
-@both
+@every
 @pytest.mark.parametrize("cell", [(1, 1), (2, 4), (8, 1), (8, 16)], ids=lambda c: f"M{c[0]}N{c[1]}")
 def test_a_stated_seed_gives_the_same_action_for_ever(backend, cell):
     policy = make_policy(O=4, A=5, H=16, depth=3, normalise=True)
@@ -111,7 +111,7 @@ def test_a_stated_seed_gives_the_same_action_for_ever(backend, cell):
     np.testing.assert_allclose(action, FROZEN[cell], rtol=0, atol=FLOAT32)
 
 
-@both
+@every
 def test_the_same_call_gives_the_same_bits(backend):
     sampler, other = Sampler(POLICY, backend=backend), Sampler(POLICY, backend=backend)
     obs = observations(5)
@@ -121,7 +121,7 @@ def test_the_same_call_gives_the_same_bits(backend):
         np.testing.assert_array_equal(again, first)
 
 
-@both
+@every
 def test_seed_and_call_change_the_action(backend):
     sampler = Sampler(POLICY, backend=backend)
     base = sampler.act(observations(1)[0], seed=5)
@@ -136,13 +136,14 @@ def test_seed_and_call_change_the_action(backend):
 
 
 def test_without_a_seed_every_call_and_every_sampler_differs():
-    one, two = Sampler(POLICY), Sampler(POLICY)
+    free = make_policy(action_low=[-99, -99], action_high=[99, 99])  # a clip may make two equal
+    one, two = Sampler(free), Sampler(free)
     obs = observations(1)[0]
     actions = [s.act(obs).tobytes() for s in (one, one, two, one, two)]
     assert len(set(actions)) == 5
 
 
-@both
+@every
 @pytest.mark.parametrize("cut", [1, 3, 6])
 def test_a_batch_may_be_split_with_row_offset(backend, cut):
     sampler = Sampler(POLICY, backend=backend)
@@ -157,7 +158,7 @@ def test_a_batch_may_be_split_with_row_offset(backend, cut):
     np.testing.assert_allclose(one, whole[cut], rtol=0, atol=SPLIT)
 
 
-@both
+@every
 @pytest.mark.parametrize("N", [1, 4], ids=lambda n: f"N{n}")
 def test_asking_for_info_leaves_the_action_as_it_is(backend, N):
     sampler = Sampler(POLICY, backend=backend)
@@ -167,7 +168,7 @@ def test_asking_for_info_leaves_the_action_as_it_is(backend, N):
     assert np.isfinite(info.q).all()
 
 
-@both
+@every
 def test_info_of_one_observation_is_plain_numbers(backend):
     sampler = Sampler(POLICY, backend=backend)
     action, info = sampler.act(observations(1)[0], 2, 3, seed=1, return_info=True)
@@ -176,7 +177,7 @@ def test_info_of_one_observation_is_plain_numbers(backend):
     assert [type(x) for x in info] == [int, float, Status]
 
 
-@both
+@every
 def test_bounds_clip(backend):
     policy = make_policy(action_low=[-0.25, 0.5], action_high=[0.125, 1000.0])
     action, info = Sampler(policy, backend=backend).act(
@@ -192,7 +193,7 @@ def test_bounds_clip(backend):
 # --- non-finite inputs and results
 
 
-@both
+@every
 def test_before_any_good_action_zero_clipped_to_the_bounds_is_held(backend):
     policy = make_policy(A=3, action_low=[-1, 0.25, -2], action_high=[1, 1, -0.5])
     action, info = Sampler(policy, backend=backend).act([NAN, 0, 0], return_info=True)
@@ -202,7 +203,7 @@ def test_before_any_good_action_zero_clipped_to_the_bounds_is_held(backend):
     assert np.isnan(info.q)
 
 
-@both
+@every
 def test_rows_without_an_action_hold_the_last_good_one_from_before_the_call(backend):
     sampler = Sampler(POLICY, backend=backend)
     good = sampler.act(observations(3), 4, 2, seed=1)
@@ -220,7 +221,7 @@ def test_rows_without_an_action_hold_the_last_good_one_from_before_the_call(back
     np.testing.assert_array_equal(sampler.act(np.full((2, 3), NAN)), [later, later])
 
 
-@both
+@every
 def test_a_held_action_is_the_callers_to_change(backend):
     sampler = Sampler(POLICY, backend=backend)
     good = sampler.act(observations(1)[0], seed=1)
@@ -232,7 +233,7 @@ def test_a_held_action_is_the_callers_to_change(backend):
     np.testing.assert_array_equal(sampler.act([NAN] * 3), expected)
 
 
-@both
+@every
 def test_a_candidate_with_a_non_finite_action_is_rejected_and_the_best_of_the_rest_wins(backend):
     sampler = Sampler(POLICY, backend=backend)
     obs, noise = observations(6), normals(4, 6, 5, 2)
@@ -250,7 +251,7 @@ def test_a_candidate_with_a_non_finite_action_is_rejected_and_the_best_of_the_re
         np.testing.assert_allclose(alone, action[b], rtol=0, atol=SPLIT)
 
 
-@both
+@every
 @pytest.mark.parametrize("N", [1, 3], ids=lambda n: f"N{n}")
 def test_no_candidate_left_holds(backend, N):
     sampler = Sampler(POLICY, backend=backend)
@@ -273,7 +274,7 @@ def overflowing_critic(value):
     return dataclasses.replace(policy, critic=(*policy.critic[:-1], (w, b)))
 
 
-@both
+@every
 def test_a_non_finite_q_never_wins(backend):
     obs, noise = observations(40), normals(4, 40, 6, 2)
     _, info = Sampler(overflowing_critic(3e38), backend=backend).act(
@@ -297,7 +298,7 @@ def test_a_non_finite_q_never_wins(backend):
         assert np.argmax(allowed) == info.candidate[b]
 
 
-@both
+@every
 def test_with_one_candidate_q_rejects_nothing(backend):
     policy = overflowing_critic(3e38)
     obs, noise = observations(200), normals(4, 200, 1, 2)
@@ -313,7 +314,7 @@ HARD = st.sampled_from(
 )
 
 
-@both
+@every
 @settings(deadline=None, max_examples=60)
 @given(data=st.data(), B=st.integers(1, 4), N=st.integers(1, 4), m=st.integers(0, 3))
 def test_any_observation_and_noise_gives_finite_actions_within_bounds(backend, data, B, N, m):
@@ -353,19 +354,20 @@ def test_backends_agree_on_every_bit_of_the_status():
         Sampler(overflowing_critic(3e38), backend=name).act(
             obs, 4, 3, noise=noise, return_info=True
         )
-        for name in ("numpy", "torch")
+        for name in ("numpy", "torch", "native")
     ]
-    (a, one), (b, two) = infos
-    np.testing.assert_array_equal(one.status, two.status)
-    np.testing.assert_array_equal(one.candidate, two.candidate)
-    np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32)
+    (a, one), *others = infos
+    for b, two in others:
+        np.testing.assert_array_equal(one.status, two.status)
+        np.testing.assert_array_equal(one.candidate, two.candidate)
+        np.testing.assert_allclose(a, b, rtol=0, atol=FLOAT32)
     assert np.bitwise_or.reduce(one.status) == 31  # each bit was seen
 
 
 # --- arguments
 
 
-@both
+@every
 def test_accepts_any_real_numbers_lists_and_strided_views(backend):
     sampler = Sampler(POLICY, backend=backend)
     base = np.array([[1, -2, 3], [0, 2, -1]])
@@ -381,7 +383,7 @@ def test_accepts_any_real_numbers_lists_and_strided_views(backend):
     np.testing.assert_array_equal(sampler.act(fortran, seed=1), expected)
 
 
-@both
+@every
 @pytest.mark.parametrize("N", [1, 4], ids=lambda n: f"N{n}")
 def test_an_empty_batch_gives_an_empty_batch(backend, N):
     sampler = Sampler(POLICY, backend=backend)
@@ -434,7 +436,7 @@ BAD_CALLS = {
 }
 
 
-@both
+@every
 @pytest.mark.parametrize(("kwargs", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
 def test_wrong_arguments_are_named(backend, kwargs, message):
     with pytest.raises(BadInput, match=re.escape(message)):
@@ -479,11 +481,11 @@ def test_load(tmp_path):
 @pytest.mark.parametrize(
     ("argument", "variable", "chosen"),
     [
-        *((None, None, "numpy"), (None, "", "numpy"), (None, "torch", "torch")),
+        *((None, None, "native"), (None, "", "native"), (None, "torch", "torch")),
         *(("numpy", "torch", "numpy"), ("torch", None, "torch")),
     ],
 )
-def test_backend_is_the_argument_or_the_variable_or_numpy(argument, variable, chosen, monkeypatch):
+def test_backend_is_the_argument_or_the_variable_or_native(argument, variable, chosen, monkeypatch):
     if variable is not None:
         monkeypatch.setenv("SORL_BACKEND", variable)
     assert Sampler(POLICY, backend=argument).backend == chosen
@@ -493,8 +495,7 @@ def test_backend_is_the_argument_or_the_variable_or_numpy(argument, variable, ch
     ("variable", "message"),
     [
         ("jax", "the environment variable SORL_BACKEND is 'jax', but must be one of numpy, native"),
-        ("native", "backend is 'native', which this build of sorl-fast does not have"),
-        ("triton", "choose numpy or torch, or unset SORL_BACKEND"),
+        ("triton", "choose native, numpy or torch, or unset SORL_BACKEND"),
     ],
 )
 def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, monkeypatch):
@@ -507,10 +508,12 @@ def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, mo
     ("kwargs", "message"),
     [
         ({"backend": "cuda"}, "backend is 'cuda', but must be one of numpy, native, torch, triton"),
-        ({"backend": "native"}, "this build of sorl-fast does not have"),
         ({"backend": "triton"}, "this build of sorl-fast does not have"),
         ({"precision": "fp16"}, "precision is 'fp16', but must be one of fp32, bf16"),
-        ({"precision": "bf16"}, "precision is 'bf16', but the numpy backend has fp32 only"),
+        (
+            {"backend": "numpy", "precision": "bf16"},
+            "precision is 'bf16', but the numpy backend has fp32 only",
+        ),
         ({"threads": 0}, "threads is 0, but must be an integer from 1"),
         ({"threads": 1.0}, "threads is 1.0"),
     ],
@@ -519,6 +522,13 @@ def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, mo
 def test_wrong_backend_precision_or_threads(kwargs, message):
     with pytest.raises(BadInput, match=re.escape(message)):
         Sampler(POLICY, **kwargs)
+
+
+def test_without_the_native_module_numpy_acts_and_native_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sorl_fast._native", None)
+    assert Sampler(POLICY).backend == "numpy"
+    with pytest.raises(BadInput, match="no working native module"):
+        Sampler(POLICY, backend="native")
 
 
 def test_torch_backend_without_torch_says_how_to_get_it(monkeypatch):
@@ -608,7 +618,7 @@ def test_the_numpy_backend_reads_a_tensor_as_an_array_or_says_what_to_do():
 def test_torch_threads_and_random_state_are_left_alone():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     numpy_state = repr(np.random.get_state())  # noqa: NPY002
-    for backend in ("numpy", "torch"):
+    for backend in ("numpy", "torch", "native"):
         Sampler(POLICY, backend=backend, threads=1).act(np.zeros((3, 3)), 4, 4)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)

@@ -253,6 +253,17 @@ def test_resume_refuses_another_experiment(own_file, tmp_path, changes, says):
     assert (out / "config.json").read_bytes() == before
 
 
+def test_resume_from_the_command_line_needs_only_the_folder_and_the_total(own_file, tmp_path):
+    flags = ["train", "--env", "mine", "--data", str(own_file), "--q-coef", "1", "--hidden", "8"]
+    flags += ["--depth", "1", "--eval-every", "0", "--threads", "1", "--batch-size", "16"]
+    assert cli.main([*flags, "--steps", "9", "--out", str(tmp_path / "parts")]) == 0
+    again = ["train", "--out", str(tmp_path / "parts"), "--steps", "20", "--resume"]
+    assert cli.main(again) == 0
+    assert cli.main([*flags, "--steps", "20", "--out", str(tmp_path / "whole")]) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    assert cli.main([*again, "--hidden", "16"]) == 2
+
+
 def test_a_folder_in_use_is_not_overwritten(own_file, tmp_path):
     train(agent(), config(own_file, tmp_path / "run", steps=2), progress=False)
     with pytest.raises(BadInput, match="--resume"):

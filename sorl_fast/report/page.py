@@ -1,0 +1,311 @@
+"""The tables and the page: report.html, self-contained, with the figures beside it as PNGs.
+
+N candidates, M Euler steps.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_bytes
+from ..config import Preset, find_preset
+from ..errors import BadInput
+from ..version import __version__
+from .figures import PICTURES, png
+from .runs import Cell, Run, Setting, cells_of, episodes_of, group_settings, load_run, pareto_front
+
+_TIMING = {
+    "post": "on the state after each action (success_timing=post, as in the paper)",
+    "pre": "on the state before each action (success_timing=pre; the paper judged the one after)",
+}
+_ONE_SEED = (
+    "Intervals are Wilson's 95% intervals over episodes: one training seed, so they say nothing about "
+    "how much another seed would differ."
+)
+_SEVERAL_SEEDS = (
+    "Over several seeds, success is the mean over seeds and its interval the wider of two: the 95% t "
+    "interval over seeds, and Wilson's 95% interval over all their episodes. With one seed it is "
+    "Wilson's."
+)
+
+
+def _span(cell: Cell) -> str:
+    mean, low, high = cell.percent
+    return f"{mean:.0f}% [{low:.0f}, {high:.0f}]"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def terminal_table(evaluation: Mapping[str, Any]) -> str:
+    """Return an evaluation as a small text table: a line an M, a column an N.
+
+    Parameters
+    ----------
+    evaluation
+        What `sorl_fast.act.evaluate.Evaluator.run` returns.
+
+    Returns
+    -------
+    str
+        Lines without a final line break. A cell is success, its 95% interval and actions a second.
+    """
+    cells = cells_of([dict(evaluation)])
+    all_steps = sorted({cell.steps for cell in cells})
+    all_candidates = sorted({cell.candidates for cell in cells})
+    by_place = {(cell.steps, cell.candidates): cell for cell in cells}
+    grid = [["", *(f"N = {N}" for N in all_candidates)]]
+    for M in all_steps:
+        line = [f"M = {M}"]
+        for N in all_candidates:
+            cell = by_place.get((M, N))
+            line.append(f"{_span(cell)} {_rate(cell.actions_per_second)}/s" if cell else "-")
+        grid.append(line)
+    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
+    lines = [
+        f"{evaluation['env']}: success [95% interval] and actions per second of the policy alone",
+        f"{episodes_of(cells)} episodes a cell, success_timing={evaluation['success_timing']}",
+    ]
+    for line in grid:
+        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
+        lines.append("   ".join(texts).rstrip())
+    return "\n".join(lines)
+
+
+def _notes(settings: Sequence[Setting]) -> list[str]:
+    """What a reader must know before believing a number."""
+    notes = []
+    for run in (run for setting in settings for run in setting.runs):
+        name = run.folder.name
+        if run.evaluation is None:
+            notes.append(
+                f"{name} has not been evaluated: no success is shown for it. Run "
+                f"`sorl-fast eval {run.folder}`."
+            )
+        elif not run.complete:
+            notes.append(
+                f"{name} has no evaluation.json: the last periodic evaluation, after "
+                f"{run.evaluation['step']:,} updates, stands in. Run `sorl-fast eval {run.folder}` "
+                "for the full grid."
+            )
+        elif run.log and (run.evaluation.get("step") or math.inf) < run.log[-1]["step"]:
+            notes.append(
+                f"{name} was evaluated after {run.evaluation['step']:,} updates and trained on since: "
+                f"run `sorl-fast eval {run.folder}` again."
+            )
+        steps, every = run.train["steps"], run.train.get("log_every", 0)
+        if run.log and every and run.log[-1]["step"] + every < steps:
+            notes.append(
+                f"{name} logged {run.log[-1]['step']:,} of its {steps:,} updates: it was stopped, "
+                "or is still training."
+            )
+        if not run.log:
+            notes.append(f"{name} has no log lines: no losses are shown for it.")
+    for setting in settings:
+        counts = {cell.seeds for cell in setting.cells}
+        if len(counts) > 1:
+            notes.append(f"{setting.label}: not every seed has every cell; the counts are stated.")
+    if len({setting.env for setting in settings}) > 1:
+        notes.append("The settings are in different environments: their success is not comparable.")
+    if len({run.timing for s in settings for run in s.runs if run.timing}) > 1:
+        notes.append(
+            "The settings judge success at different times (post and pre): not comparable as they are."
+        )
+    if any(cell.episodes < 50 for s in settings for cell in s.cells):
+        notes.append("Cells have fewer than 50 episodes: read the intervals, not the percentages.")
+    return notes
+
+
+def _grid(setting: Setting) -> dict[str, Any]:
+    all_candidates = sorted({cell.candidates for cell in setting.cells})
+    lines = [
+        (M, [setting.cell(M, N) for N in all_candidates])
+        for M in sorted({cell.steps for cell in setting.cells})
+    ]
+    return {
+        "label": setting.label,
+        "seeds": len(setting.runs),
+        "episodes": episodes_of(setting.cells) if setting.cells else "0",
+        "candidates": all_candidates,
+        "lines": lines,
+        "front": pareto_front(setting.cells),
+        "cells": setting.cells,
+    }
+
+
+def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    """Our cells at the smallest N beside the paper's figures, where the family is in its table."""
+    lines = []
+    for setting in settings:
+        preset: Preset | None = find_preset(setting.env)
+        if preset is None or not setting.cells:
+            continue
+        smallest = min(cell.candidates for cell in setting.cells)
+        lines.append(
+            {
+                "label": setting.label,
+                "preset": preset,
+                "cells": [cell for cell in setting.cells if cell.candidates == smallest],
+                "candidates": smallest,
+                "seeds": len(setting.runs),
+                "episodes": episodes_of(setting.cells),
+                "data": _data_words(setting.runs[0]),
+            }
+        )
+    return lines
+
+
+def _data_words(run: Run) -> str:
+    data = run.config.get("data") or {}
+    words = []
+    for key, text in (("transitions", "transitions"), ("episodes", "episodes")):
+        if isinstance(data.get(key), int):
+            words.append(f"{data[key]:,} {text}")
+    return ", ".join(words) or "not recorded"
+
+
+def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
+    lines = []
+    for setting in settings:
+        for run in setting.runs:
+            logged = [line for line in run.log if "updates_per_second" in line]
+            last = logged[-1] if logged else {}
+            rates = sorted(line["updates_per_second"] for line in logged)
+            evaluation = run.evaluation or {}
+            if run.complete:
+                source = "evaluation.json"
+            else:
+                source = "eval.jsonl, last line" if run.evaluation else "not evaluated"
+            if evaluation:
+                source += f" ({evaluation.get('backend')}, seed {evaluation.get('seed')})"
+            lines.append(
+                {
+                    "folder": str(run.folder),
+                    "label": setting.label,
+                    "seed": run.train["seed"],
+                    "updates": f"{last['step']:,}" if last else "not logged",
+                    "minutes": f"{last['seconds'] / 60:,.1f}"
+                    if "seconds" in last
+                    else "not logged",
+                    "rate": f"{rates[len(rates) // 2]:,.1f}" if rates else "not logged",
+                    "device": run.train.get("device", "not recorded"),
+                    "evaluation": source,
+                    "data": _data_words(run),
+                    "versions": dict(run.config.get("versions") or {}),
+                    "eval_versions": dict(evaluation.get("versions") or {}),
+                    "commands": _commands(run),
+                }
+            )
+    return lines
+
+
+def _commands(run: Run) -> list[str]:
+    """Return the command lines of the training, its resumptions too, and of the evaluation."""
+    found = run.config.get("commands") or [run.config.get("command")]
+    return [str(text) for text in (*found, (run.evaluation or {}).get("command")) if text]
+
+
+def _config_table(settings: Sequence[Setting]) -> list[tuple[str, list[str], bool]]:
+    """Return (field, its value in each setting, whether settings differ) of agent and training."""
+    columns = []
+    for setting in settings:
+        train = {k: v for k, v in setting.runs[0].train.items() if k not in ("seed", "out")}
+        seeds = ", ".join(str(run.train["seed"]) for run in setting.runs)
+        columns.append(setting.runs[0].agent | train | {"seeds": seeds})
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    table = []
+    for name in names:
+        values = [_value(column.get(name)) for column in columns]
+        table.append((name, values, len(set(values)) > 1))
+    return table
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _gpu(settings: Sequence[Setting]) -> str:
+    used = {str(run.train.get("device", "cpu")) for s in settings for run in s.runs}
+    trained = sorted(device for device in used if device != "cpu")
+    if trained:
+        return f"Training used {', '.join(trained)}; acting was not yet measured on a GPU."
+    return "Not yet measured on a GPU."
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write report.html and figures/*.png about the runs.
+
+    Parameters
+    ----------
+    runs
+        Run folders, at least one. Those that differ in their seed alone are aggregated; others are
+        compared side by side.
+    out
+        The folder to write into; by default the first run's.
+
+    Returns
+    -------
+    Path
+        report.html: one file, pictures included, without any reference to the network.
+
+    Raises
+    ------
+    BadInput
+        A folder or file is missing, empty or damaged, a seed is there twice, or `out` cannot be
+        written; the message names it and the remedy.
+    """
+    if not runs:
+        raise BadInput("no run to report on. Give at least one: `sorl-fast report RUN`")
+    settings = group_settings([load_run(Path(run)) for run in runs])
+    out = Path(runs[0]) if out is None else Path(out)
+    pictures = []
+    for name, title, draw, caption in PICTURES:
+        figure = draw(settings)
+        path = out / "figures" / f"{name}.png"
+        if figure is None:
+            with contextlib.suppress(OSError):  # a folder that refuses is named by the next write
+                path.unlink()  # of an earlier report: it would show other results
+            continue
+        data = png(figure)
+        write_bytes(path, data)
+        uri = "data:image/png;base64," + base64.b64encode(data).decode()
+        pictures.append({"title": title, "caption": caption, "uri": uri})
+    path = out / "report.html"
+    write_bytes(path, _render(settings, pictures).encode())
+    return path
+
+
+def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]]) -> str:
+    from jinja2 import Environment, StrictUndefined
+
+    text = files("sorl_fast.report").joinpath("page.html.jinja").read_text("utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"span": _span, "rate": _rate}
+    several = any(len(setting.runs) > 1 for setting in settings)
+    timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
+    return environment.from_string(text).render(
+        version=__version__,
+        envs=sorted({setting.env for setting in settings}),
+        settings=settings,
+        several_settings=len(settings) > 1,
+        notes=_notes(settings),
+        timings=[_TIMING.get(timing, f"as success_timing={timing} says") for timing in timings],
+        intervals=_SEVERAL_SEEDS if several else _ONE_SEED,
+        grids=[_grid(setting) for setting in settings if setting.cells],
+        pictures=pictures,
+        paper=_paper(settings),
+        runs=_runs(settings),
+        config=_config_table(settings),
+        gpu=_gpu(settings),
+    )

@@ -1,0 +1,283 @@
+"""What run folders hold, and the aggregation of runs that differ in their seed alone.
+
+A run's folder gives config.json, log.jsonl, eval.jsonl (periodic evaluations) and evaluation.json
+(the grid of `sorl-fast eval`). Success is a fraction in [0, 1].
+
+N candidates, M Euler steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..act.evaluate import wilson
+from ..errors import BadInput
+
+Line = dict[str, Any]
+
+# Student's t, two-sided 95%, for 1, 2, ... 29 degrees of freedom.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045),
+)
+
+_ROW_KEYS = (
+    *("steps", "candidates", "episodes", "successes", "success", "ci_low", "ci_high"),
+    *("episode_length", "actions_per_second", "returns"),
+)
+
+
+class Cell(NamedTuple):
+    """One cell (M, N) of one evaluation, or of those of several seeds."""
+
+    steps: int
+    candidates: int
+    seeds: int
+    episodes: int  # of all seeds together
+    success: float
+    low: float
+    high: float
+    episode_length: float
+    actions_per_second: float
+    returns: float
+
+    @property
+    def percent(self) -> tuple[float, float, float]:
+        """Success and its interval in %."""
+        return 100 * self.success, 100 * self.low, 100 * self.high
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run's folder holds."""
+
+    folder: Path
+    config: dict[str, Any]
+    log: list[Line]  # by step, training and validation merged
+    evals: list[Line]  # by step
+    evaluation: Line | None
+    complete: bool  # `evaluation` is the grid of `sorl-fast eval`, not the last periodic one
+
+    @property
+    def agent(self) -> dict[str, Any]:
+        """The saved AgentConfig."""
+        return dict(self.config["agent"])
+
+    @property
+    def train(self) -> dict[str, Any]:
+        """The saved TrainConfig."""
+        return dict(self.config["train"])
+
+    @property
+    def timing(self) -> str:
+        """The success timing of its evaluations, "" without any."""
+        source = self.evaluation or (self.evals[-1] if self.evals else {})
+        return str(source.get("success_timing", ""))
+
+    @property
+    def key(self) -> str:
+        """Equal for runs that are seeds of one setting."""
+        data = self.config.get("data") or {}
+        source = data.get("sha256") or [data.get("transitions"), data.get("episodes")]
+        parts = (self.agent, self.train["env"], self.train["steps"], source, self.timing)
+        return json.dumps(parts, sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their seed alone."""
+
+    label: str
+    runs: tuple[Run, ...]
+    cells: tuple[Cell, ...]  # of the final evaluation; by steps, then candidates
+
+    @property
+    def env(self) -> str:
+        """The environment's name."""
+        return str(self.runs[0].train["env"])
+
+    def cell(self, steps: int, candidates: int) -> Cell | None:
+        """The cell (M, N), None if it was not evaluated."""
+        found = [c for c in self.cells if (c.steps, c.candidates) == (steps, candidates)]
+        return found[0] if found else None
+
+
+def _load_json(path: Path, remedy: str) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as err:
+        raise BadInput(f"{path} cannot be read ({err}). {remedy}") from err
+
+
+def _load_lines(path: Path, remedy: str) -> list[Line]:
+    """Return a JSONL file's objects by their "step"; the last of equal steps wins, after a resume."""
+    if not path.exists():
+        return []
+    try:
+        texts = path.read_text("utf-8", errors="replace").split("\n")
+    except OSError as err:
+        raise BadInput(f"{path} cannot be read ({err}). {remedy}") from err
+    half = texts.pop()  # what a killed writer left; "" after a whole line
+    merged: dict[int, Line] = {}
+    for number, text in enumerate([*texts, half], 1):
+        try:
+            line = json.loads(text) if text.strip() else None
+            if line is not None:
+                step = int(line["step"])
+                merged[step] = merged.get(step, {}) | line
+        except (ValueError, KeyError, TypeError) as err:
+            if number > len(texts):
+                break
+            raise BadInput(f"line {number} of {path} is damaged ({err!r}). {remedy}") from err
+    return [merged[step] for step in sorted(merged)]
+
+
+def _check_evaluation(value: Any, path: Path, remedy: str) -> Line:
+    rows = value.get("rows") if isinstance(value, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadInput(f"{path} holds no evaluation: its field rows is missing or empty. {remedy}")
+    for row in rows:
+        values = row if isinstance(row, dict) else {}
+        missing = [key for key in _ROW_KEYS if not isinstance(values.get(key), int | float)]
+        if missing:
+            raise BadInput(f"{path}: a row of rows has no number {missing[0]!r}. {remedy}")
+    return dict(value)
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises
+    ------
+    BadInput
+        A file is missing, empty or damaged; the message names it and the command that makes it.
+    """
+    train = f"`sorl-fast train --out {folder} ...` writes it"
+    evaluate = f"`sorl-fast eval {folder}` writes it anew"
+    if not folder.is_dir():
+        raise BadInput(f"{folder} is not a run's folder: no such folder. Make it: {train}")
+    path = folder / "config.json"
+    if not path.exists():
+        raise BadInput(f"{folder} is not a run's folder: it has no config.json; {train}")
+    config = _load_json(path, f"Train again: {train}")
+    for section, names in (("agent", ("q_coef", "m_disc")), ("train", ("env", "steps", "seed"))):
+        values = config.get(section) if isinstance(config, dict) else None
+        for name in names:
+            if not isinstance(values, dict) or name not in values:
+                raise BadInput(f"{path} has no {section}.{name}. Train again: {train}")
+
+    log = _load_lines(folder / "log.jsonl", f"Delete the line, or train again: {train}")
+    path = folder / "eval.jsonl"
+    remedy = f"Delete the line, and evaluate: `sorl-fast eval {folder}`"
+    evals = [_check_evaluation(line, path, remedy) for line in _load_lines(path, remedy)]
+    path = folder / "evaluation.json"
+    complete = path.exists()
+    evaluation = evals[-1] if evals else None
+    if complete:
+        evaluation = _check_evaluation(_load_json(path, evaluate), path, evaluate)
+    if not log and evaluation is None:
+        raise BadInput(
+            f"{folder} has nothing to report: log.jsonl, eval.jsonl and evaluation.json are missing "
+            f"or empty. Train to the first log line (`sorl-fast train --out {folder} --resume ...`), "
+            f"or evaluate: `sorl-fast eval {folder}`"
+        )
+    return Run(folder, config, log, evals, evaluation, complete)
+
+
+def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:
+    """Return the success of a cell over seeds, and its interval.
+
+    One seed: as evaluated (Wilson). More: the mean, with the wider of the 95% t interval over seeds
+    and Wilson's over all episodes, since seeds that agree by chance would have an interval of width 0.
+    """
+    if len(rows) == 1:
+        return rows[0]["success"], rows[0]["ci_low"], rows[0]["ci_high"]
+    n = len(rows)
+    rates = [row["success"] for row in rows]
+    mean = sum(rates) / n
+    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
+    half = t * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (n - 1) / n)
+    low, high = wilson(sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows))
+    return mean, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+
+
+def cells_of(evaluations: Iterable[Line]) -> tuple[Cell, ...]:
+    """Aggregate evaluations of several seeds, cell by cell; by steps, then candidates."""
+    table: dict[tuple[int, int], list[Line]] = {}
+    for evaluation in evaluations:
+        for row in evaluation["rows"]:
+            table.setdefault((row["steps"], row["candidates"]), []).append(row)
+    cells = []
+    for (steps, candidates), rows in sorted(table.items()):
+        means = [
+            sum(row[key] for row in rows) / len(rows)
+            for key in ("episode_length", "actions_per_second", "returns")
+        ]
+        episodes = sum(row["episodes"] for row in rows)
+        cells.append(Cell(steps, candidates, len(rows), episodes, *_interval(rows), *means))
+    return tuple(cells)
+
+
+def group_settings(runs: Sequence[Run]) -> list[Setting]:
+    """Group runs that differ in their seed alone; the same seed twice in a group is refused."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.key, []).append(run)
+    for group in groups.values():
+        seeds: dict[int, Path] = {}
+        for run in group:
+            seed = run.train["seed"]
+            if seed in seeds:
+                raise BadInput(
+                    f"{seeds[seed]} and {run.folder} are the same setting with the same seed "
+                    f"({seed}), which would count one experiment twice. Give only one of them"
+                )
+            seeds[seed] = run.folder
+    described = [_described(group[0]) for group in groups.values()]
+    varied = [key for key in described[0] if len({d.get(key) for d in described}) > 1]
+    settings = []
+    for group, values in zip(groups.values(), described, strict=True):
+        label = ", ".join(f"{key} {values[key]}" for key in varied) or str(values["env"])
+        evaluations = [run.evaluation for run in group if run.evaluation is not None]
+        settings.append(Setting(label, tuple(group), cells_of(evaluations)))
+    return settings
+
+
+def _described(run: Run) -> dict[str, str]:
+    """What may set one setting apart from another, in the words of the labels."""
+    data = run.config.get("data") or {}
+    values = {"env": run.train["env"], "updates": f"{run.train['steps']:,}"} | run.agent
+    values |= {"transitions": data.get("transitions"), "data": str(data.get("sha256", ""))[:8]}
+    return {key: str(value) for key, value in (values | {"success": run.timing}).items()}
+
+
+def pareto_front(cells: Sequence[Cell]) -> list[Cell]:
+    """Return the cells that no other beats in both speed and success, fastest first."""
+    front: list[Cell] = []
+    for cell in sorted(cells, key=lambda c: (-c.actions_per_second, -c.success)):
+        if not front or cell.success > front[-1].success:
+            front.append(cell)
+    return front
+
+
+def learning_curves(setting: Setting) -> dict[int, tuple[Cell, ...]]:
+    """Aggregate the periodic evaluations of a setting at those steps that most of its seeds have."""
+    by_step: dict[int, list[Line]] = {}
+    for run in setting.runs:
+        for line in run.evals:
+            by_step.setdefault(line["step"], []).append(line)
+    most = max((len(lines) for lines in by_step.values()), default=0)
+    return {step: cells_of(by_step[step]) for step in sorted(by_step) if len(by_step[step]) == most}
+
+
+def episodes_of(cells: Sequence[Cell]) -> str:
+    """Say how many episodes a cell has: `50`, or `10 to 50` where cells differ."""
+    counts = {cell.episodes for cell in cells}
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
