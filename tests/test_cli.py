@@ -24,7 +24,8 @@ def test_every_field_is_a_flag(command, configs):
     for config in configs:
         for field in dataclasses.fields(config):
             flag = "--" + field.name.replace("_", "-")
-            value = {"q_agg": ["min"], "success_timing": ["pre"]}.get(field.name, ["3"])
+            choices = {"q_agg": ["min"], "success_timing": ["pre"], "precision": ["bf16"]}
+            value = choices.get(field.name, ["3"])
             if isinstance(field.default, bool):
                 value = []
             args = parser.parse_args([*command, flag, *value])

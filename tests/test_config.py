@@ -98,6 +98,7 @@ def test_a_value_out_of_bounds_is_named(field, value):
         (TrainConfig, {"eval_steps": ()}, "eval_steps"),
         (TrainConfig, {"out": ""}, "out"),
         (TrainConfig, {"seed": 2**63}, "seed"),
+        (TrainConfig, {"precision": "fp16"}, "precision"),
         (CollectConfig, {"episodes": 0}, "episodes"),
         (CollectConfig, {"seed": -1}, "seed"),
     ],
