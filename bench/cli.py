@@ -8,15 +8,9 @@ from ..errors import BadInput
 
 BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
-<<<<<<< HEAD
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
-=======
-    "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
-    "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
-    "loop": "a control loop's jitter and missed deadlines",
->>>>>>> train
 }
 
 

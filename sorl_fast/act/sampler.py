@@ -347,13 +347,13 @@ class NumpySession:
 
 
 class TorchSession:
-    """The same with `sorl_fast.ops`, on the device of the observations, never waiting for it."""
+    """The same in plain PyTorch, on the device of the observations, never waiting for it."""
 
     def __init__(self, policy: Policy) -> None:
         try:
             import torch
 
-            from .. import ops
+            from ..ops import reference as ops  # PyTorch's own arithmetic, on any device
         except ModuleNotFoundError as err:
             raise BadInput(
                 f"backend is 'torch', but {err.name} is not installed: run "
