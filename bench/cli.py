@@ -9,6 +9,7 @@ from ..errors import BadInput
 BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
+    "denormals": "what denormal numbers cost the native sampler",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
 }
