@@ -1,7 +1,9 @@
 """Build the one C++ extension, sorl_fast._native; all the rest stands in pyproject.toml."""
 
 import json
+import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pybind11
@@ -17,14 +19,19 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile the listed sources, then let setuptools compile the bindings and link."""
-        for source in LIST["sources"]:
-            if source["arch"] in ("any", platform.machine()):
-                ext.extra_objects += self.compiler.compile(
-                    [f"csrc/{source['file']}"],
-                    output_dir=self.build_temp,
-                    include_dirs=ext.include_dirs,
-                    extra_postargs=[*ext.extra_compile_args, *source["flags"]],
-                )
+
+        def compiled(source: dict) -> list[str]:
+            return self.compiler.compile(
+                [f"csrc/{source['file']}"],
+                output_dir=self.build_temp,
+                include_dirs=ext.include_dirs,
+                extra_postargs=[*ext.extra_compile_args, *source["flags"]],
+            )
+
+        here = [s for s in LIST["sources"] if s["arch"] in ("any", platform.machine())]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler is a process of its own
+            for objects in pool.map(compiled, here):
+                ext.extra_objects += objects
         super().build_extension(ext)
 
 
