@@ -17,7 +17,6 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.act.reference import aggregate, critic_values, denoise
 from sorl_fast.config import available_cores
-from sorl_fast.version import __version__
+from sorl_fast.version import package_versions
 
 from .shapes import Cell
 
@@ -324,10 +323,6 @@ def machine(isas: Mapping[str, Sequence[str]], packages: Sequence[str]) -> dict[
     packages
         Distributions whose versions are recorded where they are installed.
     """
-    versions = {"sorl_fast": __version__, "python": platform.python_version()}
-    for package in packages:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
     return {
         "cpu": cpu_model(),
         "cores": available_cores(),
@@ -335,6 +330,6 @@ def machine(isas: Mapping[str, Sequence[str]], packages: Sequence[str]) -> dict[
         "isas": {precision: list(names) for precision, names in isas.items()},
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "load": os.getloadavg()[0],
-        "versions": versions,
+        "versions": package_versions(packages),
         "commit": commit(),
     }

@@ -18,7 +18,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..config import EvalConfig, dataset_name
 from ..errors import BadInput
-from ..version import __version__
+from ..version import package_versions
 from .policy_file import Policy, load
 from .sampler import Sampler
 
@@ -367,7 +366,7 @@ class Evaluator:
         return {
             "env": self.env,
             "success_timing": self.success_timing,
-            "versions": _versions(),
+            "versions": package_versions(("numpy", "ogbench", "gymnasium", "mujoco")),
             "seed": seed,
             "backend": backend,
             "rows": rows,
@@ -483,11 +482,3 @@ def _row(M: int, N: int, episodes: Sequence[Episode]) -> dict[str, Any]:
         "actions_per_second": length / sum(episode.act_seconds for episode in episodes),
         "returns": sum(episode.returned for episode in episodes) / n,
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"sorl_fast": __version__}
-    for package in ("numpy", "ogbench", "gymnasium", "mujoco"):
-        with contextlib.suppress(PackageNotFoundError):
-            versions[package] = version(package)
-    return versions

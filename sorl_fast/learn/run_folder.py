@@ -1,31 +1,14 @@
 """A run's folder: config.json, log.jsonl, log.csv, eval.jsonl, checkpoints/, policy.safetensors."""
 
-import csv
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_bytes
 from ..config import AgentConfig, TrainConfig
 from ..errors import BadInput
-from ..version import __version__
-
-_PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
-
-
-def package_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that results depend on."""
-    found = {"sorl_fast": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 class RunFolder:
@@ -139,9 +122,3 @@ class RunFolder:
         rows = [self._columns, *([x.get(c, "") for c in self._columns] for x in lines)]
         text = os.linesep.join(",".join(str(v) for v in row) for row in rows) + os.linesep
         write_bytes(self.path / "log.csv", text.encode())
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    """Read log.csv back as one mapping a line; for notebooks and tests."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

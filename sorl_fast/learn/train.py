@@ -20,12 +20,14 @@ from ..act.policy_file import save as save_policy
 from ..config import AgentConfig, TrainConfig, available_cores
 from ..data.dataset import DataPair, load_data
 from ..errors import BadInput, Diverged, Stopped
+from ..version import package_versions
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .networks import Network
 from .noise import NoiseSource
-from .run_folder import RunFolder, package_versions
+from .run_folder import RunFolder
 from .update import METRICS, Learner
 
+PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
 CHECK_EVERY = 100  # updates between looks at the losses; a look waits for the device
 VAL_BATCHES = 8
 VAL_METRICS = ("critic_loss", "fm_loss", "sc_loss", "q_loss", "q_mean")
@@ -167,7 +169,7 @@ class _Run:
         return {
             "agent": self.agent.to_dict(),
             "train": self.config.to_dict(),
-            "versions": package_versions(),
+            "versions": package_versions(PACKAGES),
             "command": commands[-1],
             "commands": commands,
             "data": _describe(self.data, self.digest),

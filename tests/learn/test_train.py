@@ -1,5 +1,6 @@
 """The loop: exact resume, SIGTERM, divergence, logs, evaluation that leaves training alone."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -17,7 +18,6 @@ from sorl_fast.config import TrainConfig, agent_config
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
 from sorl_fast.learn.checkpoint import load_latest
-from sorl_fast.learn.run_folder import read_csv
 from sorl_fast.learn.train import train
 
 
@@ -131,7 +131,8 @@ def test_logs_hold_every_metric_and_csv_equals_jsonl(own_file, tmp_path):
     assert [x["step"] for x in lines] == [10, 20, 20, 30, 40, 40]
     assert {"fm_loss", "critic_grad_norm", "updates_per_second"} <= lines[0].keys()
     assert {"val_fm_loss", "val_sc_loss", "val_critic_loss", "val_q_loss"} <= lines[2].keys()
-    rows = read_csv(tmp_path / "run" / "log.csv")
+    with (tmp_path / "run" / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
     assert [float(r["fm_loss"]) for r in rows if r["fm_loss"]] == [
         x["fm_loss"] for x in lines if "fm_loss" in x
     ]
