@@ -1,0 +1,35 @@
+"""Device helpers shared by the kernels: GELU, its slope, and one product of a tile with weights."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def gelu(x):
+    """Return GELU in its tanh form: x sigmoid(2 c (x + 0.044715 x^3)), c = sqrt(2 / pi)."""
+    return x * tl.sigmoid(1.5957691216057308 * x * (1.0 + 0.044715 * x * x))
+
+
+@triton.jit
+def gelu_slope(x):
+    """Return the derivative of `gelu`; 0 or 1 where the cube of x would overflow."""
+    near = tl.abs(x) < 20.0
+    y = tl.where(near, x, 0.0)
+    s = tl.sigmoid(1.5957691216057308 * y * (1.0 + 0.044715 * y * y))
+    slope = s + y * s * (1.0 - s) * 1.5957691216057308 * (1.0 + 0.134145 * y * y)
+    return tl.where(near, slope, tl.where(x > 0.0, 1.0, x * 0.0))
+
+
+@triton.jit
+def product(
+    acc, left, w, w_step, K: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Return acc [BM, BN] + left [BM, K] @ w [K, BN].
+
+    `left` is a block of pointers [BM, BK] to the first columns, `w` one [BK, BN] to the first rows;
+    `w_step` is the distance between two rows of w. K is a multiple of BK.
+    """
+    for k in tl.range(0, K, BK, num_stages=STAGES):
+        acc = tl.dot(tl.load(left + k), tl.load(w + k * w_step), acc, input_precision=PRECISION)
+    return acc
