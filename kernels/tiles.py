@@ -2,7 +2,7 @@
 none of it has yet been timed on a GPU.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,6 +17,17 @@ class Tile(NamedTuple):
     BK: int
     warps: int
     stages: int
+
+
+class Compile(NamedTuple):
+    """One kernel as a launch builds it, so that it can be built ahead of time as well."""
+
+    name: str  # what a table of kernels calls it
+    kernel: Any  # the function under triton.jit
+    signature: dict[str, str]  # argument -> its type, *bf16, i32 ...; without the constexprs
+    constexprs: dict[str, Any]  # argument -> value
+    options: dict[str, Any]  # num_warps, num_stages, enable_fp_fusion
+    divisible: tuple[str, ...]  # arguments that a launch sees to be multiples of 16
 
 
 def architecture(device: torch.device) -> str:
