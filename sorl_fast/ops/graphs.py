@@ -12,16 +12,14 @@ from torch import Tensor
 
 T = TypeVar("T")
 
-WARM_UPS = 2  # libraries choose their kernels in the first run, triton loads its own
-
 
 class Recorder(Protocol):
     """Turns a function of fixed tensors into one that does the same work again."""
 
     def __call__(self, function: Callable[[], T], warm_up: Callable[[], Any]) -> Callable[[], T]:
-        """Return what replays `function` and returns its result, the same tensors at every call.
+        """Run `warm_up` once; return what replays `function` and returns its result.
 
-        `function` itself may be run any number of times before, but only if `warm_up` is it.
+        The result is the same tensors at every replay. Recording itself does not count as a run.
         """
 
 
@@ -50,7 +48,7 @@ class CudaRecorder:
         self._pool: Any = None
 
     def __call__(self, function: Callable[[], T], warm_up: Callable[[], Any]) -> Callable[[], T]:
-        """Run `warm_up` on a side stream, then record `function` there; it is not run by that."""
+        """See `Recorder`. The warm-up, on a side stream, is when libraries choose their kernels."""
         global _recording
         cuda: Any = torch.cuda
         with cuda.device(self._device):
@@ -58,8 +56,7 @@ class CudaRecorder:
                 self._stream, self._pool = cuda.Stream(), cuda.graph_pool_handle()
             self._stream.wait_stream(cuda.current_stream())
             with cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
-                    warm_up()
+                warm_up()
             graph = cuda.CUDAGraph()
             _recording = abs(_recording) + 1
             try:
@@ -90,8 +87,8 @@ class Captured(Generic[T]):
     record
         A recorder such as `CudaRecorder(device)`.
     warm_up
-        Run instead of `function` before it is recorded, where that would change what must not be
-        changed; takes no argument.
+        Run once, without arguments, instead of `function` before that is recorded; where running it
+        would change what must not be changed, or where the first run is to count.
     """
 
     def __init__(
