@@ -24,8 +24,10 @@ __all__ = [
     "best_of_n",
     "configure",
     "critic_ensemble",
+    "normals",
     "rollout",
     "velocity",
+    "words",
 ]
 
 BACKENDS = ("native", "torch")
@@ -164,7 +166,7 @@ def adam_ema_step(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     targets: Sequence[Tensor],
-    step: int,
+    step: int | Tensor,
     *,
     lr: float,
     b1: float,
@@ -177,9 +179,20 @@ def adam_ema_step(
     """Clip, Adam and the EMA of the targets, in place: see `reference.adam_ema_step`."""
     state = (*params, *first, *second, *targets)
     native = _choose(None, *grads, *more_grads, *state)
-    fits = native is not None and all(x.is_contiguous() for x in state)
+    fits = native is not None and isinstance(step, int)
+    fits = fits and all(x.is_contiguous() for x in state)
     step_of = native.adam_ema_step if native is not None and fits else reference.adam_ema_step
     return step_of(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
     )  # fmt: skip
+
+
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
+    """Standard normal noise [B, N, A] of a key on the device: see `reference.normals`."""
+    return reference.normals(key, rows, candidates, act_dim)
+
+
+def words(key: Tensor, count: int) -> Tensor:
+    """Uniform 32-bit words [count] of a key on the device: see `reference.words`."""
+    return reference.words(key, count)
