@@ -1,7 +1,7 @@
 """CUDA graphs: work recorded once and replayed with one launch.
 
-A recorder takes a function and returns the one that replays it. `CudaRecorder` is the real one; a
-test may give any other, such as `lambda function, warm_up: function`, which runs it afresh each time.
+`CudaRecorder` is the real recorder; whoever uses one takes any, so that the logic around it can be
+tested without a GPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,23 @@ T = TypeVar("T")
 
 
 class Recorder(Protocol):
-    """Turns a function of fixed tensors into one that does the same work again."""
+    """Turns a function without arguments, of tensors that stay where they are, into a recording."""
 
-    def __call__(self, function: Callable[[], T], warm_up: Callable[[], Any]) -> Callable[[], T]:
-        """Run `warm_up` once; return what replays `function` and returns its result.
+    def run(self, function: Callable[[], T]) -> T:
+        """Run the function once, where recordings are made: libraries choose their kernels then."""
 
-        The result is the same tensors at every replay. Recording itself does not count as a run.
+    def record(self, function: Callable[[], T]) -> Callable[[], T]:
+        """Record the function, which counts as no run, and return what replays it.
+
+        A replay returns the recorded result: the same tensors every time, with new numbers in them.
         """
 
 
-_recording = 0  # recordings begun, negative between them
+_recording = 0  # recordings begun; negative while none is going on
 
 
 def recording() -> int | None:
-    """Return the number of the recording that is going on, or None."""
+    """Return the number of the recording that is going on in this process, or None."""
     return _recording if _recording > 0 else None
 
 
@@ -47,16 +50,23 @@ class CudaRecorder:
         self._stream: Any = None
         self._pool: Any = None
 
-    def __call__(self, function: Callable[[], T], warm_up: Callable[[], Any]) -> Callable[[], T]:
-        """See `Recorder`. The warm-up, on a side stream, is when libraries choose their kernels."""
-        global _recording
+    def run(self, function: Callable[[], T]) -> T:
+        """Run the function on the side stream, between what the current stream does before and after."""
         cuda: Any = torch.cuda
         with cuda.device(self._device):
             if self._stream is None:
                 self._stream, self._pool = cuda.Stream(), cuda.graph_pool_handle()
             self._stream.wait_stream(cuda.current_stream())
             with cuda.stream(self._stream):
-                warm_up()
+                result = function()
+            cuda.current_stream().wait_stream(self._stream)
+        return result
+
+    def record(self, function: Callable[[], T]) -> Callable[[], T]:
+        """See `Recorder`. The function has been run before; it waits for nothing on the device."""
+        global _recording
+        cuda: Any = torch.cuda
+        with cuda.device(self._device):
             graph = cuda.CUDAGraph()
             _recording = abs(_recording) + 1
             try:
@@ -65,7 +75,6 @@ class CudaRecorder:
                     result = function()
             finally:
                 _recording = -_recording
-                cuda.current_stream().wait_stream(self._stream)
 
         def replay() -> T:
             graph.replay()
@@ -75,39 +84,37 @@ class CudaRecorder:
 
 
 class Captured(Generic[T]):
-    """A function of tensors, recorded once for the shapes of `examples` and replayed at each call.
+    """A function of tensors, run once when this is made and replayed from a recording afterwards.
 
     Parameters
     ----------
     function
-        Takes as many tensors as there are `examples`, and may read and write any others that stay
-        where they are. Nothing in it may wait for the device.
+        Takes as many tensors as there are `examples`, and may read and write others that stay where
+        they are. Nothing in it may wait for the device.
     examples
-        The first call's arguments; values are copied, so that a warm-up has something to work on.
-    record
-        A recorder such as `CudaRecorder(device)`.
-    warm_up
-        Run once, without arguments, instead of `function` before that is recorded; where running it
-        would change what must not be changed, or where the first run is to count.
+        The arguments of the first run; those of the calls have their shapes.
+    recorder
+        `CudaRecorder(device)`, or a stand-in.
+
+    Attributes
+    ----------
+    first
+        What the first run returned.
     """
 
     def __init__(
-        self,
-        function: Callable[..., T],
-        examples: Sequence[Tensor] = (),
-        *,
-        record: Recorder,
-        warm_up: Callable[[], Any] | None = None,
+        self, function: Callable[..., T], examples: Sequence[Tensor], recorder: Recorder
     ) -> None:
         self._inputs = [x.detach().clone() for x in examples]
 
         def fixed() -> T:
             return function(*self._inputs)
 
-        self._replay = record(fixed, warm_up or fixed)
+        self.first = recorder.run(fixed)
+        self._replay = recorder.record(fixed)
 
     def __call__(self, *inputs: Tensor) -> T:
-        """Copy the inputs in and replay; the result lies in the graph's memory till the next call."""
+        """Copy the inputs in and replay; the result is overwritten by the recorder's next replay."""
         for own, x in zip(self._inputs, inputs, strict=True):
             own.copy_(x)
         return self._replay()
