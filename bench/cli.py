@@ -11,6 +11,8 @@ BENCHMARKS = {
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
+    "kernels": "registers, stack and shared memory of each GPU kernel, against its budget; no GPU needed",
+    "gpu": "on a GPU: its limits, then rollout, best-of-N and the training update against PyTorch",
 }
 
 
