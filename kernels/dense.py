@@ -33,3 +33,16 @@ def product(
     for k in tl.range(0, K, BK, num_stages=STAGES):
         acc = tl.dot(tl.load(left + k), tl.load(w + k * w_step), acc, input_precision=PRECISION)
     return acc
+
+
+@triton.jit
+def input_product(acc, x, w, PRECISION: tl.constexpr):
+    """Return acc + x @ w for float32 inputs x [BM, K], a block w [K, BN] in the compute precision.
+
+    bf16 would round a position of 50 to a quarter: there x goes in as two parts, 16 bits in all.
+    """
+    high = x.to(w.dtype)
+    acc = tl.dot(high, w, acc, input_precision=PRECISION)
+    if w.dtype == tl.bfloat16:
+        acc = tl.dot((x - high.to(tl.float32)).to(w.dtype), w, acc, input_precision=PRECISION)
+    return acc
