@@ -139,21 +139,30 @@ def best_of_n(
     O = obs.shape[-1]
     rows = obs.unsqueeze(1).expand(B, N, O).reshape(B * N, O)
     z = denoise(actor, rows, noise.reshape(B * N, A), steps)
-    finite = z.isfinite().all(-1)
-    low = torch.as_tensor(low, dtype=z.dtype, device=z.device)
-    high = torch.as_tensor(high, dtype=z.dtype, device=z.device)
-    z = z.clamp(low, high)
-    q = aggregate(critic_ensemble(critic, rows, z, steps), q_agg)
-    q = torch.where(finite & q.isfinite(), q, -torch.inf).view(B, N)
+    q = aggregate(critic_ensemble(critic, rows, clip(z, low, high), steps), q_agg)
+    return choose(z.view(B, N, A), q.view(B, N), low, high)
+
+
+def clip(z: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Return z [..., A] within [low, high], scalars or [A]."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        low = torch.as_tensor(low, dtype=z.dtype, device=z.device)
+        high = torch.as_tensor(high, dtype=z.dtype, device=z.device)
+        return z.clamp(low, high)
+    return z.clamp(low, high)
+
+
+def choose(
+    z: Tensor, q: Tensor, low: Tensor | float, high: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose among candidates z [B, N, A], not clipped, by q [B, N]: see `best_of_n`."""
+    B, N, A = z.shape
+    q = torch.where(z.isfinite().all(-1) & q.isfinite(), q, -torch.inf)
     best = q.amax(1, keepdim=True)
     # argmax leaves open which of equal entries it returns: the smallest index is the rule here
-    index = torch.where(q == best, torch.arange(N, device=q.device), N).amin(1)
-    take = index.unsqueeze(1)
-    return (
-        z.view(B, N, A).gather(1, take.unsqueeze(-1).expand(B, 1, A)).squeeze(1),
-        index,
-        q.gather(1, take).squeeze(1),
-    )
+    take = torch.where(q == best, torch.arange(N, device=q.device), N).amin(1, keepdim=True)
+    won = z.gather(1, take.unsqueeze(-1).expand(B, 1, A)).squeeze(1)
+    return clip(won, low, high), take.squeeze(1), q.gather(1, take).squeeze(1)
 
 
 def adam_ema_step(
