@@ -190,7 +190,14 @@ def do(job: dict[str, Any]) -> Iterator[dict[str, Any]]:
         try:
             yield {"kernel": compile_.name, **compile_one(compile_, target)}
         except Exception as err:  # any of the compiler's own: it becomes a row, not the end
-            yield {"kernel": compile_.name, "error": f"{type(err).__name__}: {err}"[:2000]}
+            yield {"kernel": compile_.name, "error": _reason(err)}
+
+
+def _reason(err: BaseException) -> str:
+    """Return what an error says in a line; triton wraps the one that matters in others."""
+    while err.__cause__ is not None:
+        err = err.__cause__
+    return f"{type(err).__name__}: {' '.join(str(err).split())[-400:]}"
 
 
 def work() -> None:
@@ -204,7 +211,7 @@ def work() -> None:
             for answer in do(job):
                 answers.write(json.dumps(answer) + "\n")
         except Exception as err:
-            answer = {"kernel": job["module"], "error": f"{type(err).__name__}: {err}"[:2000]}
+            answer = {"kernel": job["module"], "error": _reason(err)}
             answers.write(json.dumps(answer) + "\n")
         answers.write("{}\n")
 
