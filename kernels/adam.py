@@ -20,7 +20,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from .packing import Sizes
 from .tiles import Compile, Tile, processors
 
-BLOCK = 2048
+BLOCK = 1024
 PROGRAMS = 8  # programs a processor, at most
 
 # ---- device helpers

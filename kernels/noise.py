@@ -17,7 +17,7 @@ from torch import Tensor
 from .philox import normals as philox_normals
 from .tiles import Compile, Tile
 
-BLOCK = 512  # numbers a program draws
+BLOCK = 256  # numbers a program draws
 
 # ---- kernels
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from sorl_fast.kernels import adam
 from sorl_fast.kernels.packing import Sizes
 from sorl_fast.kernels.tiles import Tile
+
 from sorl_fast.ops import reference
 
 HYPER = dict(lr=3e-3, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, tau=0.1)
@@ -127,7 +127,7 @@ def test_nonfinite_gradients_do_what_the_definition_does(bad):
 
 
 def test_gradients_stay_as_they_are_and_may_be_views():
-    state, grads = tensors([(31, 9)], seed=6)
+    state, _ = tensors([(31, 9)], seed=6)
     wide = torch.randn(9, 40, generator=torch.Generator().manual_seed(6))
     view = wide.t()[1:32]
     before = wide.clone()

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-
-from sorl_fast.act import philox
 from sorl_fast.kernels import noise
 from sorl_fast.kernels.tiles import Tile
+
+from sorl_fast.act import philox
 from sorl_fast.ops import reference
 
 SEEDS = [0, 7, 2**63 + 5, 2**64 - 1]
