@@ -66,7 +66,8 @@ class CudaRecorder:
         """See `Recorder`. The function has been run before; it waits for nothing on the device."""
         global _recording
         cuda: Any = torch.cuda
-        with cuda.device(self._device):
+        # the stream is put back by hand: torch does not where a recording fails
+        with cuda.device(self._device), cuda.stream(cuda.current_stream(self._device)):
             graph = cuda.CUDAGraph()
             _recording = abs(_recording) + 1
             try:
