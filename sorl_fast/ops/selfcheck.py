@@ -125,12 +125,23 @@ class Disagrees(Exception):
 # --- the ways ----------------------------------------------------------------------------------------
 
 
-def _way(module: str, name: str) -> Callable[..., Any]:
-    """Return a way that imports its module when it is called, in the child."""
+class Way(NamedTuple):
+    """One way of doing an operation.
 
-    def call(*args: Any, precision: str, **kwargs: Any) -> Any:
-        function = getattr(importlib.import_module(f".{module}", __package__), name)
-        return function(*args, **kwargs, precision=precision)
+    `function` takes the arguments that the reference's does and, for an operation of a network,
+    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise,
+    and then best_of_n takes candidates=.
+    """
+
+    function: Callable[..., Any]
+    draws: bool = False
+
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports its module when it is called, in the child."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f".{module}", __package__), name)(*args, **kwargs)
 
     return call
 
@@ -139,23 +150,34 @@ def _reference(name: str) -> Callable[..., Any]:
     def call(*args: Any, precision: str, **kwargs: Any) -> Any:
         return getattr(reference, name)(*args, **kwargs)
 
-    return call
+    return getattr(reference, name) if name in PLAIN_OPERATIONS else call
 
 
-# operation -> way -> function with the arguments of `reference` and precision=
-WAYS_OF_GPU: dict[str, dict[str, Callable[..., Any]]] = {
+def _fused_best_of_n(
+    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
+    high: Tensor, *, precision: str, candidates: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    N = noise.shape[1] if candidates is None else candidates
+    sample = _late("triton", "sample_best")
+    action, index, q, _ = sample(actor, critic, obs, noise, N, steps, q_agg, low, high, precision)
+    return action, index, q
+
+
+# operation -> name of the way -> way
+WAYS_OF_GPU: dict[str, dict[str, Way]] = {
     name: {
-        "fused": _way("triton", name),
-        **({"chain": _way("chain", name)} if name in NETWORK_OPERATIONS else {}),
-        "reference": _reference(name),
+        "fused": Way(_late("triton", name), draws=name == "rollout"),
+        **({"chain": Way(_late("chain", name))} if name in NETWORK_OPERATIONS else {}),
+        "reference": Way(_reference(name)),
     }
     for name in OPERATIONS
 }
+WAYS_OF_GPU["best_of_n"]["fused"] = Way(_fused_best_of_n, draws=True)
 
 GPU = f"{__name__}:WAYS_OF_GPU"
 
 
-def _ways(registry: str) -> Mapping[str, Mapping[str, Callable[..., Any]]]:
+def _ways(registry: str) -> Mapping[str, Mapping[str, Way]]:
     module, _, name = registry.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -247,12 +269,19 @@ class Problem(NamedTuple):
         )
 
 
+def key_of(case: Case) -> Tensor:
+    """Return the key that a case's noise is drawn from, its numbers at the ends of their ranges."""
+    return torch.tensor((-case.seed - 1, 2**32 - 1 - case.seed, 2**32 - case.rows))
+
+
 def problem(operation: str, case: Case, change: int = 0) -> Problem:
     """Return the problem of a case; another `change` draws other weights and nothing else."""
     network, B = case.network, case.rows
     g = torch.Generator().manual_seed(case.seed)
     critic = operation == "critic_ensemble"
     obs, act = _normal(g, B, network.obs), _normal(g, B, network.act)
+    if operation == "rollout":
+        act = reference.normals(key_of(case), B, 1, network.act)[:, 0]
     rest: tuple[Any, ...] = (case.steps,)
     if operation == "velocity":
         rest = (torch.rand(B, generator=g), torch.randint(0, 4, (B,), generator=g).float())
@@ -480,12 +509,12 @@ def wait(device: torch.device) -> None:
 
 
 def check_network_operation(
-    way: Function, task: Task, case: Case, device: torch.device, note: isolated.Note
+    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
 ) -> None:
     """Check velocity, rollout or critic_ensemble on one case; raise Disagrees."""
     operation, precision = task.operation, task.precision
     given, truth = solved(operation, precision, case)
-    function = functools.partial(way, precision=precision)
+    function = functools.partial(way.function, precision=precision)
     fence = Fences(device)
     here = fence.all(given)
 
@@ -503,6 +532,13 @@ def check_network_operation(
         value = function(layers, apart, here.act, *here.rest)
         wait(device)
     agree({"value": value}, truth, f"without gradients at {case}")
+
+    if way.draws:
+        note(f"noise from a key, {case}")
+        with poisoned(), torch.no_grad():
+            value = function(layers, here.obs, key_of(case).to(device), *here.rest)
+            wait(device)
+        agree({"value": value}, truth, f"with noise from a key at {case}")
 
     note(f"gradients of the inputs alone, {case}")
     with poisoned():
@@ -575,6 +611,9 @@ def _all_candidates(
     return {"action": z.view(B, N, A), "q": q.view(B, N)}
 
 
+Winners = tuple[Tensor, Tensor, Tensor]  # actions, candidates, their Q
+
+
 class Choices(NamedTuple):
     """Inputs of best_of_n, and what is true of every candidate."""
 
@@ -593,7 +632,7 @@ def choices(precision: str, case: Case) -> Choices:
     B = max(2, case.rows // N)
     g = torch.Generator().manual_seed(case.seed)
     actor, critic = (random_layers(network, c, g) for c in (False, True))
-    obs, noise = _normal(g, B, network.obs), _normal(g, B, N, network.act)
+    obs, noise = _normal(g, B, network.obs), reference.normals(key_of(case), B, N, network.act)
     low, high = (x + 0.2 * torch.rand(network.act, generator=g) for x in (-1.0, 0.7))
     q_agg = "min" if case.seed % 2 else "mean"
 
@@ -611,7 +650,7 @@ def choices(precision: str, case: Case) -> Choices:
 
 
 def check_best_of_n(
-    way: Function, task: Task, case: Case, device: torch.device, note: isolated.Note
+    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
 ) -> None:
     """Check best_of_n on one case: the winner is as good as the best, and is what it says it is."""
     c = choices(task.precision, case)
@@ -620,20 +659,24 @@ def check_best_of_n(
     obs, noise = (fence(x) for x in c.tensors)
     low, high = (fence(x) for x in c.limits)
 
-    def call(obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def call(obs: Tensor, noise: Tensor, **more: int) -> Winners:
         with poisoned(), torch.no_grad():
             layers = grouped(actor, False), grouped(critic, True)
-            found = way(
-                *layers, obs, noise, case.steps, c.q_agg, low, high, precision=task.precision
-            )
+            rest = (case.steps, c.q_agg, low, high)
+            found = way.function(*layers, obs, noise, *rest, precision=task.precision, **more)
             wait(device)
-        return tuple(x.cpu() for x in found[:3])
+        action, index, q = found
+        return action.cpu(), index.cpu(), q.cpu()
 
     note(f"values, {case}")
     found = call(obs, noise)
     fence.look(f"at {case}")
     _judge(found, c.truth, None, f"at {case}")
     B, N, _ = noise.shape
+    if way.draws:
+        note(f"noise from a key, {case}")
+        drawn = call(obs, key_of(case).to(device), candidates=N)
+        _judge(drawn, c.truth, None, f"with noise from a key at {case}")
     if case.rows > 1000:
         return
     note(f"candidates that are not finite, {case}")
@@ -648,9 +691,7 @@ def check_best_of_n(
     _judge(call(bad_obs, bad_noise), c.truth, left, f"beside what is not finite, at {case}")
 
 
-def _judge(
-    found: tuple[Tensor, Tensor, Tensor], truth: Truth, left: Tensor | None, where: str
-) -> None:
+def _judge(found: Winners, truth: Truth, left: Tensor | None, where: str) -> None:
     """Raise Disagrees unless each observation's winner is one of the best of those left."""
     action, index, q = found
     exact = truth.exact["q"] if left is None else truth.exact["q"].where(left, -torch.inf)
@@ -698,7 +739,7 @@ def _optimised(
 
 
 def check_adam_ema_step(
-    way: Function, task: Task, case: Case, device: torch.device, note: isolated.Note
+    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
 ) -> None:
     """Check three optimiser steps, with and without the clip; raise Disagrees."""
     g = torch.Generator().manual_seed(case.seed)
@@ -711,7 +752,7 @@ def check_adam_ema_step(
         fence = Fences(device)
         here = [[fence(x, written=True) for x in part] for part in tensors]
         with poisoned():
-            got = _optimised(functools.partial(way, precision="fp32"), here, device, scale)
+            got = _optimised(way.function, here, device, scale)
             wait(device)
         double = [[x.double() for x in part] for part in tensors]
         exact = _optimised(reference.adam_ema_step, double, torch.device("cpu"), scale)
@@ -721,7 +762,7 @@ def check_adam_ema_step(
     here = [[x.to(device) for x in part] for part in tensors]
     here[1][-1].fill_(torch.inf)
     with poisoned():
-        got = _optimised(functools.partial(way, precision="fp32"), here, device, 1.0)
+        got = _optimised(way.function, here, device, 1.0)
         wait(device)
     if got["norm"].isfinite().any():
         raise Disagrees(f"the norm of a gradient that is not finite is finite, at {case}")
@@ -732,7 +773,7 @@ KEYS = ((7, 0, 0), (-1, 2**32 - 1, 2**32 - 500), (-(2**63), 5, 2**31))
 
 
 def check_noise(
-    way: Function, task: Task, case: Case, device: torch.device, note: isolated.Note
+    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
 ) -> None:
     """Check normals or words: equal integers, normals within NORMALS_BOUND; raise Disagrees."""
     shape: tuple[int, ...] = (case.rows, case.candidates, case.network.act)
@@ -742,7 +783,7 @@ def check_noise(
         note(f"key {numbers}, {case}")
         key = torch.tensor(numbers)
         with poisoned():
-            got = way(key.to(device), *shape, precision="fp32").cpu()
+            got = way.function(key.to(device), *shape).cpu()
             wait(device)
         expected = getattr(reference, task.operation)(key, *shape)
         if got.shape != expected.shape or got.dtype != expected.dtype:
@@ -798,7 +839,7 @@ def _recorded(call: Callable[[], Any], device: torch.device) -> Callable[[], Any
 
 
 def _timed_calls(
-    way: Function, task: Task, rows: int, device: torch.device
+    way: Way, task: Task, rows: int, device: torch.device
 ) -> tuple[Callable[[], Any], Callable[[], Any] | None]:
     """Return the call to time without gradients, and the one with, if there is one."""
     network, operation = task.network, task.operation
@@ -811,13 +852,15 @@ def _timed_calls(
         layers = grouped(actor, False), grouped(critic, True)
         rest = [x.to(device) for x in c.limits]
         args = (*layers, obs.to(device), noise.to(device), TIMED_STEPS, "mean", *rest)
-        return _without_gradients(functools.partial(way, *args, precision=task.precision)), None
+        return _without_gradients(
+            functools.partial(way.function, *args, precision=task.precision)
+        ), None
     given = problem(operation, Case(network, rows, TIMED_STEPS, 1, 0))
     rest = [x.to(device) if isinstance(x, Tensor) else x for x in given.rest]
     obs, act, grad = (x.to(device) for x in (given.obs, given.act, given.grad))
     params = [p.to(device) for p in given.params]
     here = Problem(operation, params, obs, act, tuple(rest), grad)
-    function = functools.partial(way, precision=task.precision)
+    function = functools.partial(way.function, precision=task.precision)
 
     def forward() -> Any:
         return function(grouped(params, here.critic), obs, act, *rest)
@@ -836,7 +879,7 @@ def _without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
     return quiet
 
 
-def _plain_call(way: Function, task: Task, device: torch.device) -> tuple[int, Callable[[], Any]]:
+def _plain_call(way: Way, task: Task, device: torch.device) -> tuple[int, Callable[[], Any]]:
     """Return the size and the call to time of an operation that has no rows."""
     network = task.network
     if task.operation == "adam_ema_step":
@@ -844,15 +887,15 @@ def _plain_call(way: Function, task: Task, device: torch.device) -> tuple[int, C
         params = [p.to(device) for p in random_layers(network, True, g)]
         parts = [[torch.zeros_like(p) for p in params] for _ in range(4)]
         step = torch.tensor(1, device=device)
-        call = functools.partial(way, params, *parts, step, **SETTINGS, precision="fp32")
+        call = functools.partial(way.function, params, *parts, step, **SETTINGS)
         return sum(p.numel() for p in params), call
     key, B = torch.tensor(KEYS[0]).to(device), 256
     shape = (B, 1, network.act) if task.operation == "normals" else (B,)
-    return math.prod(shape), functools.partial(way, key, *shape, precision="fp32")
+    return math.prod(shape), functools.partial(way.function, key, *shape)
 
 
 def measure(
-    way: Function, task: Task, form: Form, device: torch.device, note: isolated.Note
+    way: Way, task: Task, form: Form, device: torch.device, note: isolated.Note
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Return microseconds by rows, without and with gradients. What does not fit is left out."""
     forward: dict[int, float] = {}
@@ -876,7 +919,7 @@ def measure(
 
 
 def check_replay(
-    way: Function,
+    way: Way,
     task: Task,
     device: torch.device,
     note: isolated.Note,
@@ -888,7 +931,7 @@ def check_replay(
     given, truth = solved(task.operation, task.precision, case)
     other, other_truth = solved(task.operation, task.precision, case, 1)
     here = Fences(device).all(other)
-    function = functools.partial(way, precision=task.precision)
+    function = functools.partial(way.function, precision=task.precision)
     recorder = recorder or CudaRecorder(device)
     replay = Captured(lambda: solve(function, here), (), recorder)
     for p, exact in ((given, truth), (other, other_truth)):
