@@ -1,16 +1,18 @@
 """The critic ensemble Q(x, a, k) and its gradients.
 
-A hidden layer is x W + b, GELU, then LayerNorm. A program takes one member and BM rows at a time. The
-GELU's output goes to a scratch in global memory while its mean and variance are gathered, and is
-normalised from there into a second scratch, the left operand of the next product. The backward starts
-from dQ = 1 in every row and multiplies by the row's true gradient where something leaves the chain, so
-that small gradients do not vanish in a narrow precision and rows cannot disturb each other.
+A hidden layer is x W + b, GELU, then LayerNorm. A program takes one member and BM rows at a time.
+Products go to a scratch in global memory; from there they are taken through GELU while its mean and
+variance are gathered, and normalised into a second scratch, the left operand of the next product. That
+keeps the loops around products small enough for their registers. The backward starts from dQ = 1 in
+every row and multiplies by the row's true gradient where something leaves the chain, so that small
+gradients do not vanish in a narrow precision and rows cannot disturb each other.
 
 Shape letters: B rows, O observation, A action, H hidden, L hidden layers, E members; AP and OP: A and
 a piece of O, padded to a power of two.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,22 +25,10 @@ from .packing import PRECISIONS, Packed, Sizes
 from .tiles import Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
+ELEMENTS = 16  # of a block that a thread holds where no product is formed
 PROGRAMS = 2  # that run at once on a processor: as many as the registers of four warps allow
-TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
-
-
-@triton.jit
-def _gather(mean, spread, x, seen, H: tl.constexpr, BN: tl.constexpr):
-    """Merge the columns x [BM, BN] into the mean and the sum of squared deviations of `seen` columns.
-
-    The products are ordered so that an overflow cannot become infinity times zero.
-    """
-    there = seen * 1.0  # a loop's counter is an integer
-    part = tl.sum(x, 1) / BN
-    away = x - part[:, None]
-    delta = part - mean
-    spread += tl.sum(away * away, 1) + delta * (delta * (there * BN / (there + BN)))
-    return mean + delta * (BN / (there + BN)), spread
+# a user's rows may begin anywhere; the rest is allocated here, or packed
+_UNALIGNED = ("obs", "actions", "grad")
 
 
 @triton.jit
@@ -51,26 +41,61 @@ def _inputs(
     ra = tl.arange(0, AP)
     ro = tl.arange(0, OP)
     acc += k * tl.load(weights + (O + A) * H + col).to(tl.float32)[None, :]
-    w = tl.load(weights + (O + ra)[:, None] * H + col[None, :], mask=(ra < A)[:, None], other=0.0)
-    acc = input_product(acc, act, w, PRECISION)
-    for o in range(0, O, OP):
+    w_a = tl.load(weights + (O + ra)[:, None] * H + col[None, :], mask=(ra < A)[:, None], other=0.0)
+    acc = input_product(acc, act, w_a, PRECISION)
+    for o in tl.range(0, O, OP, num_stages=1):
         there = o + ro < O
         x = tl.load(
             obs + row[:, None] * O + (o + ro)[None, :],
             mask=live[:, None] & there[None, :],
             other=0.0,
         )
-        w = tl.load(weights + (o + ro)[:, None] * H + col[None, :], mask=there[:, None], other=0.0)
-        acc = input_product(acc, x, w, PRECISION)
+        w_x = tl.load(
+            weights + (o + ro)[:, None] * H + col[None, :], mask=there[:, None], other=0.0
+        )
+        acc = input_product(acc, x, w_x, PRECISION)
     return acc
+
+
+@triton.jit
+def _activate(
+    raw, pre, stats, live,
+    H: tl.constexpr, BM: tl.constexpr, BE: tl.constexpr, SAVE: tl.constexpr,
+):  # fmt: skip
+    """Take raw [BM, H] through GELU; return its rows' mean and 1 / deviation then, [BM, 1].
+
+    With SAVE the numbers before go to `pre`, the results to `stats`. Every BE-th column has a running
+    mean and sum of squared deviations, merged at the end: E[x^2] - E[x]^2 would cancel.
+    """
+    rm = tl.arange(0, BM)
+    at = rm[:, None] * H + tl.arange(0, BE)[None, :]
+    means = tl.zeros((BM, BE), tl.float32)
+    spreads = tl.zeros((BM, BE), tl.float32)
+    for n in range(0, H, BE):
+        x = tl.load(raw + at + n)
+        if SAVE:
+            tl.store(pre + at + n, x, mask=live[:, None])
+        x = gelu(x.to(tl.float32))
+        tl.store(raw + at + n, x.to(raw.dtype.element_ty))
+        delta = x - means
+        means += delta * (BE / (n + BE))
+        spreads += delta * (x - means)
+    mean = tl.sum(means, 1)[:, None] / BE
+    means -= mean
+    scale = tl.rsqrt(tl.sum(spreads + means * means * (H // BE), 1)[:, None] / H + 1e-6)
+    if SAVE:
+        tl.store(stats + 2 * rm[:, None], mean, mask=live[:, None])
+        tl.store(stats + 2 * rm[:, None] + 1, scale, mask=live[:, None])
+    tl.debug_barrier()
+    return mean, scale
 
 
 @triton.jit
 def score(
     obs, row, live, act, k, weights, vectors, scratch, pre, stats, rows,
     O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr, H: tl.constexpr,
-    L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr, SAVE: tl.constexpr,
+    L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, BK: tl.constexpr,
+    STAGES: tl.constexpr, PRECISION: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     """Return Q [BM] of one member, whose weights and vectors are given.
 
@@ -82,74 +107,56 @@ def score(
     rm = tl.arange(0, BM)
     rn = tl.arange(0, BN)
     rk = tl.arange(0, BK)
+    re = tl.arange(0, BE)
     at = rm[:, None] * H + rn[None, :]
+    at_e = rm[:, None] * H + re[None, :]
     raw = scratch
     left = scratch + BM * H
-    hidden = weights + (O + A + 1) * H
-    gains = vectors + L * H
-    shifts = vectors + 2 * L * H
     wide = tl.full((), rows, tl.int64)
-
-    mean = tl.zeros((BM,), tl.float32)
-    spread = tl.zeros((BM,), tl.float32)
+    hidden = weights + (O + A + 1) * H
     for n in range(0, H, BN):
         acc = tl.zeros((BM, BN), tl.float32) + tl.load(vectors + n + rn)[None, :]
         acc = _inputs(acc, obs, row, live, act, k, weights, n + rn, O, A, AP, OP, H, PRECISION)
-        if SAVE:
-            tl.store(pre + at + n, acc.to(dtype), mask=live[:, None])
-        acc = gelu(acc)
-        mean, spread = _gather(mean, spread, acc, n, H, BN)
         tl.store(raw + at + n, acc.to(dtype))
-    scale = tl.rsqrt(spread / H + 1e-6)
-    if SAVE:
-        tl.store(stats + rm * 2, mean, mask=live)
-        tl.store(stats + rm * 2 + 1, scale, mask=live)
     tl.debug_barrier()
-
+    mean, scale = _activate(raw, pre, stats, live, H, BM, BE, SAVE)
+    gains = vectors + L * H
     for layer in range(1, L):
-        for n in range(0, H, BN):
-            x = (tl.load(raw + at + n).to(tl.float32) - mean[:, None]) * scale[:, None]
-            gain = tl.load(gains + (layer - 1) * H + n + rn)
-            shift = tl.load(shifts + (layer - 1) * H + n + rn)
-            tl.store(left + at + n, (x * gain[None, :] + shift[None, :]).to(dtype))
+        for n in range(0, H, BE):
+            x = (tl.load(raw + at_e + n).to(tl.float32) - mean) * scale
+            gain = tl.load(gains + n + re)[None, :]
+            shift = tl.load(gains + L * H + n + re)[None, :]
+            tl.store(left + at_e + n, (x * gain + shift).to(dtype))
         tl.debug_barrier()
-        w = hidden + (layer - 1) * H * H + rk[:, None] * H + rn[None, :]
-        mean = tl.zeros((BM,), tl.float32)
-        spread = tl.zeros((BM,), tl.float32)
+        pre += wide * H
+        stats += wide * 2
+        gains += H
         for n in range(0, H, BN):
             acc = tl.zeros((BM, BN), tl.float32) + tl.load(vectors + layer * H + n + rn)[None, :]
             acc = product(
-                acc, left + rm[:, None] * H + rk[None, :], w + n, H, H, BK, STAGES, PRECISION
-            )
-            if SAVE:
-                tl.store(pre + layer * wide * H + at + n, acc.to(dtype), mask=live[:, None])
-            acc = gelu(acc)
-            mean, spread = _gather(mean, spread, acc, n, H, BN)
+                acc, left + rm[:, None] * H + rk[None, :],
+                hidden + rk[:, None] * H + (n + rn)[None, :], H, H, BK, STAGES, PRECISION,
+            )  # fmt: skip
             tl.store(raw + at + n, acc.to(dtype))
-        scale = tl.rsqrt(spread / H + 1e-6)
-        if SAVE:
-            tl.store(stats + (layer * wide + rm) * 2, mean, mask=live)
-            tl.store(stats + (layer * wide + rm) * 2 + 1, scale, mask=live)
         tl.debug_barrier()
-
-    last = hidden + (L - 1) * H * H
-    q = tl.zeros((BM,), tl.float32) + tl.load(vectors + 3 * L * H)
-    for n in range(0, H, BN):
-        x = (tl.load(raw + at + n).to(tl.float32) - mean[:, None]) * scale[:, None]
-        gain = tl.load(gains + (L - 1) * H + n + rn)
-        shift = tl.load(shifts + (L - 1) * H + n + rn)
-        w = tl.load(last + n + rn).to(tl.float32)
-        q += tl.sum((x * gain[None, :] + shift[None, :]) * w[None, :], 1)
+        mean, scale = _activate(raw, pre, stats, live, H, BM, BE, SAVE)
+        hidden += H * H
+    q = tl.zeros((BM, BE), tl.float32)
+    for n in range(0, H, BE):
+        x = (tl.load(raw + at_e + n).to(tl.float32) - mean) * scale
+        gain = tl.load(gains + n + re)[None, :]
+        shift = tl.load(gains + L * H + n + re)[None, :]
+        q += (x * gain + shift) * tl.load(hidden + n + re).to(tl.float32)[None, :]
     tl.debug_barrier()  # the next tile writes the scratch that this one has just read
-    return q
+    return tl.sum(q, 1) + tl.load(vectors + 3 * L * H)
 
 
-@triton.jit(do_not_specialize=["rows", "k"])
+@triton.jit(do_not_specialize=["rows", "k"], do_not_specialize_on_alignment=_UNALIGNED)
 def _forward(
     q, pre, stats, scratch, obs, actions, weights, vectors, rows, k,
     E: tl.constexpr, O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr,
-    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr, PRECISION: tl.constexpr, SAVE: tl.constexpr,
+    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     """Write Q [E, rows] and, with SAVE, pre [E, L, rows, H] and stats [E, L, rows, 2]."""
     rm = tl.arange(0, BM)
@@ -171,57 +178,69 @@ def _forward(
             weights + member * ((O + A + 1 + (L - 1) * H + 1) * H),
             vectors + member * (3 * L * H + 1),
             scratch, pre + (member * L * wide + first) * H, stats + (member * L * wide + first) * 2, rows,
-            O, A, AP, OP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
+            O, A, AP, OP, H, L, BM, BN, BE, BK, STAGES, PRECISION, SAVE,
         )  # fmt: skip
         tl.store(q + member * wide + row, value, mask=live)
 
 
 @triton.jit
 def _through_layer(
-    layer, dys, chain, pre, lefts, into, mean, scale, s1, s2, dq, weight, live, vectors, partial, rows,
-    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, WEIGHTS: tl.constexpr,
-    LAST: tl.constexpr,
+    layer, dys, chain, pre, stats, into, lefts, partial, vectors, dq, weight, live, rows,
+    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BE: tl.constexpr, WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """Take a layer's gradient back through LayerNorm and GELU: from `dys` to `chain`, both [BM, H].
 
-    s1, s2 [BM] are the means over H of gradient times gain, and of that times the normalised x.
+    pre, stats, into, lefts point to the tile's first row, partial and vectors to the member's first.
     """
     dtype = chain.dtype.element_ty
     rm = tl.arange(0, BM)
-    rn = tl.arange(0, BN)
-    at = rm[:, None] * H + rn[None, :]
-    step = tl.full((), rows, tl.int64) * H
-    for n in range(0, H, BN):
-        x = tl.load(pre + layer * step + at + n, mask=live[:, None], other=0.0).to(tl.float32)
+    re = tl.arange(0, BE)
+    at = rm[:, None] * H + re[None, :]
+    wide = tl.full((), rows, tl.int64)
+    of = stats + (layer * wide + rm) * 2
+    mean = tl.load(of, mask=live, other=0.0)[:, None]
+    scale = tl.load(of + 1, mask=live, other=0.0)[:, None]
+    pre += layer * wide * H
+    gains = vectors + (L + layer) * H
+    s1 = tl.zeros((BM, BE), tl.float32)
+    s2 = tl.zeros((BM, BE), tl.float32)
+    for n in range(0, H, BE):
+        x = tl.load(pre + at + n, mask=live[:, None], other=0.0).to(tl.float32)
+        dy = tl.load(dys + at + n).to(tl.float32) * tl.load(gains + n + re)[None, :]
+        s1 += dy
+        s2 += dy * (gelu(x) - mean) * scale
+    s1 = tl.sum(s1, 1)[:, None] / H
+    s2 = tl.sum(s2, 1)[:, None] / H
+    for n in range(0, H, BE):
+        x = tl.load(pre + at + n, mask=live[:, None], other=0.0).to(tl.float32)
         dy = tl.load(dys + at + n).to(tl.float32)
-        gain = tl.load(vectors + (L + layer) * H + n + rn)[None, :]
-        normal = (gelu(x) - mean[:, None]) * scale[:, None]
-        dx = (dy * gain - s1[:, None] - normal * s2[:, None]) * scale[:, None] * gelu_slope(x)
+        gain = tl.load(gains + n + re)[None, :]
+        normal = (gelu(x) - mean) * scale
+        dx = (dy * gain - s1 - normal * s2) * scale * gelu_slope(x)
         tl.store(chain + at + n, dx.to(dtype))
         if WEIGHTS:
-            tl.store(
-                into + layer * step + at + n, (dx * weight[:, None]).to(dtype),
-                mask=live[:, None],
-            )  # fmt: skip
-            shift = tl.load(vectors + (2 * L + layer) * H + n + rn)[None, :]
-            y = normal * gain + shift
-            tl.store(partial + layer * H + n + rn, tl.sum(dx * dq[:, None], 0))
-            tl.store(partial + (L + layer) * H + n + rn, tl.sum(dy * normal * dq[:, None], 0))
-            tl.store(partial + (2 * L + layer) * H + n + rn, tl.sum(dy * dq[:, None], 0))
-            if LAST:
-                tl.store(partial + 3 * L * H + n + rn, tl.sum(y * dq[:, None], 0))
+            out = (dx * weight[:, None]).to(dtype)
+            tl.store(into + layer * wide * H + at + n, out, mask=live[:, None])
+            col = partial + layer * H + n + re
+            tl.store(col, tl.sum(dx * dq[:, None], 0))
+            dy *= dq[:, None]
+            tl.store(col + L * H, tl.sum(dy * normal, 0))
+            tl.store(col + 2 * L * H, tl.sum(dy, 0))
+            y = normal * gain + tl.load(gains + L * H + n + re)[None, :]
+            if layer < L - 1:
+                tl.store(lefts + layer * wide * H + at + n, y.to(dtype), mask=live[:, None])
             else:
-                tl.store(lefts + layer * step + at + n, y.to(dtype), mask=live[:, None])
+                tl.store(partial + 3 * L * H + n + re, tl.sum(y * dq[:, None], 0))
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=_UNALIGNED)
 def _backward(
-    grad_obs, grad_act, into, lefts, partial, scratch, grad, weight_of, pre, stats, weights,
-    vectors, rows,
+    grad_obs, grad_act, into, lefts, partial, scratch, grad, weight_of, pre, stats, weights, vectors,
+    rows,
     E: tl.constexpr, O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr,
-    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    STAGES: tl.constexpr, PRECISION: tl.constexpr, WEIGHTS: tl.constexpr, TO_OBS: tl.constexpr,
-    TO_ACT: tl.constexpr,
+    H: tl.constexpr, L: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr,
+    BK: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr, WEIGHTS: tl.constexpr,
+    TO_OBS: tl.constexpr, TO_ACT: tl.constexpr,
 ):  # fmt: skip
     """Write what is asked for, each member apart.
 
@@ -234,9 +253,9 @@ def _backward(
     rm = tl.arange(0, BM)
     rn = tl.arange(0, BN)
     rk = tl.arange(0, BK)
+    re = tl.arange(0, BE)
     ra = tl.arange(0, AP)
     ro = tl.arange(0, OP)
-    at = rm[:, None] * H + rn[None, :]
     tiles = tl.cdiv(rows, BM)
     wide = tl.full((), rows, tl.int64)
     dys = scratch + tl.program_id(0).to(tl.int64) * (2 * BM * H)
@@ -244,64 +263,37 @@ def _backward(
     left = chain + rm[:, None] * H + rk[None, :]
     for item in range(tl.program_id(0), tiles * E, tl.num_programs(0)):
         member = item % E
-        first = tl.full((), item // E, tl.int64) * BM
+        tile = tl.full((), item // E, tl.int64)
+        first = tile * BM
         row = first + rm
         live = row < rows
         dq = tl.load(grad + member * wide + row, mask=live, other=0.0)
         weight = tl.load(weight_of + member * wide + row, mask=live, other=0.0)
         w = weights + member * ((O + A + 1 + (L - 1) * H + 1) * H)
-        v = vectors + member * (3 * L * H + 1)
         hidden = w + (O + A + 1) * H
-        last = hidden + (L - 1) * H * H
-        z = pre + (member * L * wide + first) * H
-        d = into + (member * L * wide + first) * H
-        y = lefts + (member * (L - 1) * wide + first) * H
-        p = partial + tl.full((), item // E * E + member, tl.int64) * ((3 * L + 1) * H)
-        of = stats + (member * L * wide + row) * 2
-
-        mean = tl.load(of + (L - 1) * wide * 2, mask=live, other=0.0)
-        scale = tl.load(of + (L - 1) * wide * 2 + 1, mask=live, other=0.0)
-        s1 = tl.zeros((BM,), tl.float32)
-        s2 = tl.zeros((BM,), tl.float32)
-        for n in range(0, H, BN):
-            dy = tl.zeros((BM, BN), tl.float32) + tl.load(last + n + rn).to(tl.float32)[None, :]
-            tl.store(dys + at + n, dy.to(dtype))
-            x = tl.load(z + (L - 1) * wide * H + at + n, mask=live[:, None], other=0.0).to(
-                tl.float32
+        for n in range(0, H, BE):
+            dy = tl.load(hidden + (L - 1) * H * H + n + re)
+            tl.store(
+                dys + rm[:, None] * H + (n + re)[None, :], tl.broadcast_to(dy[None, :], (BM, BE))
             )
-            dy *= tl.load(v + (2 * L - 1) * H + n + rn)[None, :]
-            s1 += tl.sum(dy, 1)
-            s2 += tl.sum(dy * (gelu(x) - mean[:, None]) * scale[:, None], 1)
         tl.debug_barrier()
-        _through_layer(
-            L - 1, dys, chain, z, y, d, mean, scale, s1 / H, s2 / H, dq, weight, live, v, p, rows,
-            H, L, BM, BN, WEIGHTS, True,
-        )  # fmt: skip
-        tl.debug_barrier()
-        for i in range(1, L):
+        for i in range(L):
             layer = L - 1 - i
-            mean = tl.load(of + layer * wide * 2, mask=live, other=0.0)
-            scale = tl.load(of + layer * wide * 2 + 1, mask=live, other=0.0)
-            s1 = tl.zeros((BM,), tl.float32)
-            s2 = tl.zeros((BM,), tl.float32)
-            for n in range(0, H, BN):
-                right = hidden + layer * H * H + (n + rn)[None, :] * H + rk[:, None]
-                dy = product(
-                    tl.zeros((BM, BN), tl.float32), left, right, 1, H, BK, STAGES, PRECISION
-                )
-                tl.store(dys + at + n, dy.to(dtype))
-                x = tl.load(z + layer * wide * H + at + n, mask=live[:, None], other=0.0).to(
-                    tl.float32
-                )
-                dy *= tl.load(v + (L + layer) * H + n + rn)[None, :]
-                s1 += tl.sum(dy, 1)
-                s2 += tl.sum(dy * (gelu(x) - mean[:, None]) * scale[:, None], 1)
-            tl.debug_barrier()
             _through_layer(
-                layer, dys, chain, z, y, d, mean, scale, s1 / H, s2 / H, dq, weight, live, v, p, rows,
-                H, L, BM, BN, WEIGHTS, False,
+                layer, dys, chain,
+                pre + (member * L * wide + first) * H, stats + (member * L * wide + first) * 2,
+                into + (member * L * wide + first) * H, lefts + (member * (L - 1) * wide + first) * H,
+                partial + (tile * E + member) * ((3 * L + 1) * H), vectors + member * (3 * L * H + 1),
+                dq, weight, live, rows, H, L, BM, BE, WEIGHTS,
             )  # fmt: skip
             tl.debug_barrier()
+            if layer > 0:
+                right = hidden + (layer - 1) * H * H + rn[None, :] * H + rk[:, None]
+                for n in range(0, H, BN):
+                    dy = tl.zeros((BM, BN), tl.float32)
+                    dy = product(dy, left, right + n * H, 1, H, BK, STAGES, PRECISION)
+                    tl.store(dys + rm[:, None] * H + (n + rn)[None, :], dy.to(dtype))
+                tl.debug_barrier()
 
         # columns beyond the last one read it again: the product has no masks
         if TO_ACT:
@@ -323,73 +315,89 @@ def _backward(
                 )  # fmt: skip
 
 
-def _pieces(sizes: Sizes, tile: Tile, precision: str) -> dict[str, Any]:
-    """Return the constexprs that both kernels have."""
-    E, O, A, H, L = sizes.members, sizes.obs, sizes.act, sizes.hidden, sizes.depth
-    return dict(
-        E=E, O=O, A=A, AP=max(16, triton.next_power_of_2(A)),
-        OP=min(tile.BK, max(16, triton.next_power_of_2(O))),
-        H=H, L=L, BM=tile.BM, BN=tile.BN, BK=tile.BK, STAGES=tile.stages,
-        PRECISION=PRECISIONS[precision][1],
-    )  # fmt: skip
+_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
-def _compile(
-    name: str, kernel: Any, arguments: dict[str, str], constexprs: dict[str, Any], tile: Tile
+def pieces(sizes: Sizes, tile: Tile) -> dict[str, int]:
+    """Return the constexprs of `score` that follow from a critic's sizes."""
+    return {
+        "O": sizes.obs,
+        "A": sizes.act,
+        "AP": max(16, triton.next_power_of_2(sizes.act)),
+        "OP": min(32, max(16, triton.next_power_of_2(sizes.obs))),
+        "H": sizes.hidden,
+        "L": sizes.depth,
+        "BE": max(16, min(tile.BN, ELEMENTS * 32 * tile.warps // tile.BM)),
+    }
+
+
+@lru_cache(maxsize=1024)
+def _build(
+    kernel: Any, sizes: Sizes, precision: str, tile: Tile, flags: tuple[tuple[str, bool], ...]
 ) -> Compile:
-    pointers = tuple(a for a, kind in arguments.items() if kind.startswith("*"))
-    options = dict(num_warps=tile.warps, num_stages=tile.stages, enable_fp_fusion=True)
-    return Compile(name, kernel, arguments, constexprs, options, pointers)
+    """Return a kernel as a launch builds it."""
+    dtype, dot = PRECISIONS[precision]
+    own = ("pre", "scratch", "weights", "into", "lefts")
+    types = dict.fromkeys(own, _POINTERS[dtype]) | {"rows": "i32", "k": "fp32"}
+    constexprs = {
+        "E": sizes.members,
+        **pieces(sizes, tile),
+        "BM": tile.BM,
+        "BN": tile.BN,
+        "BK": tile.BK,
+        "STAGES": tile.stages,
+        "PRECISION": dot,
+        **dict(flags),
+    }
+    signature = {a: types.get(a, "*fp32") for a in kernel.arg_names if a not in constexprs}
+    name = "critic_forward" if kernel is _forward else "critic_backward"
+    return Compile(
+        name + "".join(f"_{flag.lower()}" for flag, on in flags if on),
+        kernel,
+        signature,
+        constexprs,
+        {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True},
+        tuple(a for a, kind in signature.items() if kind[0] == "*" and a not in _UNALIGNED),
+    )
 
 
-def _forward_build(sizes: Sizes, precision: str, tile: Tile, save: bool) -> Compile:
-    number = "*" + TYPES[PRECISIONS[precision][0]]
-    arguments = dict(
-        q="*fp32", pre=number, stats="*fp32", scratch=number, obs="*fp32", actions="*fp32",
-        weights=number, vectors="*fp32", rows="i32", k="fp32",
-    )  # fmt: skip
-    constexprs = _pieces(sizes, tile, precision) | dict(SAVE=save)
-    name = "critic_forward" + ("_save" if save else "")
-    return _compile(name, _forward, arguments, constexprs, tile)
-
-
-def _backward_build(
-    sizes: Sizes, precision: str, tile: Tile, weights: bool, to_obs: bool, to_act: bool
-) -> Compile:
-    number = "*" + TYPES[PRECISIONS[precision][0]]
-    arguments = dict(
-        grad_obs="*fp32", grad_act="*fp32", into=number, lefts=number, partial="*fp32", scratch=number,
-        grad="*fp32", weight_of="*fp32", pre=number, stats="*fp32", weights=number, vectors="*fp32",
-        rows="i32",
-    )  # fmt: skip
-    constexprs = _pieces(sizes, tile, precision)
-    constexprs |= dict(WEIGHTS=weights, TO_OBS=to_obs, TO_ACT=to_act)
-    parts = {"weights": weights, "obs": to_obs, "act": to_act}
-    name = "_".join(["critic_backward", *(part for part, asked in parts.items() if asked)])
-    return _compile(name, _backward, arguments, constexprs, tile)
+def _backward_flags(weights: bool, to_obs: bool, to_act: bool) -> tuple[tuple[str, bool], ...]:
+    return (("WEIGHTS", weights), ("TO_OBS", to_obs), ("TO_ACT", to_act))
 
 
 def aot(sizes: Sizes, precision: str, tile: Tile) -> list[Compile]:
-    """Return the kernels that training and scoring launch, as a launch builds them."""
-    return [
-        _forward_build(sizes, precision, tile, save=False),
-        _forward_build(sizes, precision, tile, save=True),
-        _backward_build(sizes, precision, tile, weights=True, to_obs=False, to_act=False),
-        _backward_build(sizes, precision, tile, weights=False, to_obs=False, to_act=True),
+    """Return the kernels that training and scoring launch, to be built ahead of time."""
+    wanted = [
+        (_forward, (("SAVE", False),)),
+        (_forward, (("SAVE", True),)),
+        (_backward, _backward_flags(weights=True, to_obs=False, to_act=False)),
+        (_backward, _backward_flags(weights=False, to_obs=False, to_act=True)),
     ]
+    return [_build(kernel, sizes, precision, tile, flags) for kernel, flags in wanted]
 
 
-def _tile_of(net: Packed, rows: int, tile: Tile | None) -> Tile:
-    arch = architecture(net.weights.device)
-    return tile or choose_tile(arch, net.precision, net.sizes.hidden, rows * net.sizes.members)
-
-
-def _work(net: Packed, rows: int, tile: Tile) -> tuple[int, Tensor]:
-    """Return how many programs to launch, and their scratch."""
-    device = net.weights.device
-    items = triton.cdiv(rows, tile.BM) * net.sizes.members
+def _launch(
+    kernel: Any,
+    flags: tuple[tuple[str, bool], ...],
+    net: Packed,
+    rows: int,
+    tile: Tile,
+    **args: Any,
+) -> None:
+    """Launch over `rows` rows, at least 1, of every member, with scratch of its own."""
+    sizes, device = net.sizes, net.weights.device
+    build = _build(kernel, sizes, net.precision, tile, flags)
+    items = triton.cdiv(rows, tile.BM) * sizes.members
     programs = min(items, PROGRAMS * processors(device))
-    return programs, net.weights.new_empty((programs, 2, tile.BM, net.sizes.hidden))
+    args["scratch"] = net.weights.new_empty(programs * 2 * tile.BM * sizes.hidden)
+    args |= {"weights": net.weights, "vectors": net.vectors, "rows": rows}
+    build.kernel[(programs,)](**args, **build.constexprs, **build.options)
+
+
+def _tile(net: Packed, rows: int) -> Tile:
+    """Choose the blocks for `rows` rows of every member."""
+    arch = architecture(net.weights.device)
+    return choose_tile(arch, net.precision, net.sizes.hidden, rows * net.sizes.members)
 
 
 def critic_ensemble(
@@ -423,18 +431,15 @@ def critic_ensemble(
         stats float32 [E, L, B, 2], the mean and 1 / standard deviation behind it; else nothing.
     """
     s, B = net.sizes, len(obs)
-    tile = _tile_of(net, B, tile)
+    tile = tile or _tile(net, B)
     q = obs.new_empty((s.members, B))
     pre = net.weights.new_empty((s.members, s.depth, B, s.hidden) if save else 0)
     stats = obs.new_empty((s.members, s.depth, B, 2) if save else 0)
     if B:
-        programs, scratch = _work(net, B, tile)
-        build = _forward_build(s, net.precision, tile, save)
-        build.kernel[(programs,)](
-            *(q, pre, stats, scratch, obs, actions, net.weights, net.vectors, B, float(k)),
-            **build.constexprs,
-            **build.options,
-        )
+        _launch(
+            _forward, (("SAVE", save),), net, B, tile,
+            q=q, pre=pre, stats=stats, obs=obs, actions=actions, k=float(k),
+        )  # fmt: skip
     return q, [pre, stats] if save else []
 
 
@@ -481,7 +486,7 @@ def backward(
     s, B = net.sizes, len(obs)
     E, O, A, H, L = s.members, s.obs, s.act, s.hidden, s.depth
     pre, stats = saved
-    tile = _tile_of(net, B, tile)
+    tile = tile or _tile(net, B)
     grad_obs = obs.new_empty((E, B, O) if to_obs else 0)
     grad_act = obs.new_empty((E, B, A) if to_act else 0)
     into = net.weights.new_empty((E, L, B, H) if weights else 0)
@@ -493,14 +498,11 @@ def backward(
         reach = grad.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
         weight_of = grad / reach
     if B:
-        programs, scratch = _work(net, B, tile)
-        build = _backward_build(s, net.precision, tile, weights, to_obs, to_act)
-        build.kernel[(programs,)](
-            *(grad_obs, grad_act, into, lefts, partial, scratch, grad, weight_of, pre, stats),
-            *(net.weights, net.vectors, B),
-            **build.constexprs,
-            **build.options,
-        )
+        _launch(
+            _backward, _backward_flags(weights, to_obs, to_act), net, B, tile,
+            grad_obs=grad_obs, grad_act=grad_act, into=into, lefts=lefts, partial=partial, grad=grad,
+            weight_of=weight_of, pre=pre, stats=stats,
+        )  # fmt: skip
     out = []
     if weights:
         sums = partial.sum(0)
