@@ -43,7 +43,7 @@ def first_layer(
 ):  # fmt: skip
     """Write b + x W_x + log2(1/h) w_h into `first` [BM, H]; log2_steps [BM]."""
     rm, rn, rx = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BX)
-    for n in range(0, H, BN):
+    for n in tl.range(0, H, BN, disable_licm=True):
         col = n + rn
         w_h = tl.load(w + (O + A + 1) * H + col).to(tl.float32)
         acc = tl.load(v + col)[None, :] + log2_steps[:, None] * w_h[None, :]
@@ -59,18 +59,18 @@ def first_layer(
 
 @triton.jit
 def evaluate(
-    z, t, mask, w, v, scratch, first, pre, place, layer,
+    z, t, mask, w, v, scratch, first, pre, layer,
     O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr, SAVE: tl.constexpr,
 ):  # fmt: skip
     """Return the velocity [BM, AP] at z [BM, AP], t [BM], after `first_layer`.
 
-    With SAVE the pre-activations of layer l go to the rows place + l * layer of pre; place int64 [BM].
+    With SAVE the pre-activations [BM, H] of layer l, of rows under `mask`, go to pre + l * layer.
     """
     dt: tl.constexpr = w.dtype.element_ty
     rm, rn, rk, ra = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK), tl.arange(0, AP)
-    for n in range(0, H, BN):
+    for n in tl.range(0, H, BN, disable_licm=True):
         col = n + rn
         at = rm[:, None] * H + col[None, :]
         w_t = tl.load(w + (O + A) * H + col).to(tl.float32)
@@ -78,22 +78,21 @@ def evaluate(
         acc = tl.load(first + at) + t[:, None] * w_t[None, :]
         acc = input_product(acc, z, w_z, PRECISION)
         if SAVE:
-            tl.store(pre + place[:, None] * H + col[None, :], acc.to(dt), mask=mask[:, None])
+            tl.store(pre + at, acc.to(dt), mask=mask[:, None])
         tl.store(scratch + at, gelu(acc).to(dt))
     tl.debug_barrier()
     w += (O + A + 2) * H
-    for l in range(1, L):
+    for l in tl.range(1, L, disable_licm=True):
         source = scratch + ((l + 1) % 2) * (BM * H)
-        for n in range(0, H, BN):
+        for n in tl.range(0, H, BN, disable_licm=True):
             col = n + rn
             acc = tl.zeros((BM, BN), tl.float32) + tl.load(v + l * H + col)[None, :]
             left = source + rm[:, None] * H + rk[None, :]
             right = w + rk[:, None] * H + col[None, :]
             acc = product(acc, left, right, H, H, BK, STAGES, PRECISION)
-            if SAVE:
-                kept = pre + (place + l * layer)[:, None] * H + col[None, :]
-                tl.store(kept, acc.to(dt), mask=mask[:, None])
             at = rm[:, None] * H + col[None, :]
+            if SAVE:
+                tl.store(pre + l * layer + at, acc.to(dt), mask=mask[:, None])
             tl.store(scratch + (l % 2) * (BM * H) + at, gelu(acc).to(dt))
         tl.debug_barrier()
         w += H * H
@@ -121,20 +120,22 @@ def denoise(
     obs: pointer to float32 [B, O]. row: int64 [BM], the observation of each row; mask [BM]: rows that
     are there. z: float32, 0 in the columns behind A. w, v: the actor's `Packed.weights` and `.vectors`.
     scratch, first: this program's own 2 [BM, H] in the compute type and [BM, H] float32. h = 1/M,
-    log2_steps = log2 M. With SAVE_Z, z before step m goes to zs [M, rows, A]; with SAVE, pre-activations
-    go to pre [L, M, rows, H].
+    log2_steps = log2 M. With SAVE_Z, z before step m goes to zs + m * rows * A, and with SAVE the
+    pre-activations of layer l to pre + (l * M + m) * rows * H; both point to the first row's place.
     """
     zero = tl.zeros((BM,), tl.float32)
     first_layer(obs, row, mask, zero + log2_steps, w, v, first, O, A, H, BM, BN, PRECISION)
     ra = tl.arange(0, AP)
     wide = tl.full((), rows, tl.int64)
-    for m in range(steps):
-        place = row + wide * m
+    for m in tl.range(0, steps, disable_licm=True):
         if SAVE_Z:
-            at = place[:, None] * A + ra[None, :]
-            tl.store(zs + at, z, mask=mask[:, None] & (ra < A)[None, :])
+            at = tl.arange(0, BM)[:, None] * A + ra[None, :]
+            tl.store(zs + wide * m * A + at, z, mask=mask[:, None] & (ra < A)[None, :])
+        kept = pre
+        if SAVE:
+            kept = pre + wide * m * H
         velocity = evaluate(
-            z, zero + m * h, mask, w, v, scratch, first, pre, place, wide * steps,
+            z, zero + m * h, mask, w, v, scratch, first, kept, wide * steps * H,
             O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
         )  # fmt: skip
         z += h * velocity
@@ -171,16 +172,20 @@ def _velocity_kernel(
     scratch += program * (2 * BM * H)
     first += program * (BM * H)
     ra = tl.arange(0, AP)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0)):
-        row = (tile * BM + tl.arange(0, BM)).to(tl.int64)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+        start = tl.full((), tile * BM, tl.int64)
+        row = start + tl.arange(0, BM)
         mask = row < rows
         there = mask[:, None] & (ra < A)[None, :]
         at = row[:, None] * A + ra[None, :]
         steps = tl.load(log2_steps + row, mask=mask, other=0.0)
         first_layer(obs, row, mask, steps, w, v, first, O, A, H, BM, BN, PRECISION)
+        kept = pre
+        if SAVE:
+            kept = pre + start * H
         velocity = evaluate(
             tl.load(z + at, mask=there, other=0.0), tl.load(t + row, mask=mask, other=0.0),
-            mask, w, v, scratch, first, pre, row, rows.to(tl.int64),
+            mask, w, v, scratch, first, kept, rows.to(tl.int64) * H,
             O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
         )  # fmt: skip
         tl.store(out + at, velocity, mask=there)
@@ -198,8 +203,9 @@ def _rollout_kernel(
     scratch += program * (2 * BM * H)
     first += program * (BM * H)
     ra = tl.arange(0, AP)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0)):
-        row = (tile * BM + tl.arange(0, BM)).to(tl.int64)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+        start = tl.full((), tile * BM, tl.int64)
+        row = start + tl.arange(0, BM)
         mask = row < rows
         there = mask[:, None] & (ra < A)[None, :]
         at = row[:, None] * A + ra[None, :]
@@ -209,9 +215,14 @@ def _rollout_kernel(
             z = tl.where(there, z, 0.0)
         else:
             z = tl.load(noise + at, mask=there, other=0.0)
+        kept, kept_z = pre, zs
+        if SAVE:
+            kept = pre + start * H
+        if SAVE_Z:
+            kept_z = zs + start * A
         z = denoise(
             obs, row, mask, z, w, v, scratch, first, steps, h, log2_steps,
-            O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, pre, zs, rows, SAVE, SAVE_Z,
+            O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, kept, kept_z, rows, SAVE, SAVE_Z,
         )  # fmt: skip
         if SAVE_Z:
             tl.store(zs + rows.to(tl.int64) * A * steps + at, z, mask=there)
@@ -225,22 +236,22 @@ def _rollout_kernel(
 
 @triton.jit
 def through_gelu(
-    d, pre, place, mask, col, scratch, delta, acts,
-    H: tl.constexpr, BM: tl.constexpr, STORE: tl.constexpr, WEIGHTS: tl.constexpr,
+    d, at, mask, pre, scratch, delta, acts, there,
+    STORE: tl.constexpr, WEIGHTS: tl.constexpr,
 ):  # fmt: skip
     """Take the gradient d [BM, BN] of activations back to the pre-activations, and write it out.
 
-    It goes to the scratch, with STORE to delta too, and with WEIGHTS the activations to acts.
+    It goes to scratch + at, with STORE to delta + there + at too, and with WEIGHTS the activations to
+    acts + there + at, for rows under `mask`; pre + there + at are the pre-activations.
     """
     dt: tl.constexpr = scratch.dtype.element_ty
-    at = place[:, None] * H + col[None, :]
-    x = tl.load(pre + at, mask=mask[:, None], other=0.0).to(tl.float32)
+    x = tl.load(pre + there + at, mask=mask[:, None], other=0.0).to(tl.float32)
     d = (d * gelu_slope(x)).to(dt)
-    tl.store(scratch + tl.arange(0, BM)[:, None] * H + col[None, :], d)
+    tl.store(scratch + at, d)
     if STORE:
-        tl.store(delta + at, d, mask=mask[:, None])
+        tl.store(delta + there + at, d, mask=mask[:, None])
     if WEIGHTS:
-        tl.store(acts + at, gelu(x).to(dt), mask=mask[:, None])
+        tl.store(acts + there + at, gelu(x).to(dt), mask=mask[:, None])
 
 
 @triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_UNALIGNED)
@@ -258,8 +269,9 @@ def _backward_kernel(
     w_z = w + O * H
     w_hidden = w + (O + A + 2) * H
     w_last = w_hidden + (L - 1) * H * H
-    for tile in range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0)):
-        row = (tile * BM + rm).to(tl.int64)
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+        start = tl.full((), tile * BM, tl.int64)
+        row = start + rm
         mask = row < rows
         there = mask[:, None] & (ra < A)[None, :]
         at = row[:, None] * A + ra[None, :]
@@ -267,38 +279,39 @@ def _backward_kernel(
         if CLIP:
             z = tl.load(last + at, mask=there, other=0.0)
             g = tl.where((z >= -1.0) & (z <= 1.0), g, 0.0)
-        for i in range(steps):
+        for i in tl.range(0, steps, disable_licm=True):
             m = steps - 1 - i
-            place = row + wide * m
             g_v = g
             if ROLLOUT:
                 g_v = g * h
             if WEIGHTS:
-                tl.store(velocities + place[:, None] * A + ra[None, :], g_v, mask=there)
-            for n in range(0, H, BN):
+                tl.store(velocities + wide * m * A + at, g_v, mask=there)
+            begin = (wide * m + start) * H  # of this tile and step, in a layer's pre-activations
+            for n in tl.range(0, H, BN, disable_licm=True):
                 col = n + rn
                 right = tl.load(
                     w_last + col[None, :] * A + ra[:, None], mask=(ra < A)[:, None], other=0.0
                 )
                 d = tl.dot(g_v.to(dt), right, input_precision=PRECISION)
                 through_gelu(
-                    d, pre, place + wide * (L - 1) * steps, mask, col,
+                    d, rm[:, None] * H + col[None, :], mask, pre,
                     scratch + ((L - 1) % 2) * (BM * H), delta, acts,
-                    H, BM, STORE, WEIGHTS,
+                    begin + wide * steps * (L - 1) * H, STORE, WEIGHTS,
                 )  # fmt: skip
             tl.debug_barrier()
-            for j in range(1, L):
+            for j in tl.range(1, L, disable_licm=True):
                 l = L - 1 - j
                 source = scratch + ((l + 1) % 2) * (BM * H)
-                for n in range(0, H, BN):
+                for n in tl.range(0, H, BN, disable_licm=True):
                     col = n + rn
                     left = source + rm[:, None] * H + rk[None, :]
                     right = w_hidden + l * H * H + col[None, :] * H + rk[:, None]
                     d = tl.zeros((BM, BN), tl.float32)
                     d = product(d, left, right, 1, H, BK, STAGES, PRECISION)
                     through_gelu(
-                        d, pre, place + wide * l * steps, mask, col,
-                        scratch + (l % 2) * (BM * H), delta, acts, H, BM, STORE, WEIGHTS,
+                        d, rm[:, None] * H + col[None, :], mask, pre,
+                        scratch + (l % 2) * (BM * H), delta, acts,
+                        begin + wide * steps * l * H, STORE, WEIGHTS,
                     )  # fmt: skip
                 tl.debug_barrier()
             g_z = tl.zeros((BM, AP), tl.float32)
