@@ -33,6 +33,7 @@ WINDOW = 7
 def plain_torch(monkeypatch):
     monkeypatch.setenv("SORL_BACKEND", "torch")
     threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
     ops.configure()
