@@ -251,6 +251,3 @@ def best_of_n(
     actions = reference.clip(z, low, high)
     q = aggregate(critic_ensemble(critic, rows, actions, steps, precision), q_agg)
     return reference.choose(z.view(B, N, A), q.view(B, N), low, high)
-
-
-adam_ema_step = reference.adam_ema_step  # float32 in any precision, and no product in it
