@@ -315,7 +315,7 @@ def _backward(
                 )  # fmt: skip
 
 
-_POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
 def pieces(sizes: Sizes, tile: Tile) -> dict[str, int]:
@@ -338,7 +338,7 @@ def _build(
     """Return a kernel as a launch builds it."""
     dtype, dot = PRECISIONS[precision]
     own = ("pre", "scratch", "weights", "into", "lefts")
-    types = dict.fromkeys(own, _POINTERS[dtype]) | {"rows": "i32", "k": "fp32"}
+    types = dict.fromkeys(own, POINTERS[dtype]) | {"rows": "i32", "k": "fp32"}
     constexprs = {
         "E": sizes.members,
         **pieces(sizes, tile),
