@@ -21,6 +21,7 @@ from torch.nn import Parameter
 
 from ..kernels import actor as actor_kernels
 from ..kernels import adam as adam_kernels
+from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
 from ..kernels.packing import Packed, Sizes, pack, sizes_of
@@ -225,8 +226,6 @@ def _best_of_n(
     precision: str,
     want_q: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from ..kernels import best_of_n as best_of_n_kernels
-
     O, A = obs.shape[1], actor[-1].shape[-1]
     return best_of_n_kernels.best_of_n(
         _net(actor, actor_weights, actor_vectors, O, A, False, precision),
@@ -574,7 +573,7 @@ def best_of_n(
     action, index, q, _ = sample_best(
         actor, critic, obs, noise, N, steps, q_agg, low, high, precision
     )
-    return action, index, q
+    return action, index, torch.where(q.isfinite(), q, -torch.inf)
 
 
 def adam_ema_step(

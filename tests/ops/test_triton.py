@@ -344,6 +344,38 @@ def test_registration_of_the_backwards():
     )
 
 
+@pytest.mark.parametrize("N", [1, 5], ids=lambda n: f"N{n}")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_best_of_n(precision, N):
+    actor, critic = layers(), layers(E=2)
+    obs, noise = normal(6, 5), normal(6, N, 3, seed=8, scale=0.3)
+    noise[0, 0, 1] = noise[1, 0, 0] = torch.nan
+    args = obs, noise, 2, "min", -0.5, torch.tensor([0.25, 1.0, 2.0])
+    with torch.no_grad():
+        expected = reference.best_of_n(double(actor), double(critic), *map(exactly, args))
+        action, index, q = triton.best_of_n(actor, critic, *args, precision)
+    good = expected[2].isfinite()
+    assert torch.equal(q[~good], torch.full_like(q[~good], -torch.inf))
+    assert good.sum() == (6 if N > 1 else 4)
+    agree([q[good]], [expected[2][good]], 3 * BOUND[precision])  # LayerNorm magnifies
+    if precision == "fp32":  # else a near tie may go another way
+        assert torch.equal(index, expected[1])
+        agree([action[good]], [expected[0][good]], FLOAT32)
+
+
+def exactly(x):
+    return x.double() if isinstance(x, torch.Tensor) else x
+
+
+def test_registration_of_best_of_n():
+    actor, critic = packed(layers(depth=1)), packed(layers(depth=1, E=2), True)
+    actor, critic = (([p.detach() for p in ps], *rest) for ps, *rest in (actor, critic))
+    low, high = -torch.ones(3), torch.ones(3)
+    for noise, N in ((normal(2, 3, 3), 3), (torch.tensor([1, 2, 3]), 2)):
+        args = *actor, *critic, normal(2, 5), noise, N, 2, "mean", low, high, "fp32", True
+        check(torch.ops.sorl_fast.triton_best_of_n.default, args)
+
+
 def state(count=2):
     shapes = [(3, 5), (7,)][:count]
     lists = [[normal(*s, seed=10 * i + j) for j, s in enumerate(shapes)] for i in range(5)]
