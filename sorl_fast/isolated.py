@@ -68,20 +68,20 @@ def run(
     """
     done = 0
     while done < len(items):
-        before = done
         child = _Child(worker, items[done:], environment or {})
+        reason: str | None = None  # why no other child is worth a try
+        before = done
         try:
             for outcome in child.outcomes(start, silence):
                 yield outcome
                 done += 1
                 if outcome["status"] == "unchecked":
                     reason = outcome["reason"]
-                    break
-            else:
+            if done == before:
                 reason = child.last_words()
         finally:
             child.kill()
-        if done == before or (done and outcome["status"] == "unchecked"):
+        if reason is not None:
             for _ in items[done:]:
                 yield {"status": "unchecked", "reason": reason}
             return

@@ -523,10 +523,11 @@ def check_network_operation(
         first = solve(function, here)
         wait(device)
     agree(first, truth, f"at {case}")
+    fence.look(f"at {case}")
 
     note(f"values alone, {case}")
     # observations whose rows do not follow each other in memory
-    apart = torch.empty_like(here.obs.t()).copy_(here.obs.t()).t()
+    apart = here.obs.t().contiguous().t()
     with poisoned(), torch.no_grad():
         layers = grouped(here.params, here.critic)
         value = function(layers, apart, here.act, *here.rest)
