@@ -170,7 +170,7 @@ class _Run:
         self.agent, self.config = agent, config
         self.device = _device(config.device)
         threads = config.threads or available_cores()
-        ops.configure(precision=config.precision, threads=threads)
+        ops.configure(precision=config.precision, threads=threads, device=self.device)
         # What is left to torch beside native operations is too small to share out, and its threads
         # would spin on the cores that csrc's need.
         torch.set_num_threads(1 if ops.backend(self.device) == "native" else threads)
