@@ -29,6 +29,8 @@ __all__ = [
     "critic_ensemble",
     "normals",
     "rollout",
+    "sampling_way",
+    "triton_device",
     "velocity",
     "words",
 ]
@@ -73,7 +75,8 @@ def _load_triton() -> ModuleType | BadInput:
         return importlib.import_module(".triton", __name__)
     except ImportError as err:
         return BadInput(
-            f"triton is not usable: {err}. Run `pip install sorl-fast[gpu]`, or set SORL_BACKEND=torch"
+            f"triton is not usable: {err}. Run `pip install sorl-fast[gpu]`, or choose another backend "
+            "(SORL_BACKEND=torch)"
         )
 
 
@@ -98,21 +101,20 @@ def _native() -> ModuleType | None:
 
 def _triton(device: torch.device) -> ModuleType | None:
     """Return the kernels' operations if they are to be used on a device, as `_native` does."""
-    global _triton_or_why
     wanted = _wanted()
     forced = wanted == "triton"
     if not forced and (wanted or device.type == "cpu"):
         return None
-    if _triton_or_why is None:
-        _triton_or_why = _load_triton()
-    if isinstance(_triton_or_why, BadInput):
+    try:
+        triton = _loaded_triton()
+    except BadInput:
         if forced:
-            raise _triton_or_why
+            raise
         return None
     if device.type == "cuda" and torch.cuda.is_available():
-        return _triton_or_why
-    if device.type == "cpu" and _triton_or_why.INTERPRETED:
-        return _triton_or_why
+        return triton
+    if device.type == "cpu" and triton.INTERPRETED:
+        return triton
     if forced:
         there = "" if torch.cuda.is_available() else ", and torch finds no GPU on this machine"
         raise BadInput(
@@ -120,6 +122,62 @@ def _triton(device: torch.device) -> ModuleType | None:
             "on a machine with a GPU, or leave SORL_BACKEND unset"
         )
     return None
+
+
+def triton_device() -> torch.device:
+    """Return the device that triton runs on unless told otherwise: the CPU where it interprets.
+
+    Raises
+    ------
+    BadInput
+        There is no triton, or no GPU.
+    """
+    triton = _loaded_triton()
+    if triton.INTERPRETED:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise BadInput(
+            "backend is 'triton', but torch finds no GPU on this machine: choose backend native, numpy "
+            "or torch"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _loaded_triton() -> ModuleType:
+    global _triton_or_why
+    if _triton_or_why is None:
+        _triton_or_why = _load_triton()
+    if isinstance(_triton_or_why, BadInput):
+        raise _triton_or_why
+    return _triton_or_why
+
+
+def sampling_way(
+    actor: Layers, critic: Layers, rows: int, precision: str, device: torch.device
+) -> str:
+    """Return how a sampler computes the best of N of a policy: fused, chain or reference.
+
+    Parameters
+    ----------
+    actor, critic
+        The policy.
+    rows
+        B N.
+    precision
+        fp32, tf32, fp16 or bf16; only fp32 has the reference.
+    device
+        A GPU, or the CPU where triton interprets.
+    """
+    triton = _loaded_triton()
+    A = actor[-1][0].shape[-1]
+    O = actor[0][0].shape[-2] - A - 2
+    sizes = [triton.sizes_of(_flat(net), O, A, net is critic) for net in (actor, critic)]
+    if not all(map(triton.serves, sizes)):
+        return "chain"
+    if device.type == "cpu":
+        return "fused"
+    way = table.choice("best_of_n", precision, sizes[1], rows, device=device)
+    return "chain" if way == "reference" and precision != "fp32" else way
 
 
 def backend(device: torch.device | str = "cpu") -> str:

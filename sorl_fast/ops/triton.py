@@ -530,9 +530,20 @@ def critic_ensemble(
     return out
 
 
-def sample_best(
-    actor: Layers,
-    critic: Layers,
+Prepared = tuple[list[Tensor], Tensor, Tensor]  # parameters, and both tensors of their packed copy
+
+
+def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
+    """Pack parameters that will never change, O = `obs`; a recording may use them."""
+    params, norm = [x.detach() for x in _flat(layers)], layers[0][0].ndim == 3
+    act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
+    packed = pack(params, obs, act, norm, precision)
+    return params, packed.weights, packed.vectors
+
+
+def sample_prepared(
+    actor: Prepared,
+    critic: Prepared,
     obs: Tensor,
     noise: Tensor,
     candidates: int,
@@ -547,11 +558,29 @@ def sample_best(
 
     noise [B, N, A] or a key, int64 [3], of which the kernel draws it.
     """
-    A = actor[-1][0].shape[-1]
     return torch.ops.sorl_fast.triton_best_of_n(
-        *_arguments(actor, obs, A, False, precision),
-        *_arguments(critic, obs, A, True, precision),
-        *(obs, noise, candidates, steps, q_agg, low, high, precision, want_q),
+        *(*actor, *critic, obs, noise, candidates, steps, q_agg, low, high, precision, want_q)
+    )
+
+
+def sample_best(
+    actor: Layers,
+    critic: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    candidates: int,
+    steps: int,
+    q_agg: str,
+    low: Tensor,
+    high: Tensor,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do what `sample_prepared` does, of parameters that may change."""
+    A = actor[-1][0].shape[-1]
+    return sample_prepared(
+        _arguments(actor, obs, A, False, precision),
+        _arguments(critic, obs, A, True, precision),
+        *(obs, noise, candidates, steps, q_agg, low, high, precision),
     )
 
 
