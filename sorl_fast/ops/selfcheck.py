@@ -177,9 +177,14 @@ WAYS_OF_GPU["best_of_n"]["fused"] = Way(_fused_best_of_n, draws=True)
 GPU = f"{__name__}:WAYS_OF_GPU"
 
 
-def _ways(registry: str) -> Mapping[str, Mapping[str, Way]]:
+Ways = Mapping[str, Mapping[str, Way]]
+
+
+def ways(registry: str) -> Ways:
+    """Return the ways that `module:attribute` names, a mapping or a function that returns one."""
     module, _, name = registry.partition(":")
-    return getattr(importlib.import_module(module), name)
+    found = getattr(importlib.import_module(module), name)
+    return found() if callable(found) else found
 
 
 # --- numbers to check with ---------------------------------------------------------------------------
@@ -956,7 +961,7 @@ def examine_item(item: isolated.Item, note: isolated.Note) -> isolated.Outcome:
     except Exception as err:
         reason = " ".join(str(err).split())[:300]
         raise isolated.Unavailable(f"a second process can't use {device}: {reason}") from err
-    way = _ways(item["registry"])[task.operation][item["way"]]
+    way = ways(item["registry"])[task.operation][item["way"]]
     try:
         with torch.device("cpu"):
             for case in cases(task, form, item["seed"]):
@@ -1004,8 +1009,7 @@ def examine(
     form
         A key of FORMS.
     registry
-        `module:attribute` of a mapping operation -> way -> function; the function takes the arguments
-        that `reference`'s does, and precision=.
+        See `ways`.
     seed
         What the random shapes and numbers follow from.
     silence
@@ -1018,9 +1022,9 @@ def examine(
     dict
         Task's name -> way -> Result. Never raises for what a way does.
     """
-    ways = _ways(registry)
+    known = ways(registry)
     # the plainest way first: should one spoil the device, it comes after those that can't
-    plan = [(task, way) for task in wanted for way in reversed(list(ways[task.operation]))]
+    plan = [(task, way) for task in wanted for way in reversed(list(known[task.operation]))]
     items = [
         task._asdict()
         | {"way": way, "device": str(device), "form": form, "registry": registry, "seed": seed}
