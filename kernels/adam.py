@@ -240,9 +240,10 @@ def adam_ema_step(
         *(partial, table.chunks, count, parts), **build.constexprs, **build.options
     )
     build = _step_build(tensors, len(parts) // tensors, aligned, programs)
+    numbers = lr, _log(b1), _log(b2), 1 - b1, 1 - b2, b2, eps, clip_norm, tau
     build.kernel[(programs,)](
         *(norm, partial, table.chunks, count, table.state, step, parts),
-        *(lr, _log(b1), _log(b2), 1 - b1, 1 - b2, b2, eps, clip_norm, tau),
+        *map(float, numbers),  # triton would build an integer 1 into the kernel
         **build.constexprs,
         **build.options,
     )

@@ -191,3 +191,16 @@ def test_ahead_of_time_builds_name_every_argument(norm, tensor_count, parts):
     for build in adam.aot(sizes, "fp32", Tile(16, 64, 64, 4, 1)):
         assert set(build.kernel.arg_names) == {*build.signature, *build.constexprs}
         assert len(build.signature["grads"]) == tensor_count * parts
+
+
+def test_moments_that_come_with_other_parameters_are_seen_as_another_set():
+    state, grads = tensors([(4,), (2,)], seed=10)
+    for number in (1, 2):
+        before = [x.clone() for x in state["params"]]
+        adam.adam_ema_step(
+            *(state["params"], grads[0], state["first"], state["second"], state["targets"]),
+            torch.tensor(number),
+            **HYPER,
+        )
+        assert not any(torch.equal(x, y) for x, y in zip(state["params"], before, strict=True))
+        state["params"] = [x.clone() for x in state["params"]]

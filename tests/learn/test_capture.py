@@ -215,6 +215,23 @@ def test_looks_at_any_time_see_each_update_once(made):
     np.testing.assert_array_equal(make(other, 12 - made), whole[made:])
 
 
+@pytest.mark.parametrize("made", [1, 5, 9], ids=lambda n: f"after{n}")
+def test_updates_that_go_on_elsewhere_are_the_same(made):
+    updates, learner = setup(agent(), recorder=TapeRecorder())
+    before = make(updates, made)
+    state = {name: x.clone() for name, x in learner.state().items()}
+    host = updates._host.get_state()
+    after = make(updates, 12 - made)
+
+    other, taking_over = setup(agent(), recorder=TapeRecorder())
+    other.restore({}, made)
+    taking_over.load_state(state, made)
+    other._host.set_state(host)
+    np.testing.assert_array_equal(make(other, 12 - made), after)
+    assert_equal_states(learner, taking_over)
+    assert np.isfinite(before).all()
+
+
 def test_equal_seeds_give_equal_bits_and_others_do_not():
     states = []
     for seed in (3, 3, 4):
