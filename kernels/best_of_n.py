@@ -49,6 +49,26 @@ def _of_group(x, G: tl.constexpr, NP: tl.constexpr):
     return tl.reshape(x, [G, NP])
 
 
+@triton.jit
+def _drawn(
+    key, row, candidate, room, A: tl.constexpr, AP: tl.constexpr, BM: tl.constexpr
+):  # fmt: skip
+    """Return the noise [BM, AP] of a key, through `room`, BM AP float32 of the program's own.
+
+    Drawn a few columns at a time, for the float64 registers that it takes.
+    """
+    rm, ra, few = tl.arange(0, BM), tl.arange(0, AP), tl.arange(0, 4)
+    seed, call = tl.load(key), tl.load(key + 1)
+    number = (tl.load(key + 2) + row)[:, None]
+    for a in tl.range(0, A, 4, disable_licm=True):
+        z = normals(seed, call, number, candidate[:, None], a + few[None, :])
+        tl.store(room + rm[:, None] * AP + (a + few)[None, :], z)
+    tl.debug_barrier()
+    z = tl.load(room + rm[:, None] * AP + ra[None, :], mask=(ra < A)[None, :], other=0.0)
+    tl.debug_barrier()
+    return z
+
+
 # ---- kernel
 
 
@@ -69,13 +89,11 @@ def _best_of_n(
     WIDEST: tl.constexpr = H if H > ACTOR_H else ACTOR_H
     program = tl.program_id(0).to(tl.int64)
     scratch += program * (2 * BM * WIDEST)
-    first += program * (BM * ACTOR_H)
+    first += program * (BM * (ACTOR_H if ACTOR_H > AP else AP))
     rm = tl.arange(0, BM)
     ra = tl.arange(0, AP)
     ro = tl.arange(0, OP)
     inside = ra < A
-    lowest = tl.load(low + ra, mask=inside, other=0.0)[None, :]
-    highest = tl.load(high + ra, mask=inside, other=0.0)[None, :]
     for tile in tl.range(tl.program_id(0), tl.cdiv(rows, G), tl.num_programs(0), disable_licm=True):
         group = (tile * G + tl.arange(0, G)).to(tl.int64)
         there = group < rows
@@ -83,17 +101,13 @@ def _best_of_n(
         best = tl.zeros((G,), tl.float32)
         best_q = tl.zeros((G,), tl.float32)
         best_index = tl.zeros((G,), tl.int32)
-        best_action = tl.zeros((G, AP), tl.float32)
         clipped = tl.zeros((G,), tl.int32)
         good_ones = tl.zeros((G,), tl.int32)
         for begin in tl.range(0, candidates, NP, disable_licm=True):
             candidate = begin + rm % NP
             live = (row < rows) & (candidate < candidates)
             if DRAW:
-                z = normals(
-                    tl.load(key), tl.load(key + 1), (tl.load(key + 2) + row)[:, None],
-                    candidate[:, None], ra[None, :],
-                )  # fmt: skip
+                z = _drawn(key, row, candidate, first, A, AP, BM)
             else:
                 at = (row * candidates + candidate)[:, None] * A + ra[None, :]
                 z = tl.load(noise + at, mask=live[:, None] & inside[None, :], other=0.0)
@@ -104,6 +118,8 @@ def _best_of_n(
             )  # fmt: skip
             z = tl.where(inside[None, :], z, 0.0)  # a NaN spreads to the padding
             good = live & (tl.sum(tl.where(_finite(z), 0, 1), 1) == 0)
+            lowest = tl.load(low + ra, mask=inside, other=0.0)[None, :]
+            highest = tl.load(high + ra, mask=inside, other=0.0)[None, :]
             # a NaN stays one
             bounded = tl.where(z < lowest, lowest, tl.where(z > highest, highest, z))
             changed = tl.max(tl.where(bounded != z, 1, 0), 1)
@@ -140,7 +156,10 @@ def _best_of_n(
             clipped = tl.where(take, edge, clipped)
             bounded = tl.reshape(bounded, [G, NP, AP])
             bounded = tl.sum(tl.where(won[:, :, None], bounded, 0.0), 1)
-            best_action = tl.where(take[:, None], bounded, best_action)
+            tl.store(
+                action + group[:, None] * A + ra[None, :], bounded,
+                mask=(there & take)[:, None] & inside[None, :],
+            )  # fmt: skip
             good_ones += tl.sum(_of_group(good.to(tl.int32), G, NP), 1)
 
         seen = tl.zeros((G,), tl.int32)
@@ -157,10 +176,6 @@ def _best_of_n(
             best_q = tl.where(some, best_q, -float("inf"))
         else:
             best_q += float("nan")
-        tl.store(
-            action + group[:, None] * A + ra[None, :], best_action,
-            mask=there[:, None] & inside[None, :],
-        )  # fmt: skip
         tl.store(index + group, best_index.to(tl.int64), mask=there)
         tl.store(q + group, best_q, mask=there)
         tl.store(flags + group, flag, mask=there)
@@ -297,7 +312,7 @@ def best_of_n(
         "actor_w": actor.weights, "actor_v": actor.vectors,
         "critic_w": critic.weights, "critic_v": critic.vectors,
         "scratch": critic.weights.new_empty(programs * 2 * tile.BM * widest),
-        "first": obs.new_empty(programs * tile.BM * actor.sizes.hidden),
+        "first": obs.new_empty(programs * tile.BM * max(actor.sizes.hidden, build.constexprs["AP"])),
         "rows": B, "candidates": candidates, "steps": steps, "h": 1.0 / steps,
         "log2_steps": math.log2(steps),
     }  # fmt: skip
