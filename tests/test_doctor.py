@@ -150,6 +150,14 @@ def test_the_definition_is_accepted(sizes):
     assert doctor.check_sampler(item, lambda text: None) == {"status": "ok", "reason": ""}
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_gpu_sampler_is_accepted(precision):
+    """In triton's interpreter."""
+    pytest.importorskip("triton")
+    policy = doctor.random_policy(SIZES)
+    doctor.compare_sampler(Sampler(policy, "triton", precision), policy, SIZES, precision)
+
+
 class Wrong:
     """A sampler that spoils what another returns."""
 

@@ -5,7 +5,8 @@ import torch
 import wrong_ways
 
 from sorl_fast.isolated import Unavailable
-from sorl_fast.ops import selfcheck
+from sorl_fast.ops import selfcheck, table
+from sorl_fast.ops.native import Sizes
 from sorl_fast.ops.selfcheck import Case, Network, Task, Way
 
 CPU = torch.device("cpu")
@@ -46,6 +47,40 @@ def test_the_reference_is_accepted(operation, precision):
 @pytest.mark.parametrize("operation", selfcheck.NETWORK_OPERATIONS)
 def test_an_honest_low_precision_is_accepted(operation, precision):
     assert look(operation, "chain", selfcheck.GPU, precision=precision)["reason"] == ""
+
+
+# --- the kernels, in triton's interpreter; bf16 needs the repair that only tests/kernels has
+
+
+@pytest.mark.parametrize(
+    "task",
+    {task.name: task for p in ("fp32", "fp16") for task in selfcheck.tasks(NET, (p,))}.values(),
+    ids=lambda task: f"{task.operation}-{task.precision}",
+)
+def test_the_kernels_are_accepted(task):
+    pytest.importorskip("triton")
+    found = look(task.operation, "fused", selfcheck.GPU, precision=task.precision)
+    assert found["reason"] == ""
+
+
+@pytest.mark.slow
+def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
+    """The whole way: child, kernels, times, table, choice; then another process's first use."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def examine(wanted, device):
+        return selfcheck.examine(wanted, device, form="tiny timed")
+
+    sizes = Sizes(*(NET.obs, NET.act, 2, NET.hidden, NET.depth, NET.act, 1, False))
+    chosen = table.Chooser(CPU, examine).choice("rollout", "fp32", sizes, 4)
+    assert chosen in ("chain", "reference")  # the interpreter is never the fastest
+    found = table.load(CPU)
+    assert {t.name for t in selfcheck.tasks(NET, ("fp32",))} == set(found)
+    for ways in found.values():
+        assert {result.status for result in ways.values()} == {"ok"}
+        assert all(result.forward for result in ways.values())
+    assert table.Chooser(CPU, None).choice("rollout", "fp32", sizes, 4) == chosen
 
 
 def test_noise_drawn_from_a_key_is_accepted():
