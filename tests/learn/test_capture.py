@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import own_arrays
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,12 +51,14 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.calls = []
         self.before = {}
+        self.written = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if func._schema.is_mutable:
             for x in tree_leaves((args, kwargs)):
                 if torch.is_tensor(x):
+                    self.written.append(x)
                     storage = x.untyped_storage()
                     self.before.setdefault(storage.data_ptr(), (storage, storage.clone()))
         out = func(*args, **kwargs)
@@ -70,6 +73,11 @@ class Tape(TorchDispatchMode):
 
     @torch.no_grad()
     def replay(self):
+        """Do it all again; torch learns no more of it than of a graph's replay."""
+        with _unsafe_preserve_version_counter(tuple(self.written)):
+            self._again()
+
+    def _again(self):
         for func, args, kwargs, new in self.calls:
             again = func(*args, **kwargs)
             again = again if isinstance(again, list | tuple) else [again]
