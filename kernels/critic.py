@@ -494,8 +494,10 @@ def backward(
     partial = obs.new_empty((triton.cdiv(B, tile.BM), E, 3 * L + 1, H) if weights else 0)
     weight_of, reach = grad, None
     if weights and B and net.precision == "fp16":
-        # a mean loss has gradients near 1 / B, which fp16 rounds to nothing
-        reach = grad.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+        # a mean loss has gradients near 1 / B, which fp16 would round away
+        largest = grad.abs().amax()
+        usable = largest.isfinite() & (largest > 0)
+        reach = torch.where(usable, largest, 1.0).log2().floor().exp2()
         weight_of = grad / reach
     if B:
         _launch(
@@ -506,8 +508,8 @@ def backward(
     out = []
     if weights:
         sums = partial.sum(0)
-        inputs = torch.cat([obs, actions], 1).to(net.weights.dtype).expand(E, B, O + A)
-        products = [_outer(inputs, into[:, 0])]
+        inputs = torch.cat([obs, actions], 1).expand(E, B, O + A)
+        products = [_outer(inputs, into[:, 0].float())]  # 16 bits are too few for a position
         products += [_outer(lefts[:, i - 1], into[:, i]) for i in range(1, L)]
         if reach is not None:
             products = [x * reach for x in products]
