@@ -84,6 +84,8 @@ class TritonSession(TorchSession):
             last = self._last.to(device, copy=True)
             key = self._torch.zeros(3, dtype=self._torch.int64, device=device)
             place = self._places[device] = _Place(key, last, self._recorder(device))
+        if device.type == "cuda" and not self._torch.cuda.is_current_stream_capturing():
+            place.follow(self._torch.cuda.current_stream(device))
         if self._place is not None and self._place is not place:
             place.last.copy_(self._place.last)
         self._place = place
@@ -95,11 +97,6 @@ class TritonSession(TorchSession):
         device = inputs[0].device
         if place.recorder is None or (device.type == "cuda" and cuda.is_current_stream_capturing()):
             return self._function(place, len(inputs[0]), call)(*inputs)
-        if device.type == "cuda":
-            stream = cuda.current_stream(device)
-            if place.stream is not None and place.stream != stream:
-                stream.wait_stream(place.stream)  # what graphs read and write is there once
-            place.stream = stream
         size = (len(inputs[0]), len(inputs), *call)
         graph = place.graphs.get(size)
         if graph is not None:
@@ -198,9 +195,15 @@ class _Place:
         self.key_parts = key.unbind()
         self.last = last  # [A], the last good action
         self.recorder = recorder  # of graphs; None: calls are not recorded
-        self.stream: Any = None  # that of the last call
+        self._stream: Any = None  # that of the last call
         self.graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by size of call
         self.networks: dict[
             str, tuple[Any, Any]
         ] = {}  # actor and critic, by the way that reads them
         self.way = ""  # of the call that is computed
+
+    def follow(self, stream: Any) -> None:
+        """Let the stream of this call wait for that of the last: what is here is here once."""
+        if self._stream is not None and self._stream != stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream

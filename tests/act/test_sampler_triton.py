@@ -16,7 +16,7 @@ from sorl_fast import BadInput, Sampler, ops
 from sorl_fast.act.philox import normals
 from sorl_fast.act.reference import Status, best_of_n
 from sorl_fast.act.sampler import NoiseKey
-from sorl_fast.act.triton import KEPT, TritonSession
+from sorl_fast.act.triton import KEPT, TritonSession, _Place
 from sorl_fast.ops import triton as kernels
 
 H = 64
@@ -352,6 +352,20 @@ def test_a_recording_that_fails_is_said_once_and_done_without():
     assert torch.equal(again[1], action[1])
     assert torch.equal(again[0], action[1])
     assert recorder.ran == 1
+
+
+def test_a_call_on_another_stream_waits_for_the_last():
+    waits = []
+
+    class Stream:
+        def wait_stream(self, other):
+            waits.append((self, other))
+
+    place = _Place(torch.zeros(3, dtype=torch.int64), torch.zeros(2), None)
+    one, two = Stream(), Stream()
+    for stream in (one, one, two, two, one):
+        place.follow(stream)
+    assert waits == [(two, one), (one, two)]
 
 
 # --- what may be missing

@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 from tolerances import CHAIN_HALF, FLOAT32
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sorl_fast.ops import graphs, reference, triton
 
@@ -307,6 +308,35 @@ def check(op, args):
 
 def packed(net, norm=False, precision="fp32"):
     return triton._arguments(net, torch.empty(1, 5), 3, norm, precision)
+
+
+def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
+    ops = torch.ops.sorl_fast
+    # without autograd: torch's own engine asks for the stream of a device that is not there
+    with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
+        actor, critic = (
+            [tuple(torch.empty(s) for s in shapes) for shapes in net]
+            for net in (
+                [((10, 64), (64,)), ((64, 3), (3,))],
+                [((2, 9, 64), *[(2, 64)] * 3), ((2, 64, 1), (2, 1))],
+            )
+        )
+        x, z, t = torch.empty(6, 5), torch.empty(6, 3), torch.empty(6)
+        assert triton.velocity(actor, x, z, t, t, "bf16").shape == (6, 3)
+        assert triton.rollout(actor, x, z, 4, "bf16").shape == (6, 3)
+        assert triton.critic_ensemble(critic, x, z, 4, "bf16").shape == (2, 6)
+        best = triton.best_of_n(actor, critic, x, torch.empty(6, 4, 3), 2, "min", -1.0, 1.0, "bf16")
+        assert [y.shape for y in best] == [(6, 3), (6,), (6,)]
+        of_actor = triton._arguments(actor, x, 3, False, "bf16")
+        _, *saved = ops.triton_rollout(*of_actor, x, z, 4, "bf16", True)
+        asked = "bf16", True, False, False
+        grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, True, *asked)
+        of_critic = triton._arguments(critic, x, 3, True, "bf16")
+        q, *saved = ops.triton_critic_ensemble(*of_critic, x, z, 4, "bf16", True)
+        grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
+        for g, p in zip(grads, [*flat(actor), *flat(critic)], strict=True):
+            assert (g.shape, g.device.type, g.dtype) == (p.shape, "cuda", torch.float32)
+    assert not triton._copies
 
 
 @pytest.mark.parametrize("save", [True, False], ids=["save", "forward"])
