@@ -103,12 +103,10 @@ def amd_resources(assembly: str, dynamic: int) -> Resources:
             raise ValueError(f"the metadata has no .{name}")
         return int(found[1])
 
-    # a vector register is 4 bytes a lane, and that is where scalar registers are spilled to
-    spilled = field("vgpr_spill_count") + field("sgpr_spill_count")
     return Resources(
         field("vgpr_count"),
         field("private_segment_fixed_size"),
-        4 * spilled,
+        4 * field("vgpr_spill_count"),  # scalar registers are spilled into vector registers
         max(dynamic, field("group_segment_fixed_size")),
         _matrix(_AMDGCN.findall(assembly)),
         False,

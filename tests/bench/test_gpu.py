@@ -52,6 +52,7 @@ def times_of(row):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
 def test_dry_run(tmp_path, capsys, monkeypatch):
     pytest.importorskip("triton")
     # the compiler's trace: thousands of empty lines, should this fail

@@ -87,7 +87,7 @@ def test_unknown_output_is_no_figure(which):
 def test_amd_metadata_is_read():
     read = aot.amd_resources(AMDGCN, 24576)
     mma = {"v_mfma_f32_32x32x8_bf16": 2, "v_smfmac_f32_16x16x32_f16": 1}
-    assert read == (128, 20, 20, 24576, mma, False)
+    assert read == (128, 20, 16, 24576, mma, False)
     with pytest.raises(ValueError, match="vgpr_count"):
         aot.amd_resources(AMDGCN.replace("vgpr_count", "v"), 0)
 
