@@ -277,7 +277,8 @@ def test_keyed_noise_is_within_bounds_and_covers_them():
         assert x.is_contiguous()
         assert abs(float(x.mean())) < 0.05
         assert abs(float(x.std()) - 1) < 0.05
-    together = np.corrcoef(torch.cat(draws, 1).T.numpy()) - np.eye(8)
+    rest = torch.stack([index, noise.fm_t, noise.sc_t], 1)
+    together = np.corrcoef(torch.cat([*draws, rest], 1).T.numpy()) - np.eye(11)
     assert np.abs(together).max() < 0.08
     assert (noise.td_steps, noise.q_steps) == (2, 1)
 
