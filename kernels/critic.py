@@ -82,7 +82,9 @@ def _activate(
         spreads += delta * (x - means)
     mean = tl.sum(means, 1)[:, None] / BE
     means -= mean
-    scale = tl.rsqrt(tl.sum(spreads + means * means * (H // BE), 1)[:, None] / H + 1e-6)
+    variance = tl.sum(spreads + means * means * (H // BE), 1)[:, None] / H
+    # an overflow makes the row NaN, as in PyTorch: dividing by it would hide it
+    scale = tl.where(variance < float("inf"), tl.rsqrt(variance + 1e-6), float("nan"))
     if SAVE:
         tl.store(stats + 2 * rm[:, None], mean, mask=live[:, None])
         tl.store(stats + 2 * rm[:, None] + 1, scale, mask=live[:, None])
