@@ -146,19 +146,8 @@ def denoise(
 
 _VARYING = ["rows", "steps"]
 # a user's rows may begin anywhere, and A or O may be odd
-_UNALIGNED = [
-    "obs",
-    "noise",
-    "z",
-    "t",
-    "log2_steps",
-    "key",
-    "zs",
-    "out",
-    "grad",
-    "last",
-    "velocities",
-]
+_UNALIGNED = ["obs", "noise", "z", "t", "log2_steps", "key", "zs", "out", "grad", "last"]
+_UNALIGNED += ["velocities"]
 
 
 @triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_UNALIGNED)
@@ -172,7 +161,9 @@ def _velocity_kernel(
     scratch += program * (2 * BM * H)
     first += program * (BM * H)
     ra = tl.arange(0, AP)
-    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(
+        tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True
+    ):
         start = tl.full((), tile * BM, tl.int64)
         row = start + tl.arange(0, BM)
         mask = row < rows
@@ -203,7 +194,9 @@ def _rollout_kernel(
     scratch += program * (2 * BM * H)
     first += program * (BM * H)
     ra = tl.arange(0, AP)
-    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(
+        tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True
+    ):
         start = tl.full((), tile * BM, tl.int64)
         row = start + tl.arange(0, BM)
         mask = row < rows
@@ -269,7 +262,9 @@ def _backward_kernel(
     w_z = w + O * H
     w_hidden = w + (O + A + 2) * H
     w_last = w_hidden + (L - 1) * H * H
-    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True):
+    for tile in tl.range(
+        tl.program_id(0), tl.cdiv(rows, BM), tl.num_programs(0), disable_licm=True
+    ):
         start = tl.full((), tile * BM, tl.int64)
         row = start + rm
         mask = row < rows
@@ -337,8 +332,8 @@ _POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
 def _own(sizes: Sizes, precision: str, tile: Tile) -> dict[str, Any]:
     """Return the constexprs that every kernel here has."""
     pad = max(16, triton.next_power_of_2(sizes.act))
-    shape = dict(O=sizes.obs, A=sizes.act, AP=pad, H=sizes.hidden, L=sizes.depth)
-    blocks = dict(BM=tile.BM, BN=tile.BN, BK=tile.BK, STAGES=tile.stages)
+    shape = {"O": sizes.obs, "A": sizes.act, "AP": pad, "H": sizes.hidden, "L": sizes.depth}
+    blocks = {"BM": tile.BM, "BN": tile.BN, "BK": tile.BK, "STAGES": tile.stages}
     return shape | blocks | {"PRECISION": PRECISIONS[precision][1]}
 
 
@@ -460,8 +455,8 @@ def velocity(
     out = torch.empty_like(z)
     pre = _room(net, B, 1, save)
     flags = {"SAVE": pre is not None and pre.shape[2] == B}
-    given = dict(obs=obs, z=z, t=t, log2_steps=log2_steps, pre=pre, out=out)
-    _launch("velocity", net, B, tile, flags, **given)
+    given = {"obs": obs, "z": z, "t": t, "log2_steps": log2_steps}
+    _launch("velocity", net, B, tile, flags, **given, pre=pre, out=out)
     return out, [] if pre is None else [pre, z.unsqueeze(0), t, log2_steps]
 
 
@@ -510,8 +505,8 @@ def rollout(
     zs = net.vectors.new_empty(steps + 1, B, A) if save else None
     keep = pre is not None and pre.shape[2] == B
     flags = {"DRAW": draw, "CLIP": clip, "SAVE": keep, "SAVE_Z": save}
-    given = dict(obs=obs, pre=pre, zs=zs, out=out) | {"key" if draw else "noise": noise}
-    scalars = dict(steps=steps, h=1.0 / steps, log2_steps=math.log2(steps))
+    given = {"obs": obs, "key" if draw else "noise": noise, "pre": pre, "zs": zs, "out": out}
+    scalars = {"steps": steps, "h": 1.0 / steps, "log2_steps": math.log2(steps)}
     _launch("rollout", net, B, tile, flags, **given, **scalars)
     return out, [] if pre is None or zs is None else [pre, zs]
 
@@ -556,9 +551,8 @@ def backward(
     """
     obs, grad = obs.contiguous(), grad.contiguous()
     B = len(obs)
-    wanted: dict[str, Any] = dict(
-        rollout=rollout, weights=weights, to_obs=to_obs, to_act=to_act, clip=clip, tile=tile
-    )
+    wanted: dict[str, Any] = {"rollout": rollout, "clip": clip, "tile": tile}
+    wanted |= {"weights": weights, "to_obs": to_obs, "to_act": to_act}
     if saved[0].shape[2] == B:
         return _differentiate(net, obs, saved, grad, steps, **wanted)
     chunk = rows_at_once(net.sizes, net.precision, steps)
@@ -622,8 +616,9 @@ def _differentiate(
     velocities = grad.new_empty(steps, B, A) if weights else None
     out = torch.empty_like(grad)
     flags = {"ROLLOUT": rollout, "CLIP": rollout and clip, "WEIGHTS": weights, "STORE": store}
-    given = dict(grad=grad, last=zs[-1], pre=pre, delta=delta, acts=acts, velocities=velocities)
-    _launch("backward", net, B, tile, flags, **given, out=out, steps=steps, h=1.0 / steps)
+    given: dict[str, Any] = {"grad": grad, "last": zs[-1], "pre": pre, "out": out}
+    given |= {"delta": delta, "acts": acts, "velocities": velocities}
+    _launch("backward", net, B, tile, flags, **given, steps=steps, h=1.0 / steps)
     grads: list[Tensor] = []
     if delta is not None:
         over_steps = delta[0].sum(0, dtype=torch.float32)  # [B, H]
@@ -657,7 +652,7 @@ def _first_layer_gradient(
     """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity."""
     M, B, H = delta.shape
     of_obs = obs.T @ over_steps
-    z = zs.reshape(1, M * B, -1).to(delta.dtype)
+    z = zs.flatten(0, 1).unsqueeze(0).to(delta.dtype)
     of_z = _products(z, delta.view(1, M * B, H))[0]
     if times is None:
         over_rows = delta.sum(1, dtype=torch.float32)  # [M, H]
@@ -674,7 +669,7 @@ def _other_gradients(acts: Tensor, delta: Tensor, velocities: Tensor) -> list[Te
     """Gradients of w and b of layers 2 to L and of the last."""
     L, M, B, H = acts.shape
     acts, delta = acts.view(L, M * B, H), delta.view(L, M * B, H)
-    last = velocities.view(1, M * B, -1)
+    last = velocities.flatten(0, 1).unsqueeze(0)
     of_w = _products(acts[:-1], delta[1:])
     of_b = delta[1:].sum(1, dtype=torch.float32)
     pairs = [x for pair in zip(of_w, of_b, strict=True) for x in pair]

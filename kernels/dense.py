@@ -5,25 +5,22 @@ import triton.language as tl
 
 
 @triton.jit
-def _logistic(x):
-    """Return 1 / (1 + 2^-x); the square of a root, which is one instruction where a division is ten."""
-    root = tl.rsqrt(1.0 + tl.exp2(-x))
-    return root * root
-
-
-@triton.jit
 def gelu(x):
     """Return GELU in its tanh form: x / (1 + exp(-2 c (x + 0.044715 x^3))), c = sqrt(2 / pi)."""
-    return x * _logistic(x * (2.302208198144325 + 0.1029432395800235 * x * x))
+    # the square of a root is two instructions, where a division is ten
+    root = tl.rsqrt(1.0 + tl.exp2(-x * (2.302208198144325 + 0.1029432395800235 * x * x)))
+    return x * root * root
 
 
 @triton.jit
 def gelu_slope(x):
-    """Return the derivative of `gelu`; 0 or 1 where the cube of x would overflow."""
-    near = tl.abs(x) < 20.0
+    """Return the derivative of `gelu`; 0 or 1 where the exponential would overflow."""
+    near = tl.abs(x) < 10.0
     y = tl.where(near, x, 0.0)
-    s = _logistic(y * (2.302208198144325 + 0.1029432395800235 * y * y))
-    slope = s + y * s * (1.0 - s) * (1.5957691216057308 + 0.2140644488178007 * y * y)
+    power = tl.exp2(-y * (2.302208198144325 + 0.1029432395800235 * y * y))
+    root = tl.rsqrt(1.0 + power)
+    s = root * root
+    slope = s + y * (power * s) * s * (1.5957691216057308 + 0.2140644488178007 * y * y)
     return tl.where(near, slope, tl.where(x > 0.0, 1.0, x * 0.0))
 
 

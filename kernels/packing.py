@@ -23,7 +23,7 @@ class Sizes(NamedTuple):
 
     obs: int  # O
     act: int  # A
-    extra: int  # X: scalar columns behind the action's, 2 of an actor (t, log2 1/h), 1 of a critic (k)
+    extra: int  # X: columns behind the action's, 2 of an actor (t, log2 1/h), 1 of a critic (k)
     hidden: int  # H, a multiple of 64
     depth: int  # L
     out: int  # A of an actor, 1 of a critic

@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def _cosine(turn, quarter):
-    """cos 2 pi (turn - quarter / 4) for float64 turn in [0, 1) and int32 quarter.
+    """Return cos 2 pi (turn - quarter / 4) for float64 turn in [0, 1) and int32 quarter.
 
     By its Taylor polynomials within an eighth of a turn, to the last bits of float64: a GPU's own
     cosine brings code for large arguments that needs a stack.

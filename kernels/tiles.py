@@ -51,11 +51,14 @@ def tile(arch: str, precision: str, hidden: int, rows: int) -> Tile:
     """Choose the blocks for `rows` rows of a network with `hidden` columns, a multiple of 64."""
     if arch == INTERPRETED:
         return Tile(16, 64, 64, 4, 1)
-    wide = 128 if hidden % 128 == 0 else 64
-    if precision in ("fp32", "tf32"):
-        return Tile(32 if rows >= 4096 else 16, 64, 32, 4, 2)
+    many = rows >= 4096  # enough for larger blocks to keep every processor busy
     if arch.startswith("gfx"):
-        return Tile(64 if rows >= 4096 else 16, 64, 32, 4, 2)
-    if rows < 4096:
-        return Tile(16, wide, 64, 4, 3)
-    return Tile(64, wide, 64, 4, 3)
+        narrow = precision in ("fp32", "tf32")
+        return Tile((32 if narrow else 64) if many else 16, 64, 32, 4, 2)
+    # 32 sums a thread and no more: with 64 the actor's kernels spill
+    if precision == "fp32":
+        return Tile(32, 64, 32, 8, 2) if many else Tile(16, 64, 32, 4, 2)
+    if precision == "tf32":
+        return Tile(64, 64, 32, 8, 2) if many else Tile(16, 64, 32, 4, 2)
+    wide = 128 if hidden % 128 == 0 else 64
+    return Tile(64, wide, 64, 8, 3) if many else Tile(16, wide, 64, 4, 3)
