@@ -229,7 +229,7 @@ class Bench:
             n = self.scale.side // (1 if BYTES[precision] == 2 else 2)
             dtype = chain.DTYPES[precision]
             left, right = (torch.randn(n, n, device=self.device).to(dtype) for _ in range(2))
-            with chain.products(precision):
+            with products(precision):
                 p50, _, _ = self.time(functools.partial(torch.mm, left, right))
             rates[precision] = None if p50 is None else 2 * n**3 / p50 / 1e6
         self.result["limits"] = {
@@ -322,7 +322,7 @@ class Bench:
             row |= {"rows": B * cell.candidates, **cell._asdict()}
 
             def race(row: Row = row, name: str = name) -> None:
-                with chain.products(precision), torch.no_grad():
+                with products(precision), torch.no_grad():
                     call = self._sampler(name, precision, cell, policy, obs, noise)
                     actions = call()[sample].float().cpu().numpy()
                     error = max_abs_error(actions, expected, BEST_Q_BOUND[precision])
@@ -385,11 +385,11 @@ class Bench:
             q_coef=10.0, batch_size=row["batch"], hidden=self.scale.hidden, depth=self.scale.depth
         )
         if expected is None:
-            with chain.products("fp32"), routed("reference", "fp32"):
+            with products("fp32"), routed("reference", "fp32"):
                 expected = self._updates("torch-eager", config, k)[0]
         rounds = name.startswith("torch") and precision == "bf16"
         with (
-            chain.products(precision),
+            products(precision),
             torch.autocast(kind, torch.bfloat16, enabled=rounds),
             routed(CONTENDERS[name], precision),
         ):
@@ -529,6 +529,21 @@ def _fused_call(
 
     score = pack([x for layer in critic for x in layer], O, A, True, precision)
     return lambda: best_of_n(act, score, obs, noise, N, steps, "mean", low, high)[0]
+
+
+@contextlib.contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Round the factors of float32 products to tf32 exactly where the precision is tf32.
+
+    Through PyTorch's older setting: it keeps both in step, and torch.compile reads the older one, which
+    is an error where only the newer one was set.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @contextlib.contextmanager

@@ -223,6 +223,15 @@ def test_a_crash_keeps_what_came_before(plain, monkeypatch, tmp_path):
     assert len(result["rows"]) == 4
 
 
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", False), ("tf32", True)])
+def test_tf32_is_a_setting_that_compilers_can_read(precision, allowed):
+    before = torch.get_float32_matmul_precision()
+    with bench.products(precision), bench.chain.products(precision):
+        assert torch.backends.cuda.matmul.allow_tf32 is allowed
+        assert torch.get_float32_matmul_precision() == ("high" if allowed else "highest")
+    assert torch.get_float32_matmul_precision() == before
+
+
 def test_routes_are_put_back():
     before = {name: getattr(ops, name) for name in bench.UPDATE_OPERATIONS}
     with pytest.raises(ZeroDivisionError), bench.routed("chain", "bf16"):
