@@ -133,10 +133,11 @@ def test_the_scale_is_the_power_of_two_that_brings_the_largest_below_one(grad, s
     assert chain.unit_scale(torch.tensor(grad)) == scale
 
 
-def test_weight_gradients_are_summed_in_float32_over_the_steps():
+@pytest.mark.parametrize("M", [1, 8], ids=lambda m: f"M{m}")
+def test_weight_gradients_are_summed_in_float32_over_rows_and_steps(M):
     net = layers(3, 2, 16, 1)
-    out = chain.rollout(net, normal(4, 3), normal(4, 2, seed=8), 8, "bf16")
-    for g in torch.autograd.grad(out.sum(), flat(net)):
+    out = chain.rollout(net, normal(40, 3), normal(40, 2, seed=8), M, "bf16")
+    for g in torch.autograd.grad(out, flat(net), normal(40, 2, seed=3)):
         assert g.dtype == torch.float32
         assert not torch.equal(g, g.bfloat16().float())
 

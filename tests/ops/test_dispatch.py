@@ -230,6 +230,14 @@ def test_gradients_may_be_laid_out_anyhow(gpu):
     assert torch.equal(first[0][0], second[0][0])
 
 
+def test_csrc_is_not_given_a_count_of_steps_that_lies_in_a_tensor(served):
+    ops.adam_ema_step(*adam_state(), torch.tensor(3), **RATES)
+    assert served == ["reference"]
+    if ops.backend() == "native":
+        ops.adam_ema_step(*adam_state(), 3, **RATES)
+        assert served == ["reference"]
+
+
 # --- SORL_BACKEND
 
 

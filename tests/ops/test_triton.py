@@ -393,6 +393,19 @@ def test_best_of_n(precision, N):
         agree([action[good]], [expected[0][good]], FLOAT32)
 
 
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered:RuntimeWarning")
+def test_best_of_one_has_the_definitions_q_where_it_overflows():
+    actor, critic = layers(), layers(E=1)
+    with torch.no_grad():
+        critic[-1][0].zero_()[0, 2, 0] = 3e38
+        obs, noise = normal(20, 5), normal(20, 1, 3, seed=8)
+        args = actor, critic, obs, noise, 1, "mean", -1.0, 1.0
+        got, expected = triton.best_of_n(*args, "fp32"), reference.best_of_n(*args)
+    assert 0 < got[2].isfinite().sum() < 20
+    assert torch.equal(got[2].isneginf(), expected[2].isneginf())
+    assert not got[2].isposinf().any()
+
+
 def exactly(x):
     return x.double() if isinstance(x, torch.Tensor) else x
 
