@@ -5,9 +5,14 @@ There is no GPU: CPU tensors stand for its, and triton interprets its kernels.
 
 import pytest
 import torch
+from tolerances import FLOAT32
 
 from sorl_fast import ops
+from sorl_fast.batch import Batch
+from sorl_fast.config import agent_config
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.noise import UpdateNoise
+from sorl_fast.learn.update import Learner
 from sorl_fast.ops import chain, reference, triton
 
 H = 64
@@ -314,3 +319,45 @@ def test_the_cpu_never_meets_the_kernels_unasked(served, monkeypatch):
 def test_a_precision_that_is_not_there_is_named(device, precision):
     with pytest.raises(BadInput, match=f"precision is '{precision}'.*fp32, .*--precision"):
         ops.configure(precision=precision, device=device)
+
+
+# --- all of it
+
+
+@pytest.mark.slow
+def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
+    config = agent_config(
+        "x", q_coef=10.0, hidden=64, depth=2, batch_size=8, m_disc=4, m_btt=4, clip_norm=1e9
+    )
+    B, found = 8, {}
+    for name in ("torch", "triton"):
+        monkeypatch.setenv("SORL_BACKEND", name)
+        g = torch.Generator().manual_seed(0)
+
+        def normal(*shape, g=g):
+            return torch.randn(*shape, generator=g)
+
+        learner = Learner(5, 3, config, g)
+        batch = Batch(
+            normal(B, 5), normal(B, 3).tanh(), -torch.ones(B), normal(B, 5), torch.ones(B)
+        )
+        noise = UpdateNoise(
+            td_steps=2,
+            td_noise=normal(B, 3),
+            fm_t=torch.arange(B) % 4 / 4,
+            fm_noise=normal(B, 3),
+            sc_log2_steps=torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]),
+            sc_t=torch.zeros(B),
+            sc_noise=normal(B, 3),
+            q_steps=4,
+            q_noise=normal(B, 3),
+        )
+        metrics = [learner.update(batch, noise) for _ in range(2)]
+        found[name] = torch.stack(metrics), learner.state()
+    expected, state = found["torch"]
+    got, ours = found["triton"]
+    torch.testing.assert_close(got, expected, rtol=10 * FLOAT32, atol=0)
+    for key, x in state.items():
+        if "first" in key or "second" in key:  # parameters move by Adam's step, which nears a sign
+            bound = 100 * FLOAT32 * float(x.abs().max())
+            torch.testing.assert_close(ours[key], x, rtol=0, atol=bound, msg=key)
