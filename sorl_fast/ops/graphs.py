@@ -34,6 +34,17 @@ def recording() -> int | None:
     return _recording if _recording > 0 else None
 
 
+_replays = 0
+
+
+def replays() -> int:
+    """Return how many replays there were in this process: each may have written to any tensor.
+
+    A tensor's own count of its versions knows nothing of them.
+    """
+    return _replays
+
+
 class CudaRecorder:
     """Records CUDA graphs that share one pool of memory, so that only one may be replayed at a time.
 
@@ -78,6 +89,8 @@ class CudaRecorder:
                 _recording = -_recording
 
         def replay() -> T:
+            global _replays
+            _replays += 1
             graph.replay()
             return result
 

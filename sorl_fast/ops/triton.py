@@ -49,7 +49,7 @@ class _Copy(NamedTuple):
     # Aliases: they keep the memory, and so its address, from going to other parameters while the
     # copy is known by that address.
     aliases: list[Tensor]
-    versions: list[int]
+    versions: list[int]  # of the parameters, and the number of replays, which change no version
 
 
 _copies: OrderedDict[tuple[Any, ...], _Copy] = OrderedDict()
@@ -66,7 +66,7 @@ def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precis
     if where is None:
         return pack(aliases, obs, act, norm, precision)
     key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
-    versions = [p._version for p in aliases]
+    versions = [*(p._version for p in aliases), graphs.replays()]
     found = _copies.get(key)
     if found is None or found.versions != versions:
         _forget()

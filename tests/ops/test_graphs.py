@@ -128,7 +128,9 @@ def test_recordings_share_a_pool_and_are_numbered(cuda):
     assert numbers[1] is not None
     assert numbers[2] > numbers[1]
     assert cuda.log.count("record on side from pool, thread_local") == 2
+    before = graphs.replays()
     assert [replay() for replay in replays] == [True, True]  # what was recorded, not run again
+    assert graphs.replays() == before + 2
     assert cuda.log[-2:] == ["replay", "replay"]
     assert len(numbers) == 3
 

@@ -236,6 +236,14 @@ def test_weights_are_packed_once_for_each_of_their_versions(monkeypatch):
     agree([changed], [first.double() + 0.25], FLOAT32)
 
 
+def test_weights_are_packed_again_after_a_replay_which_changes_no_version(monkeypatch):
+    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
+    first = triton.rollout(net, x, z, 1, "fp32").detach()
+    net[-1][1].data.add_(0.25)  # as a graph writes: behind torch's back
+    monkeypatch.setattr(graphs, "_replays", graphs.replays() + 1)
+    agree([triton.rollout(net, x, z, 1, "fp32")], [first.double() + 0.25], FLOAT32)
+
+
 def test_few_packed_copies_are_kept():
     x, z = normal(3, 5), normal(3, 3)
     for seed in range(triton._KEPT + 3):
