@@ -195,6 +195,13 @@ def test_a_candidate_that_is_not_finite_never_wins(bad):
     assert q[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("N", [1, 2])
+def test_the_clip_does_not_make_an_infinite_action_good(N):
+    p = problem(B=2, N=N, M=1)
+    p.actor[-1][1][0] = torch.inf
+    assert p.run()[3].tolist() == [NONE_GOOD, NONE_GOOD]
+
+
 def test_a_critic_without_an_answer_rejects_where_there_is_a_choice():
     p = problem(B=2, N=2, M=1, q_agg="min")
     p.critic[-1][1][1] = torch.nan  # one member suffices
