@@ -12,6 +12,8 @@ BENCHMARKS = {
     "denormals": "what denormal numbers cost the native sampler",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
+    "kernels": "registers, stack and shared memory of each GPU kernel, against its budget; no GPU needed",
+    "gpu": "on a GPU: its limits, then rollout, best-of-N and the training update against PyTorch",
 }
 
 

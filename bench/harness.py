@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.act.reference import aggregate, critic_values, denoise
 from sorl_fast.config import available_cores
+from sorl_fast.doctor import cpu_model
 from sorl_fast.version import package_versions
 
 from .shapes import Cell
@@ -283,15 +284,6 @@ def l2_cache() -> int | None:
             if (index / "level").read_text().strip() == "2":
                 return int((index / "size").read_text().strip().removesuffix("K")) * 1024
     return None
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

@@ -23,6 +23,7 @@ import numpy as np
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes
+from sorl_fast.doctor import cpu_model
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -132,7 +133,7 @@ def run(argv: Sequence[str]) -> int:
     result |= {name: getattr(args, name) for name in ("hz", "seconds", "steps", "candidates")}
     result["rows"] = []
     print(
-        f"{harness.cpu_model()}, load {os.getloadavg()[0]:.2f}; M = {args.steps}, "
+        f"{cpu_model()}, load {os.getloadavg()[0]:.2f}; M = {args.steps}, "
         f"N = {args.candidates}, {args.hz:g} Hz for {args.seconds:g} s each   (microseconds)"
     )
     with _fifo() if args.fifo else contextlib.nullcontext():

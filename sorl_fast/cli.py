@@ -1,4 +1,7 @@
-"""Arguments -> config -> one call. Exit codes: 0 well, 2 bad input, 3 diverged, 75 stopped and saved."""
+"""Arguments -> config -> one call.
+
+Exit codes: 0 well, 1 a backend disagrees (doctor), 2 bad input, 3 diverged, 75 stopped and saved.
+"""
 
 import argparse
 import dataclasses
@@ -223,6 +226,21 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine, text
+
+    def progress(doing: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{doing[:100]}", end="", file=sys.stderr, flush=True)
+
+    report = examine(quick=args.quick, progress=progress)
+    progress("")
+    if args.json:
+        write_bytes(args.json, (json.dumps(report.to_dict(), indent=1) + "\n").encode())
+    print(text(report))
+    return 0 if report.agrees else 1
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `sorl-fast`."""
     parser = argparse.ArgumentParser(
@@ -272,6 +290,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--evaluation", metavar="FILE", help="another evaluation than RUN's own")
     sub.set_defaults(run_command=_recommend)
+
+    sub = commands.add_parser(
+        "doctor", help="what is on this machine, and whether every backend computes the same"
+    )
+    sub.add_argument("--json", metavar="FILE", help="also write what was found here")
+    sub.add_argument("--quick", action="store_true", help="fewer shapes, fewer sizes")
+    sub.set_defaults(run_command=_doctor)
 
     sub = commands.add_parser("inspect", help="print what a policy file holds")
     sub.add_argument("file", metavar="FILE", help="a policy file, or a run's folder")

@@ -10,12 +10,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from .errors import BadInput
 
 QAgg = Literal["mean", "min"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 def option(default: Any = MISSING, *, help: str) -> Any:  # noqa: A002 - argparse's own word
@@ -130,7 +130,7 @@ class TrainConfig:
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
     workers: int = option(2, help="processes of the periodic evaluation")
     device: str = option("cpu", help="torch device of the training: cpu, cuda, cuda:1, ...")
-    precision: Precision = option("fp32", help="fp32, or bf16: products of bf16 numbers, all else float32; faster where the CPU has AMX")
+    precision: Precision = option("fp32", help="fp32, or what products alone read instead: bf16 (faster on a GPU, or where the CPU has AMX), and on a GPU tf32 or fp16")
     threads: int = option(0, help="threads of the training; 0: one a core that this process may use")
     download: bool = option(False, help="let ogbench download missing data files")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
@@ -146,8 +146,10 @@ class TrainConfig:
             value = getattr(self, name)
             _check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
         _check(self.seed < 2**63, "seed", self.seed, "below 2^63")
-        ok = self.precision in ("fp32", "bf16")
-        _check(ok, "precision", self.precision, "fp32 or bf16")
+        cpu = self.device.partition(":")[0] == "cpu"
+        there = ("fp32", "bf16") if cpu else get_args(Precision)
+        bound = " or ".join(there) + (" on the CPU" if cpu else "")
+        _check(self.precision in there, "precision", self.precision, bound)
         for name in ("eval_episodes", "workers", "keep_checkpoints"):
             value = getattr(self, name)
             _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
@@ -203,7 +205,7 @@ class EvalConfig:
     episodes: int = option(50, help="episodes a cell")
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
-    backend: str | None = option(None, help="sampler backend: native, numpy or torch; left out: SORL_BACKEND, or else the fastest installed")
+    backend: str | None = option(None, help="sampler backend: native, numpy, torch or triton; left out: SORL_BACKEND, or else the fastest installed")
     success_timing: Literal["post", "pre"] = option("post", help="success judged on s' (post, the paper's) or on s (pre, the default of ogbench 1.2)")
     # fmt: on
 

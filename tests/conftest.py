@@ -1,9 +1,13 @@
 """Small data and runs that several tests share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# read when a kernel is defined: the kernels' tests run on the CPU, in Triton's interpreter
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def own_arrays(T=300, O=4, A=2, seed=0):

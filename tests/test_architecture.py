@@ -1,12 +1,13 @@
 """The arrows between the rooms, and what no source may hold."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"config", "batch", "errors", "atomic", "version"}
+LEAVES = {"config", "batch", "errors", "atomic", "isolated", "version"}
 # room -> what it may import at the top of its modules, beside the leaves and itself
 ALLOWED = {
     "data": set(),
@@ -113,6 +114,26 @@ def test_no_pickle_no_eval_no_code_from_data(path):
             assert given.get("allow_pickle") == "False", (
                 f"{path}: np.load without allow_pickle=False"
             )
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("kernels/*.py")), ids=lambda p: p.name)
+def test_kernels_need_torch_and_triton_alone(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level <= 1, f"{path.name} reaches out of kernels"
+            names = set() if node.level else {str(node.module).split(".")[0]}
+        else:
+            continue
+        assert names <= {"torch", "triton"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("kernels/*.py")), ids=lambda p: p.name)
+def test_kernels_never_wait_for_the_device(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in {"item", "tolist", "cpu", "numpy", "synchronize", "nonzero"}
 
 
 def test_the_arrow_test_can_fail():

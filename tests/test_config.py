@@ -98,7 +98,12 @@ def test_a_value_out_of_bounds_is_named(field, value):
         (TrainConfig, {"eval_steps": ()}, "eval_steps"),
         (TrainConfig, {"out": ""}, "out"),
         (TrainConfig, {"seed": 2**63}, "seed"),
-        (TrainConfig, {"precision": "fp16"}, "precision"),
+        (
+            TrainConfig,
+            {"precision": "fp16"},
+            "precision is .fp16., but must be fp32 or bf16 on the CPU",
+        ),
+        (TrainConfig, {"precision": "fp8", "device": "cuda"}, "precision"),
         (CollectConfig, {"episodes": 0}, "episodes"),
         (CollectConfig, {"seed": -1}, "seed"),
     ],

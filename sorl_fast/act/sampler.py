@@ -25,7 +25,12 @@ from .reference import Status, best_of_n
 __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 
 BACKENDS = ("numpy", "native", "torch", "triton")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = {
+    "numpy": ("fp32",),
+    "native": ("fp32", "bf16"),
+    "torch": ("fp32",),
+    "triton": ("fp32", "tf32", "bf16", "fp16"),
+}
 
 
 class Info(NamedTuple):
@@ -71,7 +76,8 @@ class Sampler:
         numpy (the definition), native, torch or triton. None: what the environment variable
         SORL_BACKEND names, or else native where it is installed, numpy where not.
     precision
-        fp32, or bf16 where the backend has it.
+        fp32, or what products read where the backend has it: bf16 (native, triton), tf32 or fp16
+        (triton).
     threads
         Threads of the native backend, at least 1. numpy and torch take theirs from the process
         (OMP_NUM_THREADS, `torch.set_num_threads`), which is not this object's to change.
@@ -136,7 +142,7 @@ class Sampler:
         ----------
         obs
             [O] or [B, O], B at least 0; real floating point or integer, converted to float32. With the
-            torch backend, a tensor gives tensors, on its device.
+            torch and triton backends, a tensor gives tensors, on its device.
         steps
             M, one of `policy.train_steps`.
         candidates
@@ -304,20 +310,21 @@ def _choose(backend: str | None) -> str:
 
 def _make_session(backend: str, policy: Policy, precision: str, threads: int) -> Session:
     """Make the chosen backend's session; the one place that knows which this build has."""
-    if precision not in PRECISIONS:
-        raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(PRECISIONS)}")
+    known = PRECISIONS["triton"]
+    if precision not in known:
+        raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(known)}")
     _integer("threads", threads, 1, 2**31)
+    if precision not in PRECISIONS[backend]:
+        has = ", ".join(PRECISIONS[backend])
+        raise BadInput(f"precision is {precision!r}, but the {backend} backend has {has} only")
     if backend == "native":
         from .native import NativeSession
 
         return NativeSession(policy, precision, threads)
-    if backend not in ("numpy", "torch"):
-        raise BadInput(
-            f"backend is {backend!r}, which this build of sorl-fast does not have: choose native, numpy "
-            "or torch, or unset SORL_BACKEND"
-        )
-    if precision != "fp32":
-        raise BadInput(f"precision is {precision!r}, but the {backend} backend has fp32 only")
+    if backend == "triton":
+        from .triton import TritonSession
+
+        return TritonSession(policy, precision)
     return NumpySession(policy) if backend == "numpy" else TorchSession(policy)
 
 
@@ -346,17 +353,28 @@ class NumpySession:
         return action, Info(choice.candidate, choice.q, status)
 
 
+class Best(NamedTuple):
+    """The winners of best-of-N as tensors, before any action is held; rows without one mean nothing."""
+
+    action: Any  # [B, A]
+    index: Any  # [B], int64
+    q: Any  # [B]
+    some_good: Any  # [B], bool: a candidate was left
+    clipped: Any  # [B], bool: the bounds changed the action
+    some_rejected: Any  # [B], bool: a candidate was not good
+
+
 class TorchSession:
     """The same in plain PyTorch, on the device of the observations, never waiting for it."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, name: str = "torch") -> None:
         try:
             import torch
 
             from ..ops import reference as ops  # PyTorch's own arithmetic, on any device
         except ModuleNotFoundError as err:
             raise BadInput(
-                f"backend is 'torch', but {err.name} is not installed: run "
+                f"backend is {name!r}, but {err.name} is not installed: run "
                 "`pip install sorl-fast[train]`, or choose backend numpy"
             ) from err
         self._torch = torch
@@ -377,56 +395,79 @@ class TorchSession:
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        torch, ops, N, A = self._torch, self._ops, candidates, self._policy.act_dim
-        B = len(obs)
+        torch = self._torch
         if isinstance(noise, NoiseKey):
-            noise = torch.from_numpy(_normals(noise, B, N, A))
-        actor, critic, low, high, mean, std = self._on(obs.device)
+            noise = torch.from_numpy(_normals(noise, len(obs), candidates, self._policy.act_dim))
         with torch.no_grad():
-            # composed of ops, not ops.best_of_n: the status needs the actions before the clip
-            x = obs if mean is None else (obs - mean) / std
-            rows = x.repeat_interleave(N, 0)
-            z = noise.to(obs.device).reshape(B * N, A)
-            log2_steps = z.new_full((B * N,), np.log2(steps))
-            for i in range(steps):
-                t = z.new_full((B * N,), i / steps)
-                z = z + ops.velocity(actor, rows, z, t, log2_steps) / steps
-            actions = z.clamp(low, high)
-            good = z.isfinite().all(1)
-            q = z.new_full((B * N,), torch.nan)
-            if N > 1 or want_q:
-                values = ops.critic_ensemble(critic, rows, actions, steps)
-                q = values.mean(0) if self._policy.q_agg == "mean" else values.amin(0)
-            if N > 1:
-                good = good & q.isfinite()
+            best = self._best(obs, noise.to(obs.device), steps, want_q)
+            action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
+            return action, info
 
-            good, q = good.view(B, N), q.view(B, N)
-            seen = obs.isfinite().all(1)
-            left = seen & good.any(1)
-            ranked = torch.where(good, q, -torch.inf)
-            # argmax leaves open which of equal entries it returns: the smallest index is the rule
-            tied = ranked == ranked.amax(1, keepdim=True)
-            best = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
-            won = torch.arange(B, device=z.device) * N + best
-            clipped = (actions[won] != z[won]).any(1)
-            action = torch.where(left[:, None], actions[won], self._last.to(z.device))
-            status = (
-                torch.where(seen, 0, Status.NONFINITE_OBS)
-                | torch.where(seen & ~left, Status.NONFINITE_RESULT, 0)
-                | torch.where(left, 0, Status.HELD)
-                | torch.where(left & clipped, Status.CLIPPED, 0)
-                | torch.where(left & ~good.all(1), Status.CANDIDATE_REJECTED, 0)
-            )
-            if B:
-                numbers = torch.arange(B, device=z.device)
-                highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
-                latest = action.index_select(0, highest.clamp(min=0))[0]
-                self._last = torch.where(highest >= 0, latest, self._last.to(z.device))
-            return action, Info(
-                torch.where(left, best, -1),
-                torch.where(left, q.gather(1, best[:, None])[:, 0], torch.nan),
-                status.to(torch.int32),
-            )
+    def _best(self, obs: Any, noise: Any, steps: int, want_q: bool) -> "Best":
+        """Return the best of N candidates, from noise [B, N, A]."""
+        torch = self._torch
+        B, N, A = noise.shape
+        *_, low, high, mean, std = self._on(obs.device)
+        # composed of parts, not ops.best_of_n: the status needs the actions before the clip
+        x = obs if mean is None else (obs - mean) / std
+        rows = x.repeat_interleave(N, 0)
+        z = self._denoise(rows, noise.reshape(B * N, A), steps)
+        actions = z.clamp(low, high)
+        good = z.isfinite().all(1)
+        q = z.new_full((B * N,), torch.nan)
+        if N > 1 or want_q:
+            values = self._score(rows, actions, steps)
+            q = values.mean(0) if self._policy.q_agg == "mean" else values.amin(0)
+        if N > 1:
+            good = good & q.isfinite()
+
+        good, q = good.view(B, N), q.view(B, N)
+        ranked = torch.where(good, q, -torch.inf)
+        # argmax leaves open which of equal entries it returns: the smallest index is the rule
+        tied = ranked == ranked.amax(1, keepdim=True)
+        index = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
+        won = torch.arange(B, device=z.device) * N + index
+        return Best(
+            actions[won],
+            index,
+            q.gather(1, index[:, None])[:, 0],
+            good.any(1),
+            (actions[won] != z[won]).any(1),
+            ~good.all(1),
+        )
+
+    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
+        """Return z_1 [B N, A] before the clip."""
+        return self._ops.denoise(self._on(rows.device)[0], rows, z, steps)
+
+    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
+        """Return Q [E, B N]."""
+        return self._ops.critic_ensemble(self._on(rows.device)[1], rows, actions, steps)
+
+    def _settle(self, obs: Any, best: "Best", last: Any) -> tuple[Any, Info, Any]:
+        """Hold `last` where no candidate is left; return the actions, their Info and the next last."""
+        torch = self._torch
+        seen = obs.isfinite().all(1)
+        left = seen & best.some_good
+        action = torch.where(left[:, None], best.action, last)
+        status = (
+            torch.where(seen, 0, Status.NONFINITE_OBS)
+            | torch.where(seen & ~left, Status.NONFINITE_RESULT, 0)
+            | torch.where(left, 0, Status.HELD)
+            | torch.where(left & best.clipped, Status.CLIPPED, 0)
+            | torch.where(left & best.some_rejected, Status.CANDIDATE_REJECTED, 0)
+        )
+        if len(obs):
+            numbers = torch.arange(len(obs), device=obs.device)
+            highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
+            latest = action.index_select(0, highest.clamp(min=0))[0]
+            last = torch.where(highest >= 0, latest, last)
+        info = Info(
+            torch.where(left, best.index, -1),
+            torch.where(left, best.q, torch.nan),
+            status.to(torch.int32),
+        )
+        return action, info, last
 
     def _on(self, device: Any) -> Any:
         """Return the policy's arrays as tensors on `device`, copied there once."""
@@ -462,7 +503,7 @@ def as_floats(name: str, value: Any) -> NDArray[np.float32]:
     except (TypeError, ValueError, RuntimeError) as err:
         raise BadInput(
             f"{name} cannot be read as an array of numbers: {err}. Give a numpy array; a tensor on a "
-            "GPU needs backend='torch'"
+            "GPU needs backend='torch' or 'triton'"
         ) from err
     if given.dtype.kind not in "fiu":
         _refuse_dtype(name, given.dtype.name)

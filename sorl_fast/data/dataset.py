@@ -86,7 +86,10 @@ class TransitionData:
         """Draw B transitions uniformly with replacement; `generator` lives on the data's device."""
         shape = (batch_size,)
         device = generator.device
-        index = torch.randint(len(self), shape, generator=generator, device=device)
+        return self.take(torch.randint(len(self), shape, generator=generator, device=device))
+
+    def take(self, index: Tensor) -> Batch:
+        """Return the transitions at `index` int64 [B], which lives on the data's device."""
         return Batch(*(x.index_select(0, index) for x in self._batch))
 
     def normalise(self, mean: Tensor, std: Tensor) -> None:

@@ -18,9 +18,11 @@ from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import save as save_policy
 from ..config import AgentConfig, TrainConfig, available_cores
-from ..data.dataset import DataPair, load_data
+from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
+from ..ops.graphs import CudaRecorder
 from ..version import package_versions
+from .capture import CapturedUpdates
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .networks import Network
 from .noise import NoiseSource
@@ -111,6 +113,51 @@ def _arrays(network: Network) -> tuple[tuple[np.ndarray, ...], ...]:
     return tuple(tuple(x.detach().cpu().numpy() for x in layer) for layer in network.layers())
 
 
+class _PlainUpdates:
+    """Makes updates one by one, all randomness but the step counts from one generator of the device."""
+
+    def __init__(self, learner: Learner, data: TransitionData, seed: int, host: torch.Generator):
+        self._learner, self._data = learner, data
+        device = data.transitions.rewards.device
+        self._random = torch.Generator(device).manual_seed(seed)
+        self._noise = NoiseSource(
+            learner.config.batch_size, data.act_dim, learner.config, host, self._random
+        )
+        self._metrics: list[Tensor] = []  # of the updates since the last look
+
+    @property
+    def pending(self) -> int:
+        return len(self._metrics)
+
+    def make(self) -> None:
+        batch = self._data.sample(self._learner.config.batch_size, self._random)
+        self._metrics.append(self._learner.update(batch, self._noise.draw()))
+
+    def look(self) -> np.ndarray:
+        values = torch.stack(self._metrics).cpu().numpy()
+        self._metrics.clear()
+        return values
+
+    def state(self) -> dict[str, Tensor]:
+        return {"random/device": self._random.get_state()}
+
+    def restore(self, tensors: dict[str, Tensor], made: int) -> None:
+        self._random.set_state(tensors["random/device"])
+
+
+def _updates(
+    learner: Learner, data: TransitionData, seed: int, host: torch.Generator
+) -> _PlainUpdates | CapturedUpdates:
+    device = data.transitions.rewards.device
+    if _has_graphs(device):
+        return CapturedUpdates(learner, data, seed, host, CHECK_EVERY, CudaRecorder(device))
+    return _PlainUpdates(learner, data, seed, host)
+
+
+def _has_graphs(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
 class _Run:
     """One call of `train`: its data, learner, random state and files."""
 
@@ -125,7 +172,7 @@ class _Run:
         self.agent, self.config = agent, config
         self.device = _device(config.device)
         threads = config.threads or available_cores()
-        ops.configure(precision=config.precision, threads=threads)
+        ops.configure(precision=config.precision, threads=threads, device=self.device)
         # What is left to torch beside native operations is too small to share out, and its threads
         # would spin on the cores that csrc's need.
         torch.set_num_threads(1 if ops.backend(self.device) == "native" else threads)
@@ -142,14 +189,10 @@ class _Run:
         self.learner = Learner(
             self.data.train.obs_dim, self.data.train.act_dim, agent, self.host, self.device
         )
-        self.random = torch.Generator(self.device).manual_seed(config.seed)
-        self.noise = NoiseSource(
-            agent.batch_size, self.data.train.act_dim, agent, self.host, self.random
-        )
+        self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
         self.step = 0
         self.seconds = 0.0  # spent training, not evaluating; summed over resumes
         self.digest = self.data.train.digest()
-        self.pending: list[Tensor] = []  # metrics of the updates since the last look
         self.window: list[np.ndarray] = []  # metrics of the updates since the last log line
         self.last: dict[str, float] = {}
         self.evaluation: dict[str, Any] | None = None
@@ -182,6 +225,7 @@ class _Run:
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),
+            ("device", _kind(train_config.device), _kind(self.config.device)),
         ):
             if old != new:
                 raise BadInput(
@@ -197,8 +241,8 @@ class _Run:
                 "trained on. Restore them, or choose another --out"
             )
         tensors = {name: torch.from_numpy(x) for name, x in checkpoint.tensors.items()}
-        self.host.set_state(tensors.pop("random/host"))
-        self.random.set_state(tensors.pop("random/device"))
+        self.host.set_state(tensors["random/host"])
+        self.updates.restore(tensors, checkpoint.step)
         self.learner.load_state(tensors, checkpoint.step)
         self.step = checkpoint.step
         self.seconds = float(checkpoint.info["seconds"])
@@ -214,8 +258,7 @@ class _Run:
         start = time.perf_counter()
         logged_at, logged_step = self.seconds, self.step
         while self.step < total:
-            batch = self.data.train.sample(self.agent.batch_size, self.random)
-            self.pending.append(self.learner.update(batch, self.noise.draw()))
+            self.updates.make()
             self.step += 1
             bar.update()
             due = {
@@ -225,7 +268,7 @@ class _Run:
                 "eval": _due(self.step, config.eval_every),
             }
             stopping = bool(self._stop)
-            if any(due.values()) or stopping or len(self.pending) >= CHECK_EVERY:
+            if any(due.values()) or stopping or self.updates.pending >= CHECK_EVERY:
                 self._look()
             else:
                 continue
@@ -252,9 +295,8 @@ class _Run:
 
     def _look(self) -> None:
         """Bring the pending metrics to the host and stop if one is not finite."""
-        values = torch.stack(self.pending).cpu().numpy()
-        first = self.step - len(self.pending) + 1
-        self.pending.clear()
+        values = self.updates.look()
+        first = self.step - len(values) + 1
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             row, column = bad[0]
@@ -308,7 +350,7 @@ class _Run:
     def _save(self) -> None:
         tensors = {name: x.cpu().numpy() for name, x in self.learner.state().items()}
         tensors["random/host"] = self.host.get_state().numpy()
-        tensors["random/device"] = self.random.get_state().numpy()
+        tensors |= {name: x.cpu().numpy() for name, x in self.updates.state().items()}
         info = {"seconds": self.seconds, "data": self.digest}
         self._export()
         keep = self.config.keep_checkpoints
@@ -360,6 +402,11 @@ def _device(name: str) -> torch.device:
         first = str(err).splitlines()[0]
         raise BadInput(f"--device {name} cannot be used: {first}. Use --device cpu") from err
     return device
+
+
+def _kind(device: str) -> str:
+    """Return cpu of "cpu", cuda of "cuda:1": trainings on devices of one kind draw the same noise."""
+    return device.partition(":")[0]
 
 
 def _describe(data: DataPair, digest: str) -> dict[str, Any]:

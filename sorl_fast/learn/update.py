@@ -42,7 +42,8 @@ METRICS = (
 class AdamEma:
     """Adam with a global-norm clip for one network, and the EMA of its target.
 
-    Holds the moments; the arithmetic is `ops.adam_ema_step`.
+    Holds the moments and the number of steps made, on the host or, after `count_on_device`, on the
+    device; the arithmetic is `ops.adam_ema_step`.
     """
 
     def __init__(self, network: Network, target: Network, lr: float, config: AgentConfig):
@@ -50,9 +51,20 @@ class AdamEma:
         self.targets = list(target.tensors().values())
         self.first = [torch.zeros_like(p) for p in self.params]
         self.second = [torch.zeros_like(p) for p in self.params]
-        self.steps = 0
+        self.steps: int | Tensor = 0
         self._lr = lr
         self._config = config
+
+    def count_on_device(self) -> None:
+        """Keep the number of steps where a recorded step reads and raises it at every replay."""
+        self.steps = torch.tensor(int(self.steps), device=self.params[0].device)
+
+    def count_from(self, steps: int) -> None:
+        """Set the number of steps made."""
+        if isinstance(self.steps, Tensor):
+            self.steps.fill_(steps)
+        else:
+            self.steps = steps
 
     def step(self, loss: Tensor, more: Tensor | None = None) -> Tensor:
         """Follow the gradient of `loss`, or of `loss + more`; return its norm before the clip.
@@ -116,6 +128,11 @@ class Learner:
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.actor_adam = AdamEma(self.actor, self.target_actor, config.actor_lr, config)
         self.critic_adam = AdamEma(self.critic, self.target_critic, config.critic_lr, config)
+
+    def count_on_device(self) -> None:
+        """Count both optimisers' steps on the device: see `AdamEma.count_on_device`."""
+        self.actor_adam.count_on_device()
+        self.critic_adam.count_on_device()
 
     def losses(self, batch: Batch, noise: UpdateNoise) -> dict[str, Tensor]:
         """Return the losses at `batch` without a gradient; used on the validation data."""
@@ -216,4 +233,5 @@ class Learner:
                 )
         for name, x in own.items():
             x.copy_(tensors[name])
-        self.actor_adam.steps = self.critic_adam.steps = steps
+        for adam in (self.actor_adam, self.critic_adam):
+            adam.count_from(steps)

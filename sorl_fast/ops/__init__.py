@@ -1,21 +1,24 @@
 """The operations that cost time. Callers use these names; which backend runs them is decided here.
 
 Every operation is defined by its plain PyTorch form in `reference`. float32 CPU tensors go to csrc
-(`native`) where the extension is built and knows this machine; anything else to the reference.
-SORL_BACKEND = native or torch overrides, and raises if that backend can't serve.
+(`native`) where the extension is built and knows this machine. float32 tensors of a GPU go to kernels
+(`triton`), to PyTorch's products (`chain`) or to the reference, whichever `table` found right and
+fastest there. Anything else goes to the reference. SORL_BACKEND = native, torch or triton overrides,
+and raises if that backend can't serve.
 """
 
 import importlib
 import os
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import BadInput
-from . import reference
-from .reference import Layers, aggregate, best_of_n
+from . import chain, reference, table
+from .reference import Layers, aggregate
 
 __all__ = [
     "adam_ema_step",
@@ -24,14 +27,32 @@ __all__ = [
     "best_of_n",
     "configure",
     "critic_ensemble",
+    "normals",
     "rollout",
+    "sampling_way",
+    "triton_device",
     "velocity",
+    "words",
 ]
 
-BACKENDS = ("native", "torch")
-PRECISIONS = ("fp32", "bf16")
+BACKENDS = ("native", "torch", "triton")
+PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 
-_precision = "fp32"
+_precision = {"cpu": "fp32", "cuda": "fp32"}
+
+
+# ---- what is there
+
+
+def _wanted() -> str:
+    """Return what SORL_BACKEND names, or an empty string."""
+    wanted = os.environ.get("SORL_BACKEND", "")
+    if wanted not in ("", *BACKENDS):
+        raise BadInput(
+            f"SORL_BACKEND is {wanted!r}, but training has {', '.join(BACKENDS)}. Choose one of "
+            "these or leave it unset"
+        )
+    return wanted
 
 
 def _load_native() -> ModuleType | BadInput:
@@ -48,19 +69,26 @@ def _load_native() -> ModuleType | BadInput:
     return module
 
 
+def _load_triton() -> ModuleType | BadInput:
+    """Import the kernels' operations, or say why they are not there."""
+    try:
+        return importlib.import_module(".triton", __name__)
+    except ImportError as err:
+        return BadInput(
+            f"triton is not usable: {err}. Run `pip install sorl-fast[gpu]`, or choose another backend "
+            "(SORL_BACKEND=torch)"
+        )
+
+
 _native_or_why: ModuleType | BadInput | None = None
+_triton_or_why: ModuleType | BadInput | None = None
 
 
 def _native() -> ModuleType | None:
     """Return the native operations if they are to be used, by SORL_BACKEND and what is there."""
     global _native_or_why
-    wanted = os.environ.get("SORL_BACKEND", "")
-    if wanted not in ("", *BACKENDS):
-        raise BadInput(
-            f"SORL_BACKEND is {wanted!r}, but training has {' and '.join(BACKENDS)}. Choose one of "
-            "these or leave it unset"
-        )
-    if wanted == "torch":
+    wanted = _wanted()
+    if wanted in ("torch", "triton"):
         return None
     if _native_or_why is None:
         _native_or_why = _load_native()
@@ -71,62 +99,203 @@ def _native() -> ModuleType | None:
     return None
 
 
+def _triton(device: torch.device) -> ModuleType | None:
+    """Return the kernels' operations if they are to be used on a device, as `_native` does."""
+    wanted = _wanted()
+    forced = wanted == "triton"
+    if not forced and (wanted or device.type == "cpu"):
+        return None
+    try:
+        triton = _loaded_triton()
+    except BadInput:
+        if forced:
+            raise
+        return None
+    if device.type == "cuda" and torch.cuda.is_available():
+        return triton
+    if device.type == "cpu" and triton.INTERPRETED:
+        return triton
+    if forced:
+        there = "" if torch.cuda.is_available() else ", and torch finds no GPU on this machine"
+        raise BadInput(
+            f"SORL_BACKEND is 'triton', but the tensors are on {device.type}{there}. Use --device cuda "
+            "on a machine with a GPU, or leave SORL_BACKEND unset"
+        )
+    return None
+
+
+def triton_device() -> torch.device:
+    """Return the device that triton runs on unless told otherwise: the CPU where it interprets.
+
+    Raises
+    ------
+    BadInput
+        There is no triton, or no GPU.
+    """
+    triton = _loaded_triton()
+    if triton.INTERPRETED:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise BadInput(
+            "backend is 'triton', but torch finds no GPU on this machine: choose backend native, numpy "
+            "or torch"
+        )
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _loaded_triton() -> ModuleType:
+    global _triton_or_why
+    if _triton_or_why is None:
+        _triton_or_why = _load_triton()
+    if isinstance(_triton_or_why, BadInput):
+        raise _triton_or_why
+    return _triton_or_why
+
+
+def sampling_way(
+    actor: Layers, critic: Layers, rows: int, precision: str, device: torch.device
+) -> str:
+    """Return how a sampler computes the best of N of a policy: fused, chain or reference.
+
+    Parameters
+    ----------
+    actor, critic
+        The policy.
+    rows
+        B N.
+    precision
+        fp32, tf32, fp16 or bf16; only fp32 has the reference.
+    device
+        A GPU, or the CPU where triton interprets.
+    """
+    triton = _loaded_triton()
+    A = actor[-1][0].shape[-1]
+    O = actor[0][0].shape[-2] - A - 2
+    sizes = [triton.sizes_of(_flat(net), O, A, net is critic) for net in (actor, critic)]
+    if not all(map(triton.serves, sizes)):
+        return "chain"
+    if device.type == "cpu":
+        return "fused"
+    way = table.choice("best_of_n", precision, sizes[1], rows, device=device)
+    return "chain" if way == "reference" and precision != "fp32" else way
+
+
 def backend(device: torch.device | str = "cpu") -> str:
-    """Return the backend, native or torch, that float32 tensors on `device` go to."""
-    there = torch.device(device).type == "cpu" and _native() is not None
-    return "native" if there else "torch"
+    """Return the backend, native, torch or triton, that float32 tensors on `device` go to.
+
+    triton on a GPU still leaves an operation to PyTorch where that is faster or a kernel is refused.
+    """
+    device = torch.device(device)
+    if _triton(device) is not None:
+        return "triton"
+    return "native" if device.type == "cpu" and _native() is not None else "torch"
 
 
-def configure(*, precision: str = "fp32", threads: int = 1) -> None:
+def configure(
+    *, precision: str = "fp32", threads: int = 1, device: torch.device | str = "cpu"
+) -> None:
     """Choose how float32 operations are computed from now on, in this process.
 
     Parameters
     ----------
     precision
-        fp32, or bf16: products of bf16 numbers summed in float32; parameters, optimiser state, z,
-        LayerNorm statistics, Q and losses stay float32. Only the native backend has bf16.
+        What products read: fp32, bf16, and on a GPU tf32 or fp16 too. They are summed in float32;
+        parameters, optimiser state, z, LayerNorm statistics, Q and losses stay float32. On the CPU
+        only the native backend has bf16.
     threads
         Threads of the native backend, at least 1 (it uses 8 at most).
+    device
+        The kind of device that this is for: cpu or cuda. The other keeps its precision.
 
     Raises
     ------
     BadInput
-        bf16 is asked for where it can't be had, or a value is out of its bounds.
+        The precision is asked for where it can't be had, or a value is out of its bounds.
     """
-    global _precision
-    if precision not in PRECISIONS:
-        raise BadInput(f"precision is {precision!r}, but must be fp32 or bf16. Set --precision")
+    device = torch.device(device)
+    there = PRECISIONS["cuda" if _on_gpu(device) else "cpu"]
+    if precision not in there:
+        more = "" if _on_gpu(device) else " on the CPU"
+        raise BadInput(
+            f"precision is {precision!r}, but must be one of {', '.join(there)}{more}. Set --precision"
+        )
     if threads < 1:
         raise BadInput(f"threads is {threads}, but must be at least 1. Set --threads")
-    native = _native()
-    if native is not None:
+    if _on_gpu(device):
+        _triton(device)
+    elif (native := _native()) is not None:
         native.choose_isa(precision)
         native._native.set_train_threads(min(threads, 8))
     elif precision != "fp32":
         raise BadInput(
-            "precision is 'bf16', but only the native backend has it. Use --precision fp32"
+            f"precision is {precision!r}, but only the native backend has it. Use --precision fp32"
         )
-    _precision = precision
+    _precision["cuda" if _on_gpu(device) else "cpu"] = precision
 
 
-def _choose(layers: Layers | None, *inputs: Tensor) -> ModuleType | None:
-    """Return the native operations if they serve these arguments, else None: the reference."""
+# ---- who serves
+
+
+def _on_gpu(device: torch.device) -> bool:
+    """Whether the operations of a GPU are meant: always for CUDA, for the CPU if triton is forced."""
+    return device.type == "cuda" or (device.type == "cpu" and _wanted() == "triton")
+
+
+def _plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are float32 numbers in memory of one device."""
+    device = tensors[0].device
+    return all(
+        x.dtype == torch.float32 and x.device == device and x.layout == torch.strided
+        for x in tensors
+    )
+
+
+def _flat(layers: Layers) -> list[Tensor]:
+    return [x for layer in layers for x in layer]
+
+
+def _choose(
+    operation: str,
+    layers: Layers | None,
+    *inputs: Tensor,
+    rows: int | None = None,
+    differentiable: bool = True,
+) -> tuple[ModuleType | None, str]:
+    """Return the module that serves an operation with these arguments, or None, and its precision.
+
+    Parameters
+    ----------
+    operation
+        Its name.
+    layers
+        The network; of best_of_n the critic. None: the operation has none.
+    inputs
+        All other tensors, with a network obs [B, O] first.
+    rows
+        As `table.choice` counts them; None: B.
+    differentiable
+        Whether gradients may be asked for.
+    """
+    rows = len(inputs[0]) if rows is None else rows
+    if not _on_gpu(inputs[0].device):
+        return _choose_on_cpu(layers, inputs, rows), _precision["cpu"]
+    found = _choose_on_gpu(operation, layers, inputs, rows, differentiable)
+    return found, _precision["cuda"]
+
+
+def _choose_on_cpu(layers: Layers | None, inputs: Sequence[Tensor], rows: int) -> ModuleType | None:
+    """Return native if it serves these arguments, else None: the reference."""
     native = _native()
     if native is None:
         return None
-    first = inputs[0]
+    params = _flat(layers or ())
+    fits = inputs[0].device.type == "cpu" and _plain((*inputs, *params))
     if layers is not None:
-        inputs = (*inputs, *(x for layer in layers for x in layer))
-    fits = all(
-        x.dtype == torch.float32 and x.device.type == "cpu" and x.layout == torch.strided
-        for x in inputs
-    )
-    if layers is not None:
-        fits = fits and len(first) > 0 and 2 <= len(layers) <= native.MAX_DEPTH + 1
-        fits = fits and all(x.is_contiguous() for layer in layers for x in layer)
+        fits = fits and rows > 0 and 2 <= len(layers) <= native.MAX_DEPTH + 1
+        fits = fits and all(x.is_contiguous() for x in params)
     if fits:
         return native
-    if os.environ.get("SORL_BACKEND") == "native" and first.dtype == torch.float32 and len(first):
+    if _wanted() == "native" and inputs[0].dtype == torch.float32 and rows:
         raise BadInput(
             "SORL_BACKEND is 'native', but it serves contiguous CPU tensors and 1 to 16 hidden "
             "layers. Leave it unset, or use --device cpu"
@@ -134,28 +303,102 @@ def _choose(layers: Layers | None, *inputs: Tensor) -> ModuleType | None:
     return None
 
 
+def _choose_on_gpu(
+    operation: str,
+    layers: Layers | None,
+    inputs: Sequence[Tensor],
+    rows: int,
+    differentiable: bool,
+) -> ModuleType | None:
+    """Return triton, chain or None, the reference, for tensors of a GPU."""
+    device, params = inputs[0].device, _flat(layers or ())
+    if not _plain((*inputs, *params)):
+        return None
+    if _wanted() == "native":
+        raise BadInput(
+            f"SORL_BACKEND is 'native', but the tensors are on {device}. Leave it unset, or use "
+            "--device cpu"
+        )
+    precision = _precision["cuda"]
+    # precision is that of a network's products
+    plain = None if precision == "fp32" or layers is None else chain
+    triton = _triton(device)
+    if triton is None or rows == 0:
+        return plain
+    sizes = None if layers is None else _sizes(triton, layers, inputs[0])
+    fits = all(x.is_contiguous() for x in (params or inputs))
+    fits = fits and (sizes is None or triton.serves(sizes))
+    if _wanted() == "triton":
+        if fits:
+            return triton
+        raise BadInput(
+            "SORL_BACKEND is 'triton', but its kernels serve contiguous parameters and hidden layers "
+            f"of a multiple of {triton.WIDTH}. Set --hidden so, or leave SORL_BACKEND unset"
+        )
+    if not fits:
+        return plain
+    grad = differentiable and torch.is_grad_enabled()
+    grad = grad and any(x.requires_grad for x in (*inputs, *params))
+    way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
+    return triton if way == "fused" else chain if way == "chain" else plain
+
+
+def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:
+    """Return the sizes of an actor or, where layers have an ensemble axis, of a critic."""
+    w, O = layers[0][0], obs.shape[-1]
+    norm = w.ndim == 3
+    A = w.shape[-2] - O - (1 if norm else 2)
+    return triton.sizes_of(_flat(layers), O, A, norm)
+
+
+# ---- the operations
+
+
 def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
     """Shortcut model s_theta(z, t, h | x) [B, A]: see `reference.velocity`."""
-    native = _choose(actor, obs, z, t, log2_steps)
-    if native is None or t.requires_grad or log2_steps.requires_grad:
+    fast, precision = _choose("velocity", actor, obs, z, t, log2_steps)
+    if fast is None or ((t.requires_grad or log2_steps.requires_grad) and fast is not chain):
         return reference.velocity(actor, obs, z, t, log2_steps)
-    return native.velocity(actor, obs, z, t, log2_steps, _precision)
+    return fast.velocity(actor, obs, z, t, log2_steps, precision)
 
 
 def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Actions [B, A] in [-1, 1] after M = `steps` Euler steps: see `reference.rollout`."""
-    native = _choose(actor, obs, noise)
-    if native is None:
+    fast, precision = _choose("rollout", actor, obs, noise)
+    if fast is None:
         return reference.rollout(actor, obs, noise, steps)
-    return native.rollout(actor, obs, noise, steps, _precision)
+    return fast.rollout(actor, obs, noise, steps, precision)
 
 
 def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
     """Q_phi(x, a, k) of every member [E, B]: see `reference.critic_ensemble`."""
-    native = _choose(critic, obs, actions)
-    if native is None:
+    fast, precision = _choose("critic_ensemble", critic, obs, actions)
+    if fast is None:
         return reference.critic_ensemble(critic, obs, actions, steps)
-    return native.critic_ensemble(critic, obs, actions, steps, _precision)
+    return fast.critic_ensemble(critic, obs, actions, steps, precision)
+
+
+def best_of_n(
+    actor: Layers,
+    critic: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    q_agg: str = "mean",
+    low: Tensor | float = -1.0,
+    high: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Winning actions [B, A], winners [B] and their Q [B] of N candidates: see `reference.best_of_n`."""
+    args = actor, critic, obs, noise, steps, q_agg, low, high
+    if not _on_gpu(obs.device):
+        return reference.best_of_n(*args)
+    tensors = obs, noise, *_flat(actor)
+    rows = noise.shape[0] * noise.shape[1]
+    fast, precision = _choose("best_of_n", critic, *tensors, rows=rows)
+    grad = torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *_flat(critic)))
+    if fast is None or (grad and fast is not chain):
+        return reference.best_of_n(*args)
+    return fast.best_of_n(*args, precision)
 
 
 def adam_ema_step(
@@ -164,7 +407,7 @@ def adam_ema_step(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     targets: Sequence[Tensor],
-    step: int,
+    step: int | Tensor,
     *,
     lr: float,
     b1: float,
@@ -176,10 +419,36 @@ def adam_ema_step(
 ) -> Tensor:
     """Clip, Adam and the EMA of the targets, in place: see `reference.adam_ema_step`."""
     state = (*params, *first, *second, *targets)
-    native = _choose(None, *grads, *more_grads, *state)
-    fits = native is not None and all(x.is_contiguous() for x in state)
-    step_of = native.adam_ema_step if native is not None and fits else reference.adam_ema_step
-    return step_of(
+    grads, more_grads = ([g.contiguous() for g in part] for part in (grads, more_grads))
+    count = sum(p.numel() for p in params)
+    fast, _ = _choose(
+        "adam_ema_step", None, *state, *grads, *more_grads, rows=count, differentiable=False
+    )
+    on_host = fast is not None and fast is _native_or_why  # csrc counts steps on the host
+    if (on_host and isinstance(step, Tensor)) or not all(x.is_contiguous() for x in state):
+        fast = None
+    return (fast or reference).adam_ema_step(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
     )  # fmt: skip
+
+
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
+    """Standard normal noise [B, N, A] of a key on the device: see `reference.normals`."""
+    fast = _choose_noise("normals", key, rows * candidates * act_dim)
+    return fast.normals(key, rows, candidates, act_dim)
+
+
+def words(key: Tensor, count: int) -> Tensor:
+    """Uniform 32-bit words [count] of a key on the device: see `reference.words`."""
+    return _choose_noise("words", key, count).words(key, count)
+
+
+def _choose_noise(operation: str, key: Tensor, count: int) -> ModuleType:
+    triton = _triton(key.device) if _on_gpu(key.device) else None
+    if triton is None or count == 0:
+        return reference
+    if _wanted() == "triton":
+        return triton
+    way = table.choice(operation, "fp32", None, count, device=key.device)
+    return triton if way == "fused" else reference

@@ -16,6 +16,7 @@ from torch.nn.functional import gelu, layer_norm
 Layers = Sequence[tuple[Tensor, ...]]
 
 LAYER_NORM_EPS = 1e-6
+_LOW32 = 0xFFFFFFFF
 
 
 def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
@@ -138,21 +139,30 @@ def best_of_n(
     O = obs.shape[-1]
     rows = obs.unsqueeze(1).expand(B, N, O).reshape(B * N, O)
     z = denoise(actor, rows, noise.reshape(B * N, A), steps)
-    finite = z.isfinite().all(-1)
-    low = torch.as_tensor(low, dtype=z.dtype, device=z.device)
-    high = torch.as_tensor(high, dtype=z.dtype, device=z.device)
-    z = z.clamp(low, high)
-    q = aggregate(critic_ensemble(critic, rows, z, steps), q_agg)
-    q = torch.where(finite & q.isfinite(), q, -torch.inf).view(B, N)
+    q = aggregate(critic_ensemble(critic, rows, clip(z, low, high), steps), q_agg)
+    return choose(z.view(B, N, A), q.view(B, N), low, high)
+
+
+def clip(z: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
+    """Return z [..., A] within [low, high], scalars or [A]."""
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        low = torch.as_tensor(low, dtype=z.dtype, device=z.device)
+        high = torch.as_tensor(high, dtype=z.dtype, device=z.device)
+        return z.clamp(low, high)
+    return z.clamp(low, high)
+
+
+def choose(
+    z: Tensor, q: Tensor, low: Tensor | float, high: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose among candidates z [B, N, A], not clipped, by q [B, N]: see `best_of_n`."""
+    B, N, A = z.shape
+    q = torch.where(z.isfinite().all(-1) & q.isfinite(), q, -torch.inf)
     best = q.amax(1, keepdim=True)
     # argmax leaves open which of equal entries it returns: the smallest index is the rule here
-    index = torch.where(q == best, torch.arange(N, device=q.device), N).amin(1)
-    take = index.unsqueeze(1)
-    return (
-        z.view(B, N, A).gather(1, take.unsqueeze(-1).expand(B, 1, A)).squeeze(1),
-        index,
-        q.gather(1, take).squeeze(1),
-    )
+    take = torch.where(q == best, torch.arange(N, device=q.device), N).amin(1, keepdim=True)
+    won = z.gather(1, take.unsqueeze(-1).expand(B, 1, A)).squeeze(1)
+    return clip(won, low, high), take.squeeze(1), q.gather(1, take).squeeze(1)
 
 
 def adam_ema_step(
@@ -161,7 +171,7 @@ def adam_ema_step(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     targets: Sequence[Tensor],
-    step: int,
+    step: int | Tensor,
     *,
     lr: float,
     b1: float,
@@ -181,7 +191,7 @@ def adam_ema_step(
     params, grads, first, second, targets
         Tensors of one network, in the same order and of the same shapes. `grads` is used up.
     step
-        Number of this step, from 1.
+        Number of this step, from 1; an int64 scalar on the parameters' device is never read by the host.
     more_grads
         A second part of the gradient, added to `grads` first; empty: none.
 
@@ -194,12 +204,81 @@ def adam_ema_step(
         g.add_(more)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
     scale = (clip_norm / norm).clamp(max=1.0)
-    step_size = lr / (1 - b1**step)
-    root = math.sqrt(1 - b2**step)
+    step_size, root = _corrections(step, lr, b1, b2, norm.dtype)
     for p, g, m, v, target in zip(params, grads, first, second, targets, strict=True):
         g.mul_(scale)
         m.lerp_(g, 1 - b1)
         v.mul_(b2).addcmul_(g, g, value=1 - b2)
-        p.addcdiv_(m, v.sqrt().div_(root).add_(eps), value=-step_size)
+        change = v.sqrt().div_(root).add_(eps)
+        if isinstance(step_size, Tensor):
+            p.sub_(torch.div(m, change).mul_(step_size))
+        else:
+            p.addcdiv_(m, change, value=-step_size)
         target.lerp_(p, tau)
     return norm
+
+
+def _corrections(
+    step: int | Tensor, lr: float, b1: float, b2: float, dtype: torch.dtype
+) -> tuple[float | Tensor, float | Tensor]:
+    """Adam's step size and the root of its second correction; float64 until they are done."""
+    if not isinstance(step, Tensor):
+        return lr / (1 - b1**step), math.sqrt(1 - b2**step)
+    count = step.double()
+    return (lr / (1 - b1**count)).to(dtype), (1 - b2**count).sqrt().to(dtype)
+
+
+def _philox(counter: Sequence[Tensor], seed: Tensor) -> list[Tensor]:
+    """Philox4x32-10 of four counter words (int64, below 2^32) under an int64 seed: four words."""
+    c0, c1, c2, c3 = counter
+    low, high = seed & _LOW32, (seed >> 32) & _LOW32
+    for _ in range(10):
+        # the 64 bits of a product are right, whatever sign int64 gives them
+        left, right = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c1 = ((right >> 32) & _LOW32) ^ c1 ^ low, right & _LOW32
+        c2, c3 = ((left >> 32) & _LOW32) ^ c3 ^ high, left & _LOW32
+        low, high = (low + 0x9E3779B9) & _LOW32, (high + 0xBB67AE85) & _LOW32
+    return [c0, c1, c2, c3]
+
+
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
+    """Standard normal noise z_0, each number a function of (key, row, candidate, a) alone.
+
+    Philox4x32-10 and Box-Muller, the numbers of every sampler: counter = (a // 4, candidate,
+    row_offset + row, call mod 2^32), float64 rounded to float32.
+
+    Parameters
+    ----------
+    key
+        int64 [3]: seed (the bits of a uint64), call, row_offset; read on its own device, so that a
+        captured graph reads it afresh at every replay.
+    rows, candidates, act_dim
+        B, N and A.
+
+    Returns
+    -------
+    Tensor
+        float32 [B, N, A].
+    """
+    quads = -(-act_dim // 4)
+    shape = (rows, candidates, quads)
+    count = [torch.arange(n, device=key.device) for n in shape]
+    counter = (count[2], count[1].view(-1, 1), (count[0] + key[2]).view(-1, 1, 1), key[1])
+    words = _philox([(c & _LOW32).expand(shape) for c in counter], key[0])
+    u, v = torch.stack(words[0::2], -1) >> 8, torch.stack(words[1::2], -1) >> 8
+    radius = torch.sqrt(-2 * torch.log((u + 1).double() * 2.0**-24))
+    angle = v.double() * (2 * math.pi * 2.0**-24)
+    pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
+    return pairs.view(rows, candidates, 4 * quads)[..., :act_dim].float().contiguous()
+
+
+def words(key: Tensor, count: int) -> Tensor:
+    """Uniform 32-bit words, int64 [count] in [0, 2^32): a stream apart from that of `normals`.
+
+    Word i is word i mod 4 of Philox4x32-10 at counter = (i // 4, 2^32 - 1, row_offset mod 2^32,
+    call mod 2^32); no sampler has a candidate 2^32 - 1. `key` as in `normals`.
+    """
+    quads = torch.arange(-(-count // 4), device=key.device)
+    counter = (quads, torch.full_like(quads, _LOW32), key[2], key[1])
+    out = _philox([(c & _LOW32).expand(quads.shape) for c in counter], key[0])
+    return torch.stack(out, -1).view(-1)[:count]

@@ -23,7 +23,9 @@ from sorl_fast.act.sampler import Info, Status
 POLICY = make_policy()
 NAN, INF = float("nan"), float("inf")
 
-every = pytest.mark.parametrize("backend", ["numpy", "torch", "native"])
+# triton: its kernels want a width of 64, so that here it computes by PyTorch's products
+BACKENDS = ["numpy", "torch", "native", "triton"]
+every = pytest.mark.parametrize("backend", BACKENDS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -354,7 +356,7 @@ def test_backends_agree_on_every_bit_of_the_status():
         Sampler(overflowing_critic(3e38), backend=name).act(
             obs, 4, 3, noise=noise, return_info=True
         )
-        for name in ("numpy", "torch", "native")
+        for name in BACKENDS
     ]
     (a, one), *others = infos
     for b, two in others:
@@ -495,10 +497,11 @@ def test_backend_is_the_argument_or_the_variable_or_native(argument, variable, c
     ("variable", "message"),
     [
         ("jax", "the environment variable SORL_BACKEND is 'jax', but must be one of numpy, native"),
-        ("triton", "choose native, numpy or torch, or unset SORL_BACKEND"),
+        ("triton", "backend is 'triton', but torch finds no GPU on this machine: choose backend"),
     ],
 )
 def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, monkeypatch):
+    monkeypatch.setattr("sorl_fast.ops.triton.INTERPRETED", False)
     monkeypatch.setenv("SORL_BACKEND", variable)
     with pytest.raises(BadInput, match=re.escape(message)):
         Sampler(POLICY)
@@ -508,8 +511,11 @@ def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, mo
     ("kwargs", "message"),
     [
         ({"backend": "cuda"}, "backend is 'cuda', but must be one of numpy, native, torch, triton"),
-        ({"backend": "triton"}, "this build of sorl-fast does not have"),
-        ({"precision": "fp16"}, "precision is 'fp16', but must be one of fp32, bf16"),
+        ({"precision": "fp64"}, "precision is 'fp64', but must be one of fp32, tf32, bf16, fp16"),
+        (
+            {"backend": "native", "precision": "fp16"},
+            "precision is 'fp16', but the native backend has fp32, bf16 only",
+        ),
         (
             {"backend": "numpy", "precision": "bf16"},
             "precision is 'bf16', but the numpy backend has fp32 only",
@@ -531,12 +537,14 @@ def test_without_the_native_module_numpy_acts_and_native_is_refused(monkeypatch)
         Sampler(POLICY, backend="native")
 
 
-def test_torch_backend_without_torch_says_how_to_get_it(monkeypatch):
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_a_backend_without_torch_says_how_to_get_it(backend, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
-        BadInput, match=r"torch.* not installed: run `pip install sorl-fast\[train\]`"
+        BadInput,
+        match=rf"'{backend}', but torch is not installed: run `pip install sorl-fast\[train\]`",
     ):
-        Sampler(POLICY, backend="torch")
+        Sampler(POLICY, backend=backend)
 
 
 def test_samplers_share_a_policy_between_threads():
@@ -611,14 +619,14 @@ def test_the_numpy_backend_reads_a_tensor_as_an_array_or_says_what_to_do():
     sampler = Sampler(POLICY, backend="numpy")
     out = sampler.act(torch.zeros(3), seed=0)
     assert isinstance(out, np.ndarray)
-    with pytest.raises(BadInput, match="needs backend='torch'"):
+    with pytest.raises(BadInput, match="needs backend='torch' or 'triton'"):
         sampler.act(torch.zeros(3, requires_grad=True), seed=0)
 
 
 def test_torch_threads_and_random_state_are_left_alone():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     numpy_state = repr(np.random.get_state())  # noqa: NPY002
-    for backend in ("numpy", "torch", "native"):
+    for backend in BACKENDS:
         Sampler(POLICY, backend=backend, threads=1).act(np.zeros((3, 3)), 4, 4)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)

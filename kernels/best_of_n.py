@@ -1,0 +1,320 @@
+"""Best of N: the whole sampler as one kernel.
+
+A program takes a group of observations at a time, and NP candidates of each: it denoises them, clips
+them, scores them with every critic at k = M, and keeps each observation's best so far, until all N
+candidates have been seen. Observations times NP are the BM rows of its products.
+
+Shape letters: B observations, N candidates, O observation, A action (AP padded for products), H hidden,
+L hidden layers, E critics, M Euler steps; NP candidates at a time, G = BM / NP observations.
+"""
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import critic as critic_kernels
+from .actor import denoise
+from .critic import PROGRAMS, pieces, score
+from .packing import PRECISIONS, Packed, Sizes
+from .philox import normals
+from .tiles import Compile, Tile, architecture, processors
+from .tiles import tile as choose_tile
+
+# bits of the flags
+CLIPPED = 1  # the bounds changed the returned action
+REJECTED = 2  # a candidate's action or Q was not finite; the best of the rest won
+NONE_GOOD = 4  # every candidate was rejected
+NONFINITE_OBS = 8  # the observation has a NaN or an infinity
+
+# a user's rows may begin anywhere
+_UNALIGNED = ("obs", "noise", "key", "low", "high")
+
+# ---- device helpers
+
+
+@triton.jit
+def _finite(x):
+    """Whether x is neither infinite nor NaN."""
+    return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def _of_group(x, G: tl.constexpr, NP: tl.constexpr):
+    """Give the numbers [BM] of rows as those of observations and candidates [G, NP]."""
+    return tl.reshape(x, [G, NP])
+
+
+@triton.jit
+def _drawn(
+    key, row, candidate, room, A: tl.constexpr, AP: tl.constexpr, BM: tl.constexpr
+):  # fmt: skip
+    """Return the noise [BM, AP] of a key, through `room`, BM AP float32 of the program's own.
+
+    Drawn a few columns at a time, for the float64 registers that it takes.
+    """
+    rm, ra, few = tl.arange(0, BM), tl.arange(0, AP), tl.arange(0, 4)
+    seed, call = tl.load(key), tl.load(key + 1)
+    number = (tl.load(key + 2) + row)[:, None]
+    for a in tl.range(0, A, 4, disable_licm=True):
+        z = normals(seed, call, number, candidate[:, None], a + few[None, :])
+        tl.store(room + rm[:, None] * AP + (a + few)[None, :], z)
+    tl.debug_barrier()
+    z = tl.load(room + rm[:, None] * AP + ra[None, :], mask=(ra < A)[None, :], other=0.0)
+    tl.debug_barrier()
+    return z
+
+
+# ---- kernel
+
+
+@triton.jit(
+    do_not_specialize=["rows", "candidates", "steps"], do_not_specialize_on_alignment=_UNALIGNED
+)
+def _best_of_n(
+    action, index, q, flags, obs, noise, key, low, high, actor_w, actor_v, critic_w, critic_v,
+    scratch, first, rows, candidates, steps, h, log2_steps,
+    E: tl.constexpr, O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr,
+    H: tl.constexpr, L: tl.constexpr, ACTOR_H: tl.constexpr, ACTOR_L: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, NP: tl.constexpr, DRAW: tl.constexpr, SCORE: tl.constexpr,
+    MEAN: tl.constexpr,
+):  # fmt: skip
+    """Write action [rows, A], index, q, flags [rows]; H and L without a name are the critic's."""
+    G: tl.constexpr = BM // NP
+    WIDEST: tl.constexpr = H if H > ACTOR_H else ACTOR_H
+    program = tl.program_id(0).to(tl.int64)
+    scratch += program * (2 * BM * WIDEST)
+    first += program * (BM * (ACTOR_H if ACTOR_H > AP else AP))
+    rm = tl.arange(0, BM)
+    ra = tl.arange(0, AP)
+    ro = tl.arange(0, OP)
+    inside = ra < A
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, G), tl.num_programs(0), disable_licm=True):
+        group = (tile * G + tl.arange(0, G)).to(tl.int64)
+        there = group < rows
+        row = (tile * G + rm // NP).to(tl.int64)
+        best = tl.zeros((G,), tl.float32)
+        best_q = tl.zeros((G,), tl.float32)
+        best_index = tl.zeros((G,), tl.int32)
+        clipped = tl.zeros((G,), tl.int32)
+        good_ones = tl.zeros((G,), tl.int32)
+        for begin in tl.range(0, candidates, NP, disable_licm=True):
+            candidate = begin + rm % NP
+            live = (row < rows) & (candidate < candidates)
+            if DRAW:
+                z = _drawn(key, row, candidate, first, A, AP, BM)
+            else:
+                at = (row * candidates + candidate)[:, None] * A + ra[None, :]
+                z = tl.load(noise + at, mask=live[:, None] & inside[None, :], other=0.0)
+            z = tl.where(live[:, None] & inside[None, :], z, 0.0)
+            z = denoise(
+                obs, row, live, z, actor_w, actor_v, scratch, first, steps, h, log2_steps,
+                O, A, AP, ACTOR_H, ACTOR_L, BM, BN, BK, STAGES, PRECISION,
+            )  # fmt: skip
+            z = tl.where(inside[None, :], z, 0.0)  # a NaN spreads to the padding
+            good = live & (tl.sum(tl.where(_finite(z), 0, 1), 1) == 0)
+            lowest = tl.load(low + ra, mask=inside, other=0.0)[None, :]
+            highest = tl.load(high + ra, mask=inside, other=0.0)[None, :]
+            # a NaN stays one
+            bounded = tl.where(z < lowest, lowest, tl.where(z > highest, highest, z))
+            changed = tl.max(tl.where(bounded != z, 1, 0), 1)
+            value = tl.zeros((BM,), tl.float32)
+            if SCORE:
+                for e in tl.range(0, E, disable_licm=True):
+                    one = score(
+                        obs, row, live, bounded, steps * 1.0,
+                        critic_w + e * ((O + A + 1 + (L - 1) * H + 1) * H),
+                        critic_v + e * (3 * L * H + 1), scratch, scratch, first, rows,
+                        O, A, AP, OP, H, L, BM, BN, BE, BK, STAGES, PRECISION, False,
+                    )  # fmt: skip
+                    if MEAN:
+                        value += one
+                    else:
+                        less = (one < value) | (one != one) | (e == 0)
+                        value = tl.where(less & (value == value), one, value)
+                if MEAN:
+                    value /= E
+                good = good & (_finite(value) | (candidates == 1))
+            rank = tl.where(good & _finite(value), value, -float("inf"))
+
+            rank = _of_group(rank, G, NP)
+            number = _of_group(candidate, G, NP)
+            top = tl.max(rank, 1)
+            winner = tl.min(tl.where(rank == top[:, None], number, 2147483647), 1)
+            won = number == winner[:, None]
+            take = (top > best) | (begin == 0)
+            best = tl.where(take, top, best)
+            best_index = tl.where(take, winner, best_index)
+            top = tl.sum(tl.where(won, _of_group(value, G, NP), 0.0), 1)
+            best_q = tl.where(take, top, best_q)
+            edge = tl.max(tl.where(won, _of_group(changed, G, NP), 0), 1)
+            clipped = tl.where(take, edge, clipped)
+            bounded = tl.reshape(bounded, [G, NP, AP])
+            bounded = tl.sum(tl.where(won[:, :, None], bounded, 0.0), 1)
+            tl.store(
+                action + group[:, None] * A + ra[None, :], bounded,
+                mask=(there & take)[:, None] & inside[None, :],
+            )  # fmt: skip
+            good_ones += tl.sum(_of_group(good.to(tl.int32), G, NP), 1)
+
+        seen = tl.zeros((G,), tl.int32)
+        for o in range(0, O, OP):
+            x = tl.load(
+                obs + group[:, None] * O + (o + ro)[None, :],
+                mask=there[:, None] & (o + ro < O)[None, :], other=0.0,
+            )  # fmt: skip
+            seen += tl.sum(tl.where(_finite(x), 0, 1), 1)
+        some = good_ones > 0
+        flag = tl.where(clipped > 0, 1, 0) + tl.where(good_ones < candidates, 2, 0)
+        flag = tl.where(seen > 0, 8, tl.where(some, flag, 4))
+        if SCORE:
+            best_q = tl.where(some, best_q, -float("inf"))
+        else:
+            best_q += float("nan")
+        tl.store(index + group, best_index.to(tl.int64), mask=there)
+        tl.store(q + group, best_q, mask=there)
+        tl.store(flags + group, flag, mask=there)
+
+
+# ---- launchers
+
+
+def candidates_at_once(rows: int, candidates: int, tile: Tile, programs: int) -> int:
+    """Choose NP, a power of two up to BM: the one that lets `programs` programs end soonest."""
+
+    def rounds(np: int) -> int:
+        groups = triton.cdiv(rows, tile.BM // np)
+        return triton.cdiv(groups, programs) * triton.cdiv(candidates, np)
+
+    powers = [1 << i for i in range(tile.BM.bit_length())]
+    return min(reversed(powers), key=rounds)
+
+
+@lru_cache(maxsize=1024)
+def _build(
+    actor: Sizes, critic: Sizes, precision: str, tile: Tile, at_once: int,
+    draw: bool, score_them: bool, mean: bool,
+) -> Compile:  # fmt: skip
+    """Return the kernel as a launch builds it."""
+    dtype, dot = PRECISIONS[precision]
+    number = critic_kernels.POINTERS[dtype]
+    types = dict.fromkeys(("actor_w", "critic_w", "scratch"), number)
+    types |= {"index": "*i64", "flags": "*i32", "key": "*i64", "h": "fp32", "log2_steps": "fp32"}
+    types |= dict.fromkeys(("rows", "candidates", "steps"), "i32")
+    constexprs = {
+        "E": critic.members,
+        **pieces(critic, tile),
+        "ACTOR_H": actor.hidden,
+        "ACTOR_L": actor.depth,
+        "BM": tile.BM,
+        "BN": tile.BN,
+        "BK": tile.BK,
+        "STAGES": tile.stages,
+        "PRECISION": dot,
+        "NP": at_once,
+        "DRAW": draw,
+        "SCORE": score_them,
+        "MEAN": mean,
+    }
+    constexprs["noise" if draw else "key"] = None
+    kernel = _best_of_n
+    signature = {a: types.get(a, "*fp32") for a in kernel.arg_names if a not in constexprs}
+    flags = {"draw": draw, "score": score_them, "mean": mean}
+    return Compile(
+        "_".join(["best_of_n", *(flag for flag, on in flags.items() if on)]),
+        kernel,
+        signature,
+        constexprs,
+        {"num_warps": tile.warps, "num_stages": tile.stages, "enable_fp_fusion": True},
+        tuple(a for a, kind in signature.items() if kind[0] == "*" and a not in _UNALIGNED),
+    )
+
+
+def aot(actor: Sizes, critic: Sizes, precision: str, tile: Tile) -> list[Compile]:
+    """Return the kernels that a sampler launches, to be built ahead of time."""
+    shared = (actor, critic, precision, tile)
+    return [
+        _build(*shared, min(8, tile.BM), draw=True, score_them=True, mean=True),
+        _build(*shared, min(8, tile.BM), draw=True, score_them=True, mean=False),
+        _build(*shared, 1, draw=True, score_them=False, mean=True),
+    ]
+
+
+def best_of_n(
+    actor: Packed,
+    critic: Packed,
+    obs: Tensor,
+    noise: Tensor,
+    candidates: int,
+    steps: int,
+    q_agg: str,
+    low: Tensor,
+    high: Tensor,
+    *,
+    want_q: bool = True,
+    tile: Tile | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sample N candidates an observation, keep the one with the highest Q(x, a, M).
+
+    Parameters
+    ----------
+    actor, critic
+        The two networks, of one precision.
+    obs
+        float32 [B, O], contiguous, B at least 0.
+    noise
+        float32 [B, N, A], or a key: int64 [3] of seed, call and number of the first row.
+    candidates, steps
+        N and M, at least 1.
+    q_agg
+        How the ensemble is aggregated: mean or min.
+    low, high
+        float32 [A]: an action is clipped to them once, at the end, and that is what is scored.
+    want_q
+        Whether Q is wanted even if N = 1, where choosing does not need it.
+    tile
+        How the work is cut; None: by the device.
+
+    Returns
+    -------
+    action, index, q, flags
+        float32 [B, A], int64 [B], float32 [B] and int32 [B]. Ties go to the smallest index. A candidate
+        whose action or, with N > 1, whose Q is not finite never wins against a good one; where none is
+        good, index 0 wins and q is -inf (NaN where it was not computed). flags is a sum of CLIPPED and
+        REJECTED, or NONE_GOOD alone, or NONFINITE_OBS alone.
+    """
+    s, B, device = critic.sizes, len(obs), obs.device
+    A, widest = s.act, max(s.hidden, actor.sizes.hidden)
+    if tile is None:
+        common = math.gcd(s.hidden, actor.sizes.hidden)
+        tile = choose_tile(architecture(device), critic.precision, common, B * candidates)
+    action, q = obs.new_empty((B, A)), obs.new_empty(B)
+    index = torch.empty(B, dtype=torch.int64, device=device)
+    flags = torch.empty(B, dtype=torch.int32, device=device)
+    if B == 0:
+        return action, index, q, flags
+    most = PROGRAMS * processors(device)
+    at_once = candidates_at_once(B, candidates, tile, most)
+    draw = noise.dtype == torch.int64
+    score_them = candidates > 1 or want_q
+    build = _build(
+        *(actor.sizes, s, critic.precision, tile, at_once, draw, score_them, q_agg == "mean")
+    )
+    programs = min(triton.cdiv(B, tile.BM // at_once), most)
+    args: dict[str, Any] = {
+        "action": action, "index": index, "q": q, "flags": flags, "obs": obs,
+        "key" if draw else "noise": noise, "low": low, "high": high,
+        "actor_w": actor.weights, "actor_v": actor.vectors,
+        "critic_w": critic.weights, "critic_v": critic.vectors,
+        "scratch": critic.weights.new_empty(programs * 2 * tile.BM * widest),
+        "first": obs.new_empty(programs * tile.BM * max(actor.sizes.hidden, build.constexprs["AP"])),
+        "rows": B, "candidates": candidates, "steps": steps, "h": 1.0 / steps,
+        "log2_steps": math.log2(steps),
+    }  # fmt: skip
+    build.kernel[(programs,)](**args, **build.constexprs, **build.options)
+    return action, index, q, flags

@@ -1,0 +1,106 @@
+"""Noise and random words from a key on the device: a replayed graph reads the key afresh.
+
+A key is an int64 tensor [3]: seed (the bits of a uint64), call, row_offset. Normals are those of every
+sampler (`philox`). Words are a stream apart: word i is word i mod 4 of Philox4x32-10 at counter =
+(i // 4, 2^32 - 1, row_offset mod 2^32, call mod 2^32); no sampler has a candidate 2^32 - 1.
+
+Shape letters: B rows, N candidates, A action.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .philox import normals as philox_normals
+from .tiles import Compile, Tile
+
+BLOCK = 256  # numbers a program draws
+
+# ---- kernels
+
+
+@triton.jit
+def _normals(out, key, count, N, A, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = i < count
+    candidate, row = i // A % N, i // A // N + tl.load(key + 2)
+    x = philox_normals(tl.load(key), tl.load(key + 1), row, candidate, i % A)
+    tl.store(out + i, x, mask=there)
+
+
+@triton.jit
+def _words(out, key, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    there = i < count
+    quad = (i // 4).to(tl.uint32)
+    row = (tl.load(key + 2) + quad.to(tl.int64) * 0).to(tl.uint32)
+    call = (tl.load(key + 1) + quad.to(tl.int64) * 0).to(tl.uint32)
+    w0, w1, w2, w3 = tl.philox(tl.load(key), quad, quad * 0 + 0xFFFFFFFF, row, call)
+    first = tl.where(i % 2 == 0, w0, w1)
+    second = tl.where(i % 2 == 0, w2, w3)
+    tl.store(out + i, tl.where(i % 4 < 2, first, second).to(tl.int64), mask=there)
+
+
+# ---- launchers
+
+
+def _build(name: str, kernel: Any, types: dict[str, str]) -> Compile:
+    pointers = tuple(a for a, kind in types.items() if kind.startswith("*"))
+    options = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+    return Compile(name, kernel, types, {"BLOCK": BLOCK}, options, pointers)
+
+
+def _normals_build() -> Compile:
+    types = {"out": "*fp32", "key": "*i64", "count": "i32", "N": "i32", "A": "i32"}
+    return _build("noise_normals", _normals, types)
+
+
+def _words_build() -> Compile:
+    return _build("noise_words", _words, {"out": "*i64", "key": "*i64", "count": "i32"})
+
+
+def aot(precision: str, tile: Tile) -> list[Compile]:
+    """Return both kernels as a launch builds them; they depend on neither argument."""
+    return [_normals_build(), _words_build()]
+
+
+# ---- public functions
+
+
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
+    """Standard normal noise, each number a function of (key, row, candidate, a) alone.
+
+    Parameters
+    ----------
+    key
+        int64 [3]: seed, call, row_offset.
+    rows, candidates, act_dim
+        B, N and A, each at least 0.
+
+    Returns
+    -------
+    Tensor
+        float32 [B, N, A], on the key's device.
+    """
+    out = torch.empty((rows, candidates, act_dim), device=key.device)
+    count = out.numel()
+    if count:
+        build = _normals_build()
+        build.kernel[(triton.cdiv(count, BLOCK),)](
+            *(out, key, count, candidates, act_dim), **build.constexprs, **build.options
+        )
+    return out
+
+
+def words(key: Tensor, count: int) -> Tensor:
+    """Uniform 32-bit words, int64 [count] in [0, 2^32); `key` as in `normals`."""
+    out = torch.empty(count, dtype=torch.int64, device=key.device)
+    if count:
+        build = _words_build()
+        build.kernel[(triton.cdiv(count, BLOCK),)](
+            *(out, key, count), **build.constexprs, **build.options
+        )
+    return out

@@ -1,0 +1,209 @@
+"""The triton backend: the policy on a GPU, a CUDA graph for every size of call.
+
+How a call is computed, by one kernel or by PyTorch's products, `ops.sampling_way` says. What a graph
+reads and nobody gives, the noise's key and the last good action, lies where it is.
+
+Shape letters: B observations (rows), N candidates, A action, M Euler steps.
+"""
+
+import contextlib
+import functools
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from .policy_file import Policy
+from .sampler import Best, Info, NoiseKey, TorchSession
+
+KEPT = 16  # sizes of call whose graphs are kept
+
+
+class TritonSession(TorchSession):
+    """One policy on one or more GPUs. Not for two threads at once.
+
+    A tensor is computed with on its own GPU; an array, or a tensor of the CPU, on the current one.
+
+    Parameters
+    ----------
+    policy
+        Its weights are copied.
+    precision
+        fp32, tf32, fp16 or bf16.
+    recorder
+        Makes the recorder of a device's graphs, or None for no graphs; for tests. None: CUDA's.
+
+    Raises
+    ------
+    BadInput
+        torch, triton or a GPU is missing.
+    """
+
+    def __init__(
+        self, policy: Policy, precision: str, recorder: Callable[[Any], Any] | None = None
+    ) -> None:
+        super().__init__(policy, "triton")
+        from .. import ops
+
+        self._device = ops.triton_device()
+        from ..ops import chain, graphs, triton
+
+        self._dispatch: Any = ops
+        self._chain: Any = chain
+        self._captured: Any = graphs.Captured
+        self._recorder = recorder or (
+            lambda device: graphs.CudaRecorder(device) if device.type == "cuda" else None
+        )
+        self._kernels: Any = triton
+        self._precision = precision
+        self._places: dict[Any, _Place] = {}
+        self._place: _Place | None = None
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        torch = self._torch
+        device = obs.device if obs.is_cuda else self._device
+        guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+        with guard, torch.no_grad():
+            place = self._at(device)
+            inputs = [obs.to(device)]
+            if isinstance(noise, NoiseKey):
+                for part, number in zip(place.key_parts, noise, strict=True):
+                    part.fill_(number - 2**64 if number >= 2**63 else number)
+            else:
+                inputs.append(noise.to(device))
+            action, *info = self._run(place, inputs, (candidates, steps, want_q))
+            return action.to(obs.device), Info(*(x.to(obs.device) for x in info))
+
+    def _at(self, device: Any) -> "_Place":
+        """Return what the session has on a device; the last good action moves there."""
+        place = self._places.get(device)
+        if place is None:
+            last = self._last.to(device, copy=True)
+            key = self._torch.zeros(3, dtype=self._torch.int64, device=device)
+            place = self._places[device] = _Place(key, last, self._recorder(device))
+        if device.type == "cuda" and not self._torch.cuda.is_current_stream_capturing():
+            place.follow(self._torch.cuda.current_stream(device))
+        if self._place is not None and self._place is not place:
+            place.last.copy_(self._place.last)
+        self._place = place
+        return place
+
+    def _run(self, place: "_Place", inputs: list[Any], call: tuple[int, int, bool]) -> Any:
+        """Return the action and the parts of Info, by a graph if there may be one."""
+        cuda = self._torch.cuda
+        device = inputs[0].device
+        if place.recorder is None or (device.type == "cuda" and cuda.is_current_stream_capturing()):
+            return self._function(place, len(inputs[0]), call)(*inputs)
+        size = (len(inputs[0]), len(inputs), *call)
+        graph = place.graphs.get(size)
+        if graph is not None:
+            place.graphs.move_to_end(size)
+            return [x.clone() for x in graph(*inputs)]
+        function = self._function(place, len(inputs[0]), call)
+        before = place.last.clone()
+        try:
+            graph = place.graphs[size] = self._captured(function, inputs, place.recorder)
+        except RuntimeError as err:
+            warnings.warn(
+                f"calls of this Sampler cannot be recorded as CUDA graphs, and will take longer: {err}",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            place.recorder = None
+            place.last.copy_(before)
+            return function(*inputs)
+        while len(place.graphs) > KEPT:
+            place.graphs.popitem(last=False)
+        return [x.clone() for x in graph.first]
+
+    def _function(self, place: "_Place", rows: int, call: tuple[int, int, bool]) -> Any:
+        """Return what computes a call of a size, everything ready that it reads."""
+        device, N = place.last.device, call[0]
+        actor, critic, *_ = self._on(device)
+        way = self._dispatch.sampling_way(actor, critic, rows * N, self._precision, device)
+        if way not in place.networks:
+            prepare: Callable[[Any], Any] = lambda layers: layers  # noqa: E731 - the reference's
+            if way == "fused":
+                prepare = functools.partial(
+                    self._kernels.prepare, obs=self._policy.obs_dim, precision=self._precision
+                )
+            elif way == "chain":
+                prepare = functools.partial(self._chain.prepare, precision=self._precision)
+            place.networks[way] = prepare(actor), prepare(critic)
+        return functools.partial(self._compute, place, way, *call)
+
+    def _compute(
+        self,
+        place: "_Place",
+        way: str,
+        N: int,
+        steps: int,
+        want_q: bool,
+        obs: Any,
+        noise: Any = None,
+    ) -> Any:
+        place.way = way
+        if way == "fused":
+            best = self._fused(place, obs, place.key if noise is None else noise, N, steps, want_q)
+        else:
+            if noise is None:
+                noise = self._dispatch.normals(place.key, len(obs), N, self._policy.act_dim)
+            best = self._best(obs, noise, steps, want_q)
+        action, info, last = self._settle(obs, best, place.last)
+        place.last.copy_(last)
+        return action, *info
+
+    def _fused(
+        self, place: "_Place", obs: Any, noise: Any, N: int, steps: int, want_q: bool
+    ) -> Best:
+        """Return the best of N by one kernel, of noise or of a key."""
+        *_, low, high, mean, std = self._on(obs.device)
+        x = obs if mean is None else (obs - mean) / std
+        action, index, q, flags = self._kernels.sample_prepared(
+            *(*place.networks["fused"], x, noise, N, steps, self._policy.q_agg, low, high),
+            *(self._precision, want_q),
+        )
+        bits = self._kernels.best_of_n_kernels
+        return Best(
+            action,
+            index,
+            q,
+            flags & (bits.NONE_GOOD | bits.NONFINITE_OBS) == 0,
+            flags & bits.CLIPPED != 0,
+            flags & bits.REJECTED != 0,
+        )
+
+    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
+        place = self._places[rows.device]
+        function = self._chain.denoise_of if place.way == "chain" else self._ops.denoise
+        return function(place.networks[place.way][0], rows, z, steps)
+
+    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
+        place = self._places[rows.device]
+        function = self._chain.critic_of if place.way == "chain" else self._ops.critic_ensemble
+        return function(place.networks[place.way][1], rows, actions, steps)
+
+
+class _Place:
+    """What a session has on one device."""
+
+    def __init__(self, key: Any, last: Any, recorder: Any) -> None:
+        self.key = key  # int64 [3]: seed, call, row_offset
+        self.key_parts = key.unbind()
+        self.last = last  # [A], the last good action
+        self.recorder = recorder  # of graphs; None: calls are not recorded
+        self._stream: Any = None  # that of the last call
+        self.graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by size of call
+        self.networks: dict[
+            str, tuple[Any, Any]
+        ] = {}  # actor and critic, by the way that reads them
+        self.way = ""  # of the call that is computed
+
+    def follow(self, stream: Any) -> None:
+        """Let the stream of this call wait for that of the last: what is here is here once."""
+        if self._stream is not None and self._stream != stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream

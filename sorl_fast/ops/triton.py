@@ -1,0 +1,634 @@
+"""The operations on a GPU, through kernels/: registered with torch.library, differentiable.
+
+Shape letters as in `reference`. An actor or critic reaches an operation as the flat list of its
+parameters, which autograd knows, and as the packed copy, which the kernels read; the copy is a
+backward's as well. What a forward keeps for its backward are further outputs, empty where it keeps
+nothing.
+
+Everything here takes float32 tensors of a CUDA device, or of the CPU where triton interprets its
+kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
+"""
+
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import triton
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..kernels import actor as actor_kernels
+from ..kernels import adam as adam_kernels
+from ..kernels import best_of_n as best_of_n_kernels
+from ..kernels import critic as critic_kernels
+from ..kernels import noise as noise_kernels
+from ..kernels.packing import Packed, Sizes, pack, sizes_of
+from . import graphs
+from .chain import products
+from .reference import Layers
+
+T = TypeVar("T")
+
+INTERPRETED: bool = triton.knobs.runtime.interpret
+WIDTH = 64  # hidden layers are a multiple of it
+_KEPT = 16  # networks whose packed copy is kept
+
+
+def serves(sizes: Sizes) -> bool:
+    """Whether the kernels can run a network of these sizes."""
+    return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= 1
+
+
+# ---- packed copies
+
+
+class _Copy(NamedTuple):
+    packed: Packed
+    # Aliases: they keep the memory, and so its address, from going to other parameters while the
+    # copy is known by that address.
+    aliases: list[Tensor]
+    versions: list[int]  # of the parameters, and the number of replays, which change no version
+
+
+_copies: OrderedDict[tuple[Any, ...], _Copy] = OrderedDict()
+
+
+def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precision: str) -> Packed:
+    """Return `pack` of the parameters; while they stay as they are, the copy made before.
+
+    A CUDA graph packs what its replay finds: it never sees a copy made outside of its recording, and
+    nobody sees one made inside of it.
+    """
+    aliases = [p.detach() for p in params]
+    where = _place(params)
+    if where is None:
+        return pack(aliases, obs, act, norm, precision)
+    key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
+    versions = [*(p._version for p in aliases), graphs.replays()]
+    found = _copies.get(key)
+    if found is None or found.versions != versions:
+        _forget()
+        found = _copies[key] = _Copy(pack(aliases, obs, act, norm, precision), aliases, versions)
+    _copies.move_to_end(key)
+    return found.packed
+
+
+def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
+    """Return where a copy of the parameters may be used: device, stream, recording; None: nowhere else."""
+    if any(type(p) is not Tensor and type(p) is not Parameter for p in params):
+        return None  # torch only looks at what would be done
+    device = params[0].device
+    if device.type != "cuda":
+        return (device,)
+    cuda: Any = torch.cuda
+    recording = graphs.recording()
+    with cuda.device(device):
+        if recording is None and cuda.is_current_stream_capturing():
+            return None  # someone else's recording, which nobody tells apart from another
+        return device, cuda.current_stream().cuda_stream, recording
+
+
+def _forget() -> None:
+    """Make room for a copy; those of recordings that are over go first."""
+    now = graphs.recording()
+    for key in [k for k in _copies if len(k[4]) == 3 and k[4][2] not in (None, now)]:
+        del _copies[key]
+    while len(_copies) >= _KEPT:
+        _copies.popitem(last=False)
+
+
+# ---- what is registered
+
+
+def _net(
+    params: Sequence[Tensor], weights: Tensor, vectors: Tensor, obs: int, act: int, norm: bool,
+    precision: str,
+) -> Packed:  # fmt: skip
+    return Packed(weights, vectors, sizes_of(params, obs, act, norm), precision)
+
+
+def _velocity(
+    params: Sequence[Tensor],
+    weights: Tensor,
+    vectors: Tensor,
+    obs: Tensor,
+    z: Tensor,
+    t: Tensor,
+    log2_steps: Tensor,
+    precision: str,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    net = _net(params, weights, vectors, obs.shape[1], z.shape[1], False, precision)
+    out, saved = actor_kernels.velocity(net, obs, z, t, log2_steps, save=save)
+    return out, saved[0] if save else weights.new_empty(0)
+
+
+def _rollout(
+    params: Sequence[Tensor],
+    weights: Tensor,
+    vectors: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    net = _net(params, weights, vectors, obs.shape[1], params[-1].shape[-1], False, precision)
+    out, saved = actor_kernels.rollout(net, obs, noise, steps, save=save)
+    return out, *(saved if save else (weights.new_empty(0), obs.new_empty(0)))
+
+
+def _critic(
+    params: Sequence[Tensor],
+    weights: Tensor,
+    vectors: Tensor,
+    obs: Tensor,
+    actions: Tensor,
+    k: int,
+    precision: str,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    net = _net(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
+    out, saved = critic_kernels.critic_ensemble(
+        net, obs.contiguous(), actions.contiguous(), float(k), save=save
+    )
+    return out, *(saved if save else (weights.new_empty(0), obs.new_empty(0)))
+
+
+def _actor_backward(
+    grad: Tensor,
+    params: Sequence[Tensor],
+    weights: Tensor,
+    vectors: Tensor,
+    obs: Tensor,
+    saved: Sequence[Tensor],
+    steps: int,
+    rollout: bool,
+    precision: str,
+    of_weights: bool,
+    to_obs: bool,
+    to_act: bool,
+) -> list[Tensor]:
+    """Gradients of the parameters, then of the observations, then of the actions: those asked for."""
+    net = _net(params, weights, vectors, obs.shape[1], grad.shape[1], False, precision)
+    with products(precision):
+        grads = actor_kernels.backward(
+            *(net, obs.contiguous(), list(saved), grad.contiguous(), steps),
+            rollout=rollout, weights=of_weights, to_obs=to_obs, to_act=to_act,
+        )  # fmt: skip
+    return _apart(grads)
+
+
+def _critic_backward(
+    grad: Tensor,
+    params: Sequence[Tensor],
+    weights: Tensor,
+    vectors: Tensor,
+    obs: Tensor,
+    actions: Tensor,
+    saved: Sequence[Tensor],
+    k: int,
+    precision: str,
+    of_weights: bool,
+    to_obs: bool,
+    to_act: bool,
+) -> list[Tensor]:
+    """Gradients as `_actor_backward` returns them."""
+    net = _net(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
+    with products(precision):
+        grads = critic_kernels.backward(
+            *(net, obs.contiguous(), actions.contiguous(), float(k), list(saved), grad.contiguous()),
+            weights=of_weights, to_obs=to_obs, to_act=to_act,
+        )  # fmt: skip
+    return _apart(grads)
+
+
+def _apart(grads: list[Tensor]) -> list[Tensor]:
+    return [g.contiguous() for g in grads]
+
+
+def _best_of_n(
+    actor: Sequence[Tensor],
+    actor_weights: Tensor,
+    actor_vectors: Tensor,
+    critic: Sequence[Tensor],
+    critic_weights: Tensor,
+    critic_vectors: Tensor,
+    obs: Tensor,
+    noise: Tensor,
+    candidates: int,
+    steps: int,
+    q_agg: str,
+    low: Tensor,
+    high: Tensor,
+    precision: str,
+    want_q: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    O, A = obs.shape[1], actor[-1].shape[-1]
+    return best_of_n_kernels.best_of_n(
+        _net(actor, actor_weights, actor_vectors, O, A, False, precision),
+        _net(critic, critic_weights, critic_vectors, O, A, True, precision),
+        *(obs.contiguous(), noise.contiguous(), candidates, steps, q_agg, low, high),
+        want_q=want_q,
+    )
+
+
+def _adam_ema_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    more_grads: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    step: Tensor,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    clip_norm: float,
+    tau: float,
+) -> Tensor:
+    return adam_kernels.adam_ema_step(
+        *(params, grads, first, second, targets, step),
+        lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
+    )  # fmt: skip
+
+
+def _on_its_device(function: Callable[..., T]) -> Callable[..., T]:
+    """Make the device of the first argument the current one meanwhile: triton launches there."""
+
+    @functools.wraps(function)
+    def run(*args: Any) -> T:
+        first: Tensor = args[0] if isinstance(args[0], Tensor) else args[0][0]
+        if not first.is_cuda:
+            return function(*args)
+        with torch.cuda.device(first.device):
+            return function(*args)
+
+    return run
+
+
+_NETWORK = "Tensor[] params, Tensor weights, Tensor vectors, Tensor obs"
+_ASKED = "str precision, bool of_weights, bool to_obs, bool to_act"
+_SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "triton_velocity": (
+        f"({_NETWORK}, Tensor z, Tensor t, Tensor log2_steps, str precision, bool save) "
+        "-> (Tensor, Tensor)",
+        _velocity,
+    ),
+    "triton_rollout": (
+        f"({_NETWORK}, Tensor noise, int steps, str precision, bool save) "
+        "-> (Tensor, Tensor, Tensor)",
+        _rollout,
+    ),
+    "triton_critic_ensemble": (
+        f"({_NETWORK}, Tensor actions, int k, str precision, bool save) -> (Tensor, Tensor, Tensor)",
+        _critic,
+    ),
+    "triton_actor_backward": (
+        f"(Tensor grad, {_NETWORK}, Tensor[] saved, int steps, bool rollout, {_ASKED}) -> Tensor[]",
+        _actor_backward,
+    ),
+    "triton_critic_backward": (
+        f"(Tensor grad, {_NETWORK}, Tensor actions, Tensor[] saved, int k, {_ASKED}) -> Tensor[]",
+        _critic_backward,
+    ),
+    "triton_best_of_n": (
+        "(Tensor[] actor, Tensor actor_weights, Tensor actor_vectors, Tensor[] critic, "
+        "Tensor critic_weights, Tensor critic_vectors, Tensor obs, Tensor noise, int candidates, "
+        "int steps, str q_agg, Tensor low, Tensor high, str precision, bool want_q) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
+        _best_of_n,
+    ),
+    "triton_adam_ema_step": (
+        "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
+        "Tensor(c!)[] second, Tensor(d!)[] targets, Tensor step, float lr, float b1, float b2, "
+        "float eps, float clip_norm, float tau) -> Tensor",
+        _adam_ema_step,
+    ),
+}
+_library: Any = torch.library.Library("sorl_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
+for _name, (_schema, _function) in _SCHEMAS.items():
+    _library.define(_name + _schema)
+    _library.impl(_name, _on_its_device(_function), "CUDA")
+    if INTERPRETED:
+        _library.impl(_name, _function, "CPU")
+
+
+# ---- shapes alone
+
+
+def _room(weights: Tensor, sizes: Sizes, steps: int, rows: int, precision: str) -> Tensor:
+    kept = rows if rows <= actor_kernels.rows_at_once(sizes, precision, steps) else 0
+    return weights.new_empty((sizes.depth, steps, kept, sizes.hidden))
+
+
+@torch.library.register_fake("sorl_fast::triton_velocity")
+def _(params, weights, vectors, obs, z, t, log2_steps, precision, save):  # type: ignore[no-untyped-def]
+    sizes = sizes_of(params, obs.shape[1], z.shape[1], False)
+    pre = _room(weights, sizes, 1, len(obs), precision) if save else weights.new_empty((0,))
+    return torch.empty_like(z, memory_format=torch.contiguous_format), pre
+
+
+@torch.library.register_fake("sorl_fast::triton_rollout")
+def _(params, weights, vectors, obs, noise, steps, precision, save):  # type: ignore[no-untyped-def]
+    B, A = len(obs), params[-1].shape[-1]
+    out = obs.new_empty((B, A))
+    if not save:
+        return out, weights.new_empty((0,)), obs.new_empty((0,))
+    sizes = sizes_of(params, obs.shape[1], A, False)
+    pre = _room(weights, sizes, steps, B, precision)
+    return out, pre, obs.new_empty((steps + 1, B, A))
+
+
+@torch.library.register_fake("sorl_fast::triton_critic_ensemble")
+def _(params, weights, vectors, obs, actions, k, precision, save):  # type: ignore[no-untyped-def]
+    s, B = sizes_of(params, obs.shape[1], actions.shape[1], True), len(obs)
+    out = obs.new_empty((s.members, B))
+    if not save:
+        return out, weights.new_empty((0,)), obs.new_empty((0,))
+    pre = weights.new_empty((s.members, s.depth, B, s.hidden))
+    return out, pre, obs.new_empty((s.members, s.depth, B, 2))
+
+
+def _fake_backward(
+    params: Sequence[Tensor], obs: Tensor, act: int, weights: bool, to_obs: bool, to_act: bool
+) -> list[Tensor]:
+    B, O = obs.shape
+    grads = [p.new_empty(p.shape) for p in params] if weights else []
+    return grads + [obs.new_empty((B, n)) for n, asked in ((O, to_obs), (act, to_act)) if asked]
+
+
+@torch.library.register_fake("sorl_fast::triton_actor_backward")
+def _(grad, params, weights, vectors, obs, saved, steps, rollout, precision, *asked):  # type: ignore[no-untyped-def]
+    return _fake_backward(params, obs, grad.shape[1], *asked)
+
+
+@torch.library.register_fake("sorl_fast::triton_critic_backward")
+def _(grad, params, weights, vectors, obs, actions, saved, k, precision, *asked):  # type: ignore[no-untyped-def]
+    return _fake_backward(params, obs, actions.shape[1], *asked)
+
+
+@torch.library.register_fake("sorl_fast::triton_best_of_n")
+def _(actor, actor_weights, actor_vectors, critic, critic_weights, critic_vectors, obs, *_):  # type: ignore[no-untyped-def]
+    B = len(obs)
+    return (
+        obs.new_empty((B, actor[-1].shape[-1])),
+        obs.new_empty((B,), dtype=torch.int64),
+        obs.new_empty((B,)),
+        obs.new_empty((B,), dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("sorl_fast::triton_adam_ema_step")
+def _(params, *args, **kwargs):  # type: ignore[no-untyped-def]
+    return params[0].new_empty(())
+
+
+# ---- gradients
+
+
+def _given(params: Sequence[Tensor], needs: Sequence[bool], grads: list[Tensor], *to: bool) -> Any:
+    """Sort what a backward returned: of the parameters (None where not needed), then of each of `to`."""
+    weights = any(needs)
+    n = len(params) if weights else 0
+    of_params = (
+        [g if need else None for g, need in zip(grads[:n], needs, strict=True)] if n else None
+    )
+    rest = iter(grads[n:])
+    return of_params or [None] * len(needs), *(next(rest) if asked else None for asked in to)
+
+
+def _check_saved(name: str, saved: bool) -> None:
+    if not saved:
+        raise RuntimeError(f"sorl_fast::{name} was called with save=False: no gradient")
+
+
+def _setup_velocity(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    params, weights, vectors, obs, z, t, log2_steps, ctx.precision, ctx.saving = inputs
+    ctx.save_for_backward(*params, weights, vectors, obs, output[1], z, t, log2_steps)
+    ctx.set_materialize_grads(False)
+
+
+def _velocity_gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
+    needs, _, _, to_obs, to_act, *others = ctx.needs_input_grad
+    nothing = [None] * len(others)
+    if grad is None:
+        return [None] * len(needs), None, None, None, None, *nothing
+    _check_saved("triton_velocity", ctx.saving)
+    *params, weights, vectors, obs, pre, z, t, log2_steps = ctx.saved_tensors
+    grads = torch.ops.sorl_fast.triton_actor_backward(
+        *(grad, params, weights, vectors, obs, [pre, z.contiguous().unsqueeze(0), t, log2_steps]),
+        *(1, False, ctx.precision, any(needs), to_obs, to_act),
+    )
+    of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
+    return of_params, None, None, of_obs, of_act, *nothing
+
+
+def _setup_rollout(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    params, weights, vectors, obs, _, ctx.steps, ctx.precision, ctx.saving = inputs
+    ctx.save_for_backward(*params, weights, vectors, obs, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _rollout_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+    needs, _, _, to_obs, to_act, *others = ctx.needs_input_grad
+    nothing = [None] * len(others)
+    if grad is None:
+        return [None] * len(needs), None, None, None, None, *nothing
+    _check_saved("triton_rollout", ctx.saving)
+    *params, weights, vectors, obs, pre, zs = ctx.saved_tensors
+    grads = torch.ops.sorl_fast.triton_actor_backward(
+        *(grad, params, weights, vectors, obs, [pre, zs], ctx.steps, True),
+        *(ctx.precision, any(needs), to_obs, to_act),
+    )
+    of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
+    return of_params, None, None, of_obs, of_act, *nothing
+
+
+def _setup_critic(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    params, weights, vectors, obs, actions, ctx.k, ctx.precision, ctx.saving = inputs
+    ctx.save_for_backward(*params, weights, vectors, obs, actions, *output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _critic_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ...]:
+    needs, _, _, to_obs, to_act, *others = ctx.needs_input_grad
+    nothing = [None] * len(others)
+    if grad is None:
+        return [None] * len(needs), None, None, None, None, *nothing
+    _check_saved("triton_critic_ensemble", ctx.saving)
+    *params, weights, vectors, obs, actions, pre, stats = ctx.saved_tensors
+    grads = torch.ops.sorl_fast.triton_critic_backward(
+        *(grad, params, weights, vectors, obs, actions, [pre, stats], ctx.k),
+        *(ctx.precision, any(needs), to_obs, to_act),
+    )
+    of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
+    return of_params, None, None, of_obs, of_act, *nothing
+
+
+for _name, _gradients, _setup in (
+    ("velocity", _velocity_gradients, _setup_velocity),
+    ("rollout", _rollout_gradients, _setup_rollout),
+    ("critic_ensemble", _critic_gradients, _setup_critic),
+):
+    torch.library.register_autograd(f"sorl_fast::triton_{_name}", _gradients, setup_context=_setup)
+
+
+# ---- the operations
+
+
+def _flat(layers: Layers) -> list[Tensor]:
+    return [x for layer in layers for x in layer]
+
+
+def _arguments(
+    layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    params = _flat(layers)
+    packed = packed_copy(params, obs.shape[1], act, norm, precision)
+    return params, packed.weights, packed.vectors
+
+
+def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))
+
+
+def velocity(
+    actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor, precision: str
+) -> Tensor:
+    """Return what `reference.velocity` does; t and log2_steps get no gradient."""
+    params, *packed = _arguments(actor, obs, z.shape[1], False, precision)
+    save = _saving(params, obs, z)
+    out, _ = torch.ops.sorl_fast.triton_velocity(
+        params, *packed, obs, z, t, log2_steps, precision, save
+    )
+    return out
+
+
+def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+    """Return what `reference.rollout` does; noise may be a key (int64 [3]), then drawn in the kernel."""
+    params, *packed = _arguments(actor, obs, actor[-1][0].shape[-1], False, precision)
+    save = _saving(params, obs, noise)
+    out, *_ = torch.ops.sorl_fast.triton_rollout(
+        params, *packed, obs, noise, steps, precision, save
+    )
+    return out
+
+
+def critic_ensemble(
+    critic: Layers, obs: Tensor, actions: Tensor, steps: int, precision: str
+) -> Tensor:
+    """Return what `reference.critic_ensemble` does."""
+    params, *packed = _arguments(critic, obs, actions.shape[1], True, precision)
+    save = _saving(params, obs, actions)
+    out, *_ = torch.ops.sorl_fast.triton_critic_ensemble(
+        params, *packed, obs, actions, steps, precision, save
+    )
+    return out
+
+
+Prepared = tuple[list[Tensor], Tensor, Tensor]  # parameters, and both tensors of their packed copy
+
+
+def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
+    """Pack parameters that will never change, O = `obs`; a recording may use them."""
+    params, norm = [x.detach() for x in _flat(layers)], layers[0][0].ndim == 3
+    act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
+    packed = pack(params, obs, act, norm, precision)
+    return params, packed.weights, packed.vectors
+
+
+def sample_prepared(
+    actor: Prepared,
+    critic: Prepared,
+    obs: Tensor,
+    noise: Tensor,
+    candidates: int,
+    steps: int,
+    q_agg: str,
+    low: Tensor,
+    high: Tensor,
+    precision: str,
+    want_q: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return action [B, A], index [B], q [B] and flags [B] of `kernels.best_of_n`; no gradient.
+
+    noise [B, N, A] or a key, int64 [3], of which the kernel draws it.
+    """
+    return torch.ops.sorl_fast.triton_best_of_n(
+        *(*actor, *critic, obs, noise, candidates, steps, q_agg, low, high, precision, want_q)
+    )
+
+
+def sample_best(
+    actor: Layers,
+    critic: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    candidates: int,
+    steps: int,
+    q_agg: str,
+    low: Tensor,
+    high: Tensor,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do what `sample_prepared` does, of parameters that may change."""
+    A = actor[-1][0].shape[-1]
+    return sample_prepared(
+        _arguments(actor, obs, A, False, precision),
+        _arguments(critic, obs, A, True, precision),
+        *(obs, noise, candidates, steps, q_agg, low, high, precision),
+    )
+
+
+def best_of_n(
+    actor: Layers,
+    critic: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    q_agg: str,
+    low: Tensor | float,
+    high: Tensor | float,
+    precision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `reference.best_of_n` does, without a gradient."""
+    N, A = noise.shape[1:]
+    bounds = [x if isinstance(x, Tensor) else obs.new_full((A,), x) for x in (low, high)]
+    low, high = (x.to(obs).expand(A).contiguous() for x in bounds)
+    action, index, q, _ = sample_best(
+        actor, critic, obs, noise, N, steps, q_agg, low, high, precision
+    )
+    return action, index, torch.where(q.isfinite(), q, -torch.inf)
+
+
+def adam_ema_step(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    step: int | Tensor,
+    *,
+    lr: float,
+    b1: float,
+    b2: float,
+    eps: float,
+    clip_norm: float,
+    tau: float,
+    more_grads: Sequence[Tensor] = (),
+) -> Tensor:
+    """Do what `reference.adam_ema_step` does; `grads` stays as it is."""
+    if not isinstance(step, Tensor):
+        step = params[0].new_full((), step, dtype=torch.int64)
+    return torch.ops.sorl_fast.triton_adam_ema_step(
+        *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
+        *(step, lr, b1, b2, eps, clip_norm, tau),
+    )
+
+
+normals = _on_its_device(noise_kernels.normals)
+words = _on_its_device(noise_kernels.words)

@@ -1,0 +1,293 @@
+"""Ways of doing the operations that are wrong on purpose, each as a kernel could be."""
+
+import math
+import os
+import signal
+import time
+
+import torch
+
+from sorl_fast.ops import reference
+from sorl_fast.ops.selfcheck import Way
+
+TILE = 16
+
+
+def right(name):
+    def call(*args, precision, **kwargs):
+        return getattr(reference, name)(*args, **kwargs)
+
+    return call
+
+
+def off(actor, obs, z, t, log2_steps, *, precision):
+    return reference.velocity(actor, obs, z, t, log2_steps) * 1.001
+
+
+def one_entry_off(actor, obs, z, t, log2_steps, *, precision):
+    v = reference.velocity(actor, obs, z, t, log2_steps)
+    change = torch.zeros_like(v)
+    change[-1, -1] = 1e-3
+    return v + change
+
+
+def ragged(actor, obs, z, t, log2_steps, *, precision):
+    """Writes whole tiles only."""
+    v = reference.velocity(actor, obs, z, t, log2_steps)
+    whole = len(v) // TILE * TILE
+    out = torch.empty_like(v)
+    out[:whole] = v[:whole]
+    return out
+
+
+class _Gradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, factor):
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * ctx.factor, None
+
+
+def wrong_weight_gradient(actor, obs, z, t, log2_steps, *, precision):
+    layers = [(_Gradient.apply(w, 1.001), b) for w, b in actor]
+    return reference.velocity(layers, obs, z, t, log2_steps)
+
+
+def wrong_input_gradient_form(actor, obs, z, t, log2_steps, *, precision):
+    """Right when weights want gradients too."""
+    factor = 1.0 if actor[0][0].requires_grad else 1.001
+    return reference.velocity(actor, _Gradient.apply(obs, factor), z, t, log2_steps)
+
+
+_stale = {}
+
+
+def stale_weights(actor, obs, z, t, log2_steps, *, precision):
+    """Packs weights once for each address."""
+    address = actor[0][0].data_ptr()
+    if address not in _stale:
+        _stale[address] = [w.detach().clone() for w, _ in actor]
+    old = _stale[address]
+    layers = [(w + (o - w.detach()), b) for (w, b), o in zip(actor, old, strict=True)]
+    return reference.velocity(layers, obs, z, t, log2_steps)
+
+
+_buffer = {}
+
+
+def one_buffer(actor, obs, z, t, log2_steps, *, precision):
+    """Returns the same memory every time."""
+    v = reference.velocity(actor, obs, z, t, log2_steps)
+    own = _buffer.setdefault(v.shape, torch.empty_like(v).detach())
+    own.copy_(v.detach())
+    return _Alias.apply(v, own)
+
+
+class _Alias(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, v, own):
+        return own
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, None
+
+
+def reads_beyond(actor, obs, z, t, log2_steps, *, precision):
+    """Reads one number after the end of z."""
+    after = torch.as_strided(z.detach(), (1,), (1,), z.storage_offset() + z.numel())
+    return reference.velocity(actor, obs, z, t, log2_steps) + 0 * after
+
+
+def writes_beyond(actor, obs, z, t, log2_steps, *, precision):
+    torch.as_strided(z.detach(), (1,), (1,), z.storage_offset() + z.numel()).fill_(0)
+    return reference.velocity(actor, obs, z, t, log2_steps)
+
+
+def changes_an_input(actor, obs, z, t, log2_steps, *, precision):
+    v = reference.velocity(actor, obs, z, t, log2_steps)
+    t.add_(1)
+    return v
+
+
+def spreads_nan(actor, obs, z, t, log2_steps, *, precision):
+    """Masks rows by a product with 0."""
+    v = reference.velocity(actor, obs, z, t, log2_steps)
+    return v + 0 * v.detach().sum(0)
+
+
+def hides_nan(actor, obs, z, t, log2_steps, *, precision):
+    return reference.velocity(actor, obs.nan_to_num(0), z.nan_to_num(0, 0, 0), t, log2_steps)
+
+
+def transposed(actor, obs, z, t, log2_steps, *, precision):
+    """Takes rows of obs to follow each other in memory."""
+    flat = torch.as_strided(obs, obs.shape, (obs.shape[1], 1), obs.storage_offset())
+    return reference.velocity(actor, flat, z, t, log2_steps)
+
+
+def raises(*args, precision):
+    raise RuntimeError("out of resource: shared memory, Required: 300000, Hardware limit: 232448")
+
+
+def exits(*args, precision):
+    os._exit(7)
+
+
+def segfaults(*args, precision):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hangs(*args, precision):
+    while True:
+        time.sleep(1)
+
+
+def prints(actor, obs, z, t, log2_steps, *, precision):
+    """Right, but writes where reports might go."""
+    os.write(1, b'{"outcome": {"status": "nonsense"}}\n')
+    return reference.velocity(actor, obs, z, t, log2_steps)
+
+
+def no_clip(actor, obs, noise, steps, *, precision):
+    return reference.denoise(actor, obs, noise, steps)
+
+
+def wrong_key(actor, obs, noise, steps, *, precision):
+    """Forgets the row offset of a key."""
+    if noise.dtype == torch.int64:
+        key = noise * torch.tensor([1, 1, 0])
+        noise = reference.normals(key, len(obs), 1, actor[-1][0].shape[-1])[:, 0]
+    return reference.rollout(actor, obs, noise, steps)
+
+
+def right_key(actor, obs, noise, steps, *, precision):
+    if noise.dtype == torch.int64:
+        noise = reference.normals(noise, len(obs), 1, actor[-1][0].shape[-1])[:, 0]
+    return reference.rollout(actor, obs, noise, steps)
+
+
+def one_member(critic, obs, actions, steps, *, precision):
+    """Member 0's bias for every member."""
+    layers = [(w, b[:1].expand_as(b), *norm) for w, b, *norm in critic]
+    return reference.critic_ensemble(layers, obs, actions, steps)
+
+
+def unpaired(actor, critic, obs, noise, steps, *rest, precision):
+    return reference.best_of_n(actor, critic, obs, noise.roll(1, 0), steps, *rest)
+
+
+def second_best(actor, critic, obs, noise, steps, *rest, precision):
+    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+    if noise.shape[1] > 1:
+        other = noise.clone()
+        other[torch.arange(len(obs)), index] = torch.nan
+        action, index, q = reference.best_of_n(actor, critic, obs, other, steps, *rest)
+    return action, index, q
+
+
+def loves_nan(actor, critic, obs, noise, steps, *rest, precision):
+    """A candidate that is not finite wins."""
+    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+    bad = ~noise.isfinite().all(-1)
+    if noise.shape[1] > 1 and bad.any():
+        index = torch.where(bad.any(1), bad.int().argmax(1), index)
+    return action, index, q
+
+
+def index_beyond(actor, critic, obs, noise, steps, *rest, precision):
+    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+    return action, index + noise.shape[1], q
+
+
+def adam_without_clip(*args, clip_norm, **kwargs):
+    return reference.adam_ema_step(*args, clip_norm=math.inf, **kwargs)
+
+
+def adam_always_clips(params, grads, *rest, clip_norm, more_grads=(), **kwargs):
+    grads = [g.clone() for g in grads]
+    for g, more in zip(grads, more_grads, strict=False):
+        g.add_(more)
+    norm = torch.linalg.vector_norm(torch.cat([g.flatten() for g in grads]))
+    grads = [g / norm * clip_norm for g in grads]
+    reference.adam_ema_step(params, grads, *rest, clip_norm=math.inf, **kwargs)
+    return norm
+
+
+def adam_drops_a_part(*args, more_grads=(), **kwargs):
+    return reference.adam_ema_step(*args, **kwargs)
+
+
+def adam_early_ema(params, grads, first, second, targets, step, *, tau, **kwargs):
+    for target, p in zip(targets, params, strict=True):
+        target.lerp_(p, tau)
+    return reference.adam_ema_step(params, grads, first, second, targets, step, tau=0, **kwargs)
+
+
+def adam_hides_inf(*args, **kwargs):
+    return reference.adam_ema_step(*args, **kwargs).nan_to_num(0, 0, 0)
+
+
+def normals_of_float32(key, rows, candidates, act_dim):
+    return (reference.normals(key, rows, candidates, act_dim) * 1.000002).contiguous()
+
+
+def words_of_31_bits(key, count):
+    return reference.words(key, count) & 0x7FFFFFFF
+
+
+WRONG = {
+    # what is wrong -> operation, function, what the reason must say
+    "value": ("velocity", off, "value is off by 1.0e-03"),
+    "one-entry": ("velocity", one_entry_off, "value is off"),
+    "ragged": ("velocity", ragged, "value has 25 entries"),
+    "weight-gradient": ("velocity", wrong_weight_gradient, "d parameter 0 is off"),
+    "input-gradient-form": ("velocity", wrong_input_gradient_form, "gradients of inputs alone"),
+    "stale": ("velocity", stale_weights, "after its weights changed"),
+    "one-buffer": ("velocity", one_buffer, "changed an earlier result"),
+    "reads-beyond": ("velocity", reads_beyond, "not finite"),
+    "writes-beyond": ("velocity", writes_beyond, "writes beyond"),
+    "changes-input": ("velocity", changes_an_input, "changes an input"),
+    "spreads-nan": ("velocity", spreads_nan, "beside those that are not finite"),
+    "hides-nan": ("velocity", hides_nan, "makes a number"),
+    "strides": ("velocity", transposed, "without gradients"),
+    "no-clip": ("rollout", no_clip, "value is off"),
+    "key": ("rollout", wrong_key, "noise from a key"),
+    "member": ("critic_ensemble", one_member, "value is off"),
+    "unpaired": ("best_of_n", unpaired, "action is off"),
+    "second-best": ("best_of_n", second_best, "below the best"),
+    "nan-wins": ("best_of_n", loves_nan, "beside what is not finite"),
+    "index": ("best_of_n", index_beyond, "index is not in"),
+    "adam-no-clip": ("adam_ema_step", adam_without_clip, "is off"),
+    "adam-clips": ("adam_ema_step", adam_always_clips, "is off"),
+    "adam-part": ("adam_ema_step", adam_drops_a_part, "is off"),
+    "adam-ema": ("adam_ema_step", adam_early_ema, "target 0 is off"),
+    "adam-inf": ("adam_ema_step", adam_hides_inf, "the norm of a gradient"),
+    "normals": ("normals", normals_of_float32, "are off"),
+    "words": ("words", words_of_31_bits, "are off"),
+}
+DRAWING = ("key",)
+WAYS = {
+    operation: {
+        name: Way(function, draws=name in DRAWING)
+        for name, (of, function, _) in WRONG.items()
+        if of == operation
+    }
+    for operation in {of for of, *_ in WRONG.values()}
+}
+RIGHT_KEY = {"rollout": {"fused": Way(right_key, draws=True)}}
+# for the children: some that end their process, between some that are right
+ENDING = {
+    "velocity": {
+        "prints": Way(prints),
+        "hangs": Way(hangs),
+        "segfaults": Way(segfaults),
+        "exits": Way(exits),
+        "raises": Way(raises),
+        "ragged": Way(ragged),
+        "right": Way(right("velocity")),
+    }
+}
