@@ -354,6 +354,18 @@ def test_a_recording_that_fails_is_said_once_and_done_without():
     assert recorder.ran == 1
 
 
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "no-graphs"])
+def test_a_first_call_in_inference_mode_lets_others_follow(graphs):
+    session = recorded()[0] if graphs else TritonSession(NARROW, "fp32")
+    obs, key = torch.from_numpy(observations(2)), NoiseKey(1, 0, 0)
+    with torch.inference_mode():
+        first, _ = session.act(obs, key, 2, 1, False)
+    again, _ = session.act(obs, key, 2, 1, False)
+    assert torch.equal(again, first)
+    with torch.inference_mode():
+        assert torch.equal(session.act(obs.clone(), key, 2, 1, False)[0], first)
+
+
 def test_a_call_on_another_stream_waits_for_the_last():
     waits = []
 
