@@ -61,7 +61,7 @@ def _pointer(address, ALIGNED: tl.constexpr):
 # ---- kernels
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _squares(
     partial, chunks, count, grads,
     TENSORS: tl.constexpr, PARTS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
@@ -75,7 +75,7 @@ def _squares(
     tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _step(
     norm, partial, chunks, count, state, step, grads,
     lr, log_b1, log_b2, new1, new2, b2, eps, clip_norm, tau,
