@@ -331,10 +331,10 @@ def _choose_on_gpu(
     if _wanted() == "triton":
         if fits:
             return triton
-        raise BadInput(
-            "SORL_BACKEND is 'triton', but its kernels serve contiguous parameters and hidden layers "
-            f"of a multiple of {triton.WIDTH}. Set --hidden so, or leave SORL_BACKEND unset"
-        )
+        why = "its kernels want contiguous tensors. Call .contiguous() on them"
+        if sizes is not None and sizes.hidden % triton.WIDTH:
+            why = f"hidden is {sizes.hidden}, no multiple of {triton.WIDTH}. Set --hidden so"
+        raise BadInput(f"SORL_BACKEND is 'triton', but {why}, or leave SORL_BACKEND unset")
     if not fits:
         return plain
     grad = differentiable and torch.is_grad_enabled()

@@ -94,6 +94,13 @@ def test_the_number_of_the_step_is_read_on_the_device(number):
     assert_equal_steps(state, grads, number)
 
 
+def test_programs_are_no_more_than_the_step_adds_up(monkeypatch):
+    monkeypatch.setattr(adam, "MOST", 2)
+    monkeypatch.setattr(adam, "processors", lambda device: 1000)
+    state, grads = tensors([(5 * adam.BLOCK + 1,)], seed=11)
+    assert_equal_steps(state, grads, number=3)
+
+
 def test_a_zero_gradient_is_no_division_by_zero():
     state, grads = tensors([(31, 9), (9,)], seed=4, scale=0.0)
     assert_equal_steps(state, grads, number=2)
