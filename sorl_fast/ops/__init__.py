@@ -164,7 +164,7 @@ def sampling_way(
     rows
         B N.
     precision
-        fp32, tf32, fp16 or bf16; only fp32 has the reference.
+        fp32, tf32, fp16 or bf16; the reference is float32 whatever it is.
     device
         A GPU, or the CPU where triton interprets.
     """
@@ -176,8 +176,7 @@ def sampling_way(
         return "chain"
     if device.type == "cpu":
         return "fused"
-    way = table.choice("best_of_n", precision, sizes[1], rows, device=device)
-    return "chain" if way == "reference" and precision != "fp32" else way
+    return table.choice("best_of_n", precision, sizes[1], rows, device=device)
 
 
 def backend(device: torch.device | str = "cpu") -> str:
@@ -340,7 +339,8 @@ def _choose_on_gpu(
     grad = differentiable and torch.is_grad_enabled()
     grad = grad and any(x.requires_grad for x in (*inputs, *params))
     way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
-    return triton if way == "fused" else chain if way == "chain" else plain
+    # the reference is float32, and so right in any precision: what was refused must not come back
+    return triton if way == "fused" else chain if way == "chain" else None
 
 
 def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:

@@ -133,11 +133,12 @@ def test_the_tables_word_holds(gpu, served, name, way):
 
 
 @pytest.mark.parametrize("name", NETWORK)
-def test_where_the_definition_wins_another_precision_has_the_chain(gpu, served, name):
+def test_the_tables_word_holds_in_another_precision_too(gpu, served, name):
+    """The definition may be all that passed its check: the chain would be one that did not."""
     gpu("reference")
     ops.configure(precision="bf16", device="cuda")
     CALLS[name][0]()
-    assert served[0] == "chain"
+    assert served[0] == "reference"
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
