@@ -29,7 +29,7 @@ from .tiles import tile as choose_tile
 ELEMENTS = 16  # of a block that a thread holds where no product is formed
 PROGRAMS = 2  # programs a processor, at most: the registers allow one or two
 # a user's rows may begin anywhere; the rest is allocated here, or packed
-_UNALIGNED = ("obs", "actions", "grad")
+_UNALIGNED = ("obs", "actions", "grad", "weight_of")
 
 
 @triton.jit
