@@ -24,7 +24,7 @@ from .philox import normals
 from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
-# bits of the flags
+# bits of the flags; the kernel has them as literals, for triton reads no globals
 CLIPPED = 1  # the bounds changed the returned action
 REJECTED = 2  # a candidate's action or Q was not finite; the best of the rest won
 NONE_GOOD = 4  # every candidate was rejected
