@@ -42,7 +42,7 @@ from sorl_fast.ops.reference import Layers
 
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
-from .train import make_setting, update_flop
+from .train import compile_losses, make_setting, update_flop
 
 LIMIT = 480.0  # seconds of the whole command
 # Seconds after the start at which a section must have ended; what one leaves over the next may use.
@@ -257,22 +257,26 @@ class Bench:
 
     def rollout(self) -> None:
         """Time M Euler steps."""
-        for precision, cell in self.scale.rollouts:
-            self._cell("rollout", precision, cell)
+        for names in _turns():
+            for precision, cell in self.scale.rollouts:
+                self._cell("rollout", precision, cell, names)
 
     def best_of_n(self) -> None:
         """Time the whole sampler."""
-        for precision, cell in self.scale.best:
-            self._cell("best_of_n", precision, cell)
+        for names in _turns():
+            for precision, cell in self.scale.best:
+                self._cell("best_of_n", precision, cell, names)
 
     def update(self) -> None:
         """Time training updates."""
-        for precision, batch, k in self.scale.updates:
-            expected: Tensor | None = None
-            for name in CONTENDERS:
-                row: Row = {"operation": "update", "contender": name, "precision": precision}
-                row |= {"rows": batch, "batch": batch, "steps": k, "candidates": 1}
-                expected = self._try(row, functools.partial(self._update, row, expected), expected)
+        for names in _turns():
+            for precision, batch, k in self.scale.updates:
+                expected: Tensor | None = None
+                for name in names:
+                    row: Row = {"operation": "update", "contender": name, "precision": precision}
+                    row |= {"rows": batch, "batch": batch, "steps": k, "candidates": 1}
+                    do = functools.partial(self._update, row, expected)
+                    expected = self._try(row, do, expected)
 
     # ---- one contender
 
@@ -311,13 +315,13 @@ class Bench:
                 return f"{part} {self._refused[part, way, precision]}"
         return None
 
-    def _cell(self, operation: str, precision: str, cell: Cell) -> None:
+    def _cell(self, operation: str, precision: str, cell: Cell, names: Sequence[str]) -> None:
         policy = make_policy(cell.obs_dim, cell.act_dim, self.scale.hidden)
         obs, noise = make_inputs(cell)
         B = cell.batch
         sample = sorted({*range(min(B, 8)), *range(max(0, B - 8), B)})
         expected = truth(policy, obs[sample], noise[sample], cell.steps)
-        for name in CONTENDERS:
+        for name in names:
             row: Row = {"operation": operation, "contender": name, "precision": precision}
             row |= {"rows": B * cell.candidates, **cell._asdict()}
 
@@ -371,7 +375,8 @@ class Bench:
 
     def _compile(self, call: Callable[..., Any]) -> Callable[..., Any]:
         if self.device.type != "cuda":
-            return torch.compile(call, backend="eager")
+            # all that a compiler does but the machine code
+            return torch.compile(call, backend="aot_eager", dynamic=False)
         return torch.compile(call, mode="reduce-overhead", dynamic=False)
 
     def _recorder(self) -> Recorder:
@@ -427,8 +432,7 @@ class Bench:
             return captured.first.float().cpu(), captured
         if name == "torch-eager":
             return update().float().cpu(), update
-        for part in ("critic_loss", "actor_losses"):
-            setattr(learner, part, self._compile(getattr(learner, part)))
+        compile_losses(learner, self._compile)
 
         def compiled() -> Tensor:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
@@ -489,6 +493,12 @@ class Bench:
         walls = time_calls(waited, self.scale.seconds / 3, least=5)
         measured = np.array(times)
         return quantile(measured, 0.5), quantile(measured, 0.99), 1e6 * quantile(walls, 0.5)
+
+
+def _turns() -> tuple[list[str], list[str]]:
+    """Return who is timed at every size, and who at some of them in the time that is left then."""
+    patient = [name for name in CONTENDERS if name == "torch-compile"]
+    return [name for name in CONTENDERS if name not in patient], patient
 
 
 def _chain_call(

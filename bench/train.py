@@ -98,6 +98,22 @@ def make_setting(batch: int, hidden: int = 512, depth: int = 4) -> Setting:
     return Setting(config, TransitionData(arrays, "synthetic"))
 
 
+def compile_losses(learner: Learner, compile_: Callable[[Callable[..., Any]], Any]) -> None:
+    """Compile a learner's losses with their backwards, a graph for each k.
+
+    The optimiser's step, a few passes, stays as it is. A compiled function can be differentiated only
+    once, so the actor's two losses are added up before.
+    """
+    for name in ("critic_loss", "actor_losses"):
+        setattr(learner, name, compile_(getattr(learner, name)))
+    step = learner.actor_adam.step
+
+    def step_once(loss: Tensor, more: Tensor) -> Tensor:
+        return step(loss + more)
+
+    vars(learner.actor_adam)["step"] = step_once
+
+
 class Runner:
     """A contender with a learner of its own."""
 
@@ -107,9 +123,7 @@ class Runner:
         self._batch_size = setting.config.batch_size
         self.learner = setting.learner()
         if contender.compiled:
-            # the losses with their backwards, a graph for each k; the step itself is a few passes
-            for name in ("critic_loss", "actor_losses"):
-                setattr(self.learner, name, torch.compile(getattr(self.learner, name)))
+            compile_losses(self.learner, torch.compile)
         self._random = torch.Generator().manual_seed(1)
         host = torch.Generator().manual_seed(1)
         self._noise = NoiseSource(self._batch_size, A, setting.config, host, self._random)
@@ -157,10 +171,10 @@ class Runner:
         marks.append(clock())
         fm, sc, q_part, _ = learner.actor_losses(batch, noise)
         regression = config.fm_coef * fm + config.sc_coef * sc
-        grads = [
-            torch.autograd.grad(loss, learner.actor_adam.params)
-            for loss in (regression, config.q_coef * q_part)
-        ]
+        losses = [regression, config.q_coef * q_part]
+        if self.contender.compiled:  # see compile_losses
+            losses = [losses[0] + losses[1]]
+        grads = [torch.autograd.grad(loss, learner.actor_adam.params) for loss in losses]
         marks.append(clock())
         learner.actor_adam.apply(*grads)
         marks.append(clock())

@@ -22,7 +22,8 @@ from torch import Tensor
 from .dense import gelu, gelu_slope, input_product, product
 from .packing import PRECISIONS, Packed, Sizes
 from .philox import normals
-from .tiles import Compile, Tile, architecture, processors
+from .products import float_product, unit_scale
+from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
 BX = tl.constexpr(32)  # observation columns that the first layer takes at a time
@@ -326,8 +327,6 @@ def _backward_kernel(
 
 # ---- launchers
 
-_POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
-
 
 def _own(sizes: Sizes, precision: str, tile: Tile) -> dict[str, Any]:
     """Return the constexprs that every kernel here has."""
@@ -344,7 +343,7 @@ def _build(
     """Return the kernel `name`, velocity, rollout or backward, as a launch builds it."""
     on = dict(flags)
     kernel = {"velocity": _velocity_kernel, "rollout": _rollout_kernel}.get(name, _backward_kernel)
-    own = _POINTERS[str(PRECISIONS[precision][0]).removeprefix("torch.")]
+    own = POINTERS[PRECISIONS[precision][0]]
     types = dict.fromkeys(("w", "scratch", "pre", "delta", "acts"), own)
     types |= {"key": "*i64", "rows": "i32", "steps": "i32", "h": "fp32"}
     if name == "rollout":
@@ -603,13 +602,9 @@ def _differentiate(
     """`backward` from pre-activations that were saved."""
     pre, zs = saved[:2]
     B, A = grad.shape
-    scale = None
-    if pre.dtype == torch.float16:
-        # a loss's gradients are below what fp16 resolves: bring the largest near 1
-        largest = grad.abs().amax() if B else grad.new_ones(())
-        usable = largest.isfinite() & (largest > 0)
-        scale = torch.where(usable, largest, 1.0).log2().floor().exp2()
-        grad = grad / scale
+    scale = unit_scale(grad) if pre.dtype == torch.float16 else None
+    if scale is not None:
+        grad = grad * scale
     store = weights or to_obs
     delta = torch.empty_like(pre) if store else None
     acts = torch.empty_like(pre) if weights else None
@@ -631,15 +626,7 @@ def _differentiate(
         grads.append(over_steps @ net.weights[0, : O * H].view(O, H).float().T)
     if to_act:
         grads.append(out)
-    return grads if scale is None else [g * scale for g in grads]
-
-
-def _products(left: Tensor, right: Tensor) -> Tensor:
-    """Return left^T right of each pair of matrices, [n, rows, a] and [n, rows, b], summed in float32."""
-    left = left.transpose(1, 2)
-    if left.is_cuda and left.dtype != torch.float32:
-        return torch.bmm(left, right, out_dtype=torch.float32)
-    return torch.bmm(left.float(), right.float())
+    return grads if scale is None else [g / scale for g in grads]
 
 
 def _first_layer_gradient(
@@ -652,8 +639,8 @@ def _first_layer_gradient(
     """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity."""
     M, B, H = delta.shape
     of_obs = obs.T @ over_steps
-    z = zs.flatten(0, 1).unsqueeze(0).to(delta.dtype)
-    of_z = _products(z, delta.view(1, M * B, H))[0]
+    z = zs.flatten(0, 1).to(delta.dtype)
+    of_z = float_product(z.T, delta.view(M * B, H))
     if times is None:
         over_rows = delta.sum(1, dtype=torch.float32)  # [M, H]
         of_b = over_rows.sum(0)
@@ -669,8 +656,8 @@ def _other_gradients(acts: Tensor, delta: Tensor, velocities: Tensor) -> list[Te
     """Gradients of w and b of layers 2 to L and of the last."""
     L, M, B, H = acts.shape
     acts, delta = acts.view(L, M * B, H), delta.view(L, M * B, H)
-    last = velocities.flatten(0, 1).unsqueeze(0)
-    of_w = _products(acts[:-1], delta[1:])
+    last = velocities.flatten(0, 1)
+    of_w = float_product(acts[:-1].mT, delta[1:])
     of_b = delta[1:].sum(1, dtype=torch.float32)
     pairs = [x for pair in zip(of_w, of_b, strict=True) for x in pair]
-    return [*pairs, _products(acts[-1:], last.to(acts.dtype))[0], last[0].sum(0)]
+    return [*pairs, float_product(acts[-1].T, last.to(acts.dtype)), last.sum(0)]

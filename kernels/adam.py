@@ -22,6 +22,7 @@ from .tiles import Compile, Tile, processors
 
 BLOCK = 1024
 PROGRAMS = 8  # programs a processor, at most
+MOST = 1024  # programs of a launch, at most; each adds up the squares of all
 
 # ---- device helpers
 
@@ -61,7 +62,7 @@ def _pointer(address, ALIGNED: tl.constexpr):
 # ---- kernels
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _squares(
     partial, chunks, count, grads,
     TENSORS: tl.constexpr, PARTS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
@@ -75,14 +76,14 @@ def _squares(
     tl.store(partial + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _step(
     norm, partial, chunks, count, state, step, grads,
     lr, log_b1, log_b2, new1, new2, b2, eps, clip_norm, tau,
     TENSORS: tl.constexpr, PARTS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
     P: tl.constexpr,
 ):  # fmt: skip
-    """Make the step from `_squares`' partial sums, P a power of two at least as large as their number.
+    """Make the step from `_squares`' partial sums, of which there are at most P, a power of two.
 
     state [4, TENSORS]: addresses of parameters, first and second moments, targets. step: pointer to the
     number of this step. new1 = 1 - b1, new2 = 1 - b2.
@@ -167,13 +168,12 @@ def _squares_build(tensors: int, parts: int, aligned: bool) -> Compile:
     return Compile("adam_squares", _squares, types, constexprs, _OPTIONS, ("partial", "chunks"))
 
 
-def _step_build(tensors: int, parts: int, aligned: bool, programs: int) -> Compile:
+def _step_build(tensors: int, parts: int, aligned: bool) -> Compile:
     types: dict[str, Any] = {"norm": "*fp32", "partial": "*fp32", "chunks": "*i64", "count": "i32"}
     types |= {"state": "*i64", "step": "*i64", "grads": ("*fp32",) * (tensors * parts)}
     numbers = ("lr", "log_b1", "log_b2", "new1", "new2", "b2", "eps", "clip_norm", "tau")
     types |= dict.fromkeys(numbers, "fp32")
-    constexprs = {"TENSORS": tensors, "PARTS": parts, "ALIGNED": aligned, "BLOCK": BLOCK}
-    constexprs |= {"P": triton.next_power_of_2(programs)}
+    constexprs = {"TENSORS": tensors, "PARTS": parts, "ALIGNED": aligned, "BLOCK": BLOCK, "P": MOST}
     divisible = ("norm", "partial", "chunks", "state", "step")
     return Compile("adam_step", _step, types, constexprs, _OPTIONS, divisible)
 
@@ -185,7 +185,7 @@ def aot(sizes: Sizes, precision: str, tile: Tile) -> list[Compile]:
     """
     tensors = sizes.depth * (4 if sizes.norm else 2) + 2
     parts = 1 if sizes.norm else 2
-    return [_squares_build(tensors, parts, True), _step_build(tensors, parts, True, 1024)]
+    return [_squares_build(tensors, parts, True), _step_build(tensors, parts, True)]
 
 
 # ---- public function
@@ -232,14 +232,14 @@ def adam_ema_step(
     aligned = table.aligned and all(g.data_ptr() % 16 == 0 for g in parts)
     tensors, device = len(params), params[0].device
     count = len(table.chunks)
-    programs = max(1, min(count, PROGRAMS * processors(device)))
+    programs = max(1, min(count, PROGRAMS * processors(device), MOST))
     norm = params[0].new_empty(())
     partial = params[0].new_empty(programs)
     build = _squares_build(tensors, len(parts) // tensors, aligned)
     build.kernel[(programs,)](
         *(partial, table.chunks, count, parts), **build.constexprs, **build.options
     )
-    build = _step_build(tensors, len(parts) // tensors, aligned, programs)
+    build = _step_build(tensors, len(parts) // tensors, aligned)
     numbers = lr, _log(b1), _log(b2), 1 - b1, 1 - b2, b2, eps, clip_norm, tau
     build.kernel[(programs,)](
         *(norm, partial, table.chunks, count, table.state, step, parts),

@@ -17,15 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import critic as critic_kernels
 from .actor import denoise
 from .critic import PROGRAMS, pieces, score
 from .packing import PRECISIONS, Packed, Sizes
 from .philox import normals
-from .tiles import Compile, Tile, architecture, processors
+from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
-# bits of the flags
+# bits of the flags; the kernel has them as literals, for triton reads no globals
 CLIPPED = 1  # the bounds changed the returned action
 REJECTED = 2  # a candidate's action or Q was not finite; the best of the rest won
 NONE_GOOD = 4  # every candidate was rejected
@@ -202,7 +201,7 @@ def _build(
 ) -> Compile:  # fmt: skip
     """Return the kernel as a launch builds it."""
     dtype, dot = PRECISIONS[precision]
-    number = critic_kernels.POINTERS[dtype]
+    number = POINTERS[dtype]
     types = dict.fromkeys(("actor_w", "critic_w", "scratch"), number)
     types |= {"index": "*i64", "flags": "*i32", "key": "*i64", "h": "fp32", "log2_steps": "fp32"}
     types |= dict.fromkeys(("rows", "candidates", "steps"), "i32")

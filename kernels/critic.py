@@ -22,13 +22,14 @@ from torch import Tensor
 
 from .dense import gelu, gelu_slope, input_product, product
 from .packing import PRECISIONS, Packed, Sizes
-from .tiles import Compile, Tile, architecture, processors
+from .products import float_product, unit_scale
+from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
 ELEMENTS = 16  # of a block that a thread holds where no product is formed
 PROGRAMS = 2  # programs a processor, at most: the registers allow one or two
 # a user's rows may begin anywhere; the rest is allocated here, or packed
-_UNALIGNED = ("obs", "actions", "grad")
+_UNALIGNED = ("obs", "actions", "grad", "weight_of")
 
 
 @triton.jit
@@ -317,9 +318,6 @@ def _backward(
                 )  # fmt: skip
 
 
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-
-
 def pieces(sizes: Sizes, tile: Tile) -> dict[str, int]:
     """Return the constexprs of `score` that follow from a critic's sizes."""
     return {
@@ -445,14 +443,6 @@ def critic_ensemble(
     return q, [pre, stats] if save else []
 
 
-def _outer(left: Tensor, right: Tensor) -> Tensor:
-    """Return left^T right, float32 [E, m, n], of [E, B, m] and [E, B, n]."""
-    left = left.transpose(1, 2)
-    if left.dtype == torch.float32 or not left.is_cuda:
-        return torch.bmm(left.float(), right.float())
-    return torch.bmm(left, right, out_dtype=torch.float32)
-
-
 def backward(
     net: Packed,
     obs: Tensor,
@@ -494,13 +484,8 @@ def backward(
     into = net.weights.new_empty((E, L, B, H) if weights else 0)
     lefts = net.weights.new_empty((E, L - 1, B, H) if weights else 0)
     partial = obs.new_empty((triton.cdiv(B, tile.BM), E, 3 * L + 1, H) if weights else 0)
-    weight_of, reach = grad, None
-    if weights and B and net.precision == "fp16":
-        # a mean loss has gradients near 1 / B, which fp16 would round away
-        largest = grad.abs().amax()
-        usable = largest.isfinite() & (largest > 0)
-        reach = torch.where(usable, largest, 1.0).log2().floor().exp2()
-        weight_of = grad / reach
+    scale = unit_scale(grad) if weights and net.precision == "fp16" else None
+    weight_of = grad if scale is None else grad * scale
     if B:
         _launch(
             _backward, _backward_flags(weights, to_obs, to_act), net, B, tile,
@@ -511,10 +496,12 @@ def backward(
     if weights:
         sums = partial.sum(0)
         inputs = torch.cat([obs, actions], 1).expand(E, B, O + A)
-        products = [_outer(inputs, into[:, 0].float())]  # 16 bits are too few for a position
-        products += [_outer(lefts[:, i - 1], into[:, i]) for i in range(1, L)]
-        if reach is not None:
-            products = [x * reach for x in products]
+        products = [
+            float_product(inputs.mT, into[:, 0].float())
+        ]  # 16 bits are too few for a position
+        products += [float_product(lefts[:, i - 1].mT, into[:, i]) for i in range(1, L)]
+        if scale is not None:
+            products = [x / scale for x in products]
         products[0] = torch.cat([products[0], k * sums[:, :1]], 1)
         for i in range(L):
             out += [products[i], sums[:, i], sums[:, L + i], sums[:, 2 * L + i]]

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 INTERPRETED = "interpreter"
+# type of a tensor -> what triton calls a pointer to it
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
 class Tile(NamedTuple):

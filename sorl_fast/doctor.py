@@ -14,7 +14,7 @@ import os
 import platform
 import random
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -98,9 +98,10 @@ def cpu_model() -> str:
 def versions() -> dict[str, str | None]:
     """Return the versions of what matters; None of what is not installed."""
     found: dict[str, str | None] = {"sorl_fast": __version__, "python": platform.python_version()}
+    modules = packages_distributions()  # ROCm's triton comes under another name
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            found[package] = version(modules.get(package, [package])[0])
         except PackageNotFoundError:
             found[package] = None
     return found

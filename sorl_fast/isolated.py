@@ -2,7 +2,8 @@
 
 A child takes a list of items and reports item by item. When it dies, or reports nothing for too long,
 the item that it was at is to blame, and a new child goes on with the rest; so does a new one after any
-item that did not end well, since what an ill-behaved kernel leaves behind can't be trusted.
+item that did not end well, since what an ill-behaved kernel leaves behind can't be trusted. No child
+outlives its parent, however that ends: one that hangs would keep a GPU busy for ever.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
@@ -106,8 +108,8 @@ class _Child:
                 env={**os.environ, **environment},
             )
             assert self._process.stdin is not None
-            with self._process.stdin as pipe:
-                pipe.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.flush()  # and open till the end: see _end_with_parent
         except OSError as err:
             self._trouble = f"no child process could be started: {err}"
 
@@ -189,7 +191,10 @@ class _Child:
             # a process inside a hung driver call may outlive its SIGKILL: don't wait for ever
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=10)
+            assert process.stdin is not None
             assert process.stdout is not None
+            with contextlib.suppress(OSError):  # a task that did not fit in before the child died
+                process.stdin.close()
             process.stdout.close()
         self._errors.close()
 
@@ -199,9 +204,17 @@ def _sound(outcome: Outcome) -> bool:
     return outcome["status"] == "ok" or outcome.get("harmless", False)
 
 
+def _end_with_parent() -> None:
+    """End this process, and what it started, when its standard input ends: the parent is no more."""
+    while os.read(0, 4096):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def serve(task: Mapping[str, Any]) -> None:
     """Do the items of a task in this process, which is a child of `run`."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected: leave no core file
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # the report has a descriptor of its own, so that nothing that prints can disturb it
     report = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

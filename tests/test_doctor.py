@@ -66,6 +66,14 @@ def test_what_is_not_installed_is_said(monkeypatch):
     assert doctor.versions()["ogbench"] is None
 
 
+def test_what_comes_under_another_name_is_found(monkeypatch):
+    modules = {"triton": ["pytorch-triton-rocm"]}
+    monkeypatch.setattr(doctor, "packages_distributions", lambda: modules)
+    monkeypatch.setattr(doctor, "version", lambda name: f"of {name}")
+    assert doctor.versions()["triton"] == "of pytorch-triton-rocm"
+    assert doctor.versions()["torch"] == "of torch"
+
+
 def test_a_doctor_without_torch_imports_none():
     """A robot's: import, look around, choose what to check."""
     code = (

@@ -1,6 +1,7 @@
 """Whoever crashes or hangs is named, the others are done, and nothing stays behind."""
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -122,6 +123,27 @@ def test_a_caller_that_stops_early_leaves_no_child():
     outcomes = isolated.run(WORKER, [{"n": 0, "do": "ok"}, {"n": 1, "do": "hang"}])
     pid = next(outcomes)["pid"]
     outcomes.close()
+    assert gone(pid)
+
+
+def test_a_parent_that_is_killed_leaves_no_child():
+    code = (
+        "from sorl_fast import isolated\n"
+        f"outcomes = isolated.run({WORKER!r}, [{{'n': 0, 'do': 'ok'}}, {{'n': 1, 'do': 'hang'}}])\n"
+        "print(next(outcomes)['pid'], flush=True)\n"
+        "next(outcomes)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment
+    ) as parent:
+        pid = int(parent.stdout.readline())
+        assert not gone(pid)
+        parent.kill()
+    for _ in range(100):
+        if gone(pid):
+            break
+        time.sleep(0.05)
     assert gone(pid)
 
 

@@ -227,6 +227,14 @@ def adam_early_ema(params, grads, first, second, targets, step, *, tau, **kwargs
     return reference.adam_ema_step(params, grads, first, second, targets, step, tau=0, **kwargs)
 
 
+def adam_aligned(params, *args, **kwargs):
+    """Reads 16 bytes at a time, from the multiple of 16 below an address."""
+    norm = reference.adam_ema_step(params, *args, **kwargs)
+    if params[0].data_ptr() % 16:
+        params[0].mul_(1.001)
+    return norm
+
+
 def adam_hides_inf(*args, **kwargs):
     return reference.adam_ema_step(*args, **kwargs).nan_to_num(0, 0, 0)
 
@@ -265,6 +273,7 @@ WRONG = {
     "adam-clips": ("adam_ema_step", adam_always_clips, "is off"),
     "adam-part": ("adam_ema_step", adam_drops_a_part, "is off"),
     "adam-ema": ("adam_ema_step", adam_early_ema, "target 0 is off"),
+    "adam-aligned": ("adam_ema_step", adam_aligned, "parameter 0 is off"),
     "adam-inf": ("adam_ema_step", adam_hides_inf, "the norm of a gradient"),
     "normals": ("normals", normals_of_float32, "are off"),
     "words": ("words", words_of_31_bits, "are off"),

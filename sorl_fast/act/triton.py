@@ -66,7 +66,8 @@ class TritonSession(TorchSession):
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-        with guard, torch.no_grad():
+        # what is made here is written again by later calls, which inference mode would forbid them
+        with guard, torch.inference_mode(False), torch.no_grad():
             place = self._at(device)
             inputs = [obs.to(device)]
             if isinstance(noise, NoiseKey):

@@ -87,7 +87,10 @@ class CapturedUpdates:
             self._replays[pair] = recorder.record(update)
         except Exception as err:  # any of a driver's or library's: the update itself has been made
             self._recorder = None
-            reason = (str(err).splitlines() or [type(err).__name__])[0]
+            first: BaseException = err  # what ends a recording that failed fails as well
+            while first.__context__ is not None:
+                first = first.__context__
+            reason = (str(first).splitlines() or [type(first).__name__])[0]
             tqdm.write(
                 f"an update cannot be recorded as a CUDA graph: {reason}. Training goes on without, "
                 "with the same results but more slowly",

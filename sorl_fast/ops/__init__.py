@@ -164,7 +164,7 @@ def sampling_way(
     rows
         B N.
     precision
-        fp32, tf32, fp16 or bf16; only fp32 has the reference.
+        fp32, tf32, fp16 or bf16; the reference is float32 whatever it is.
     device
         A GPU, or the CPU where triton interprets.
     """
@@ -176,8 +176,7 @@ def sampling_way(
         return "chain"
     if device.type == "cpu":
         return "fused"
-    way = table.choice("best_of_n", precision, sizes[1], rows, device=device)
-    return "chain" if way == "reference" and precision != "fp32" else way
+    return table.choice("best_of_n", precision, sizes[1], rows, device=device)
 
 
 def backend(device: torch.device | str = "cpu") -> str:
@@ -331,16 +330,17 @@ def _choose_on_gpu(
     if _wanted() == "triton":
         if fits:
             return triton
-        raise BadInput(
-            "SORL_BACKEND is 'triton', but its kernels serve contiguous parameters and hidden layers "
-            f"of a multiple of {triton.WIDTH}. Set --hidden so, or leave SORL_BACKEND unset"
-        )
+        why = "its kernels want contiguous tensors. Call .contiguous() on them"
+        if sizes is not None and sizes.hidden % triton.WIDTH:
+            why = f"hidden is {sizes.hidden}, no multiple of {triton.WIDTH}. Set --hidden so"
+        raise BadInput(f"SORL_BACKEND is 'triton', but {why}, or leave SORL_BACKEND unset")
     if not fits:
         return plain
     grad = differentiable and torch.is_grad_enabled()
     grad = grad and any(x.requires_grad for x in (*inputs, *params))
     way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
-    return triton if way == "fused" else chain if way == "chain" else plain
+    # the reference is float32, and so right in any precision: what was refused must not come back
+    return triton if way == "fused" else chain if way == "chain" else None
 
 
 def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
 
+from ..kernels.products import float_product, unit_scale
 from . import reference
 from .reference import LAYER_NORM_EPS, Layers, aggregate
 
@@ -41,13 +42,6 @@ def products(precision: str) -> Iterator[None]:
         yield
     finally:
         setattr(matmul, setting, before)
-
-
-def float_product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left @ right in float32; 2 or 3 axes."""
-    if left.dtype == torch.float32 or not left.is_cuda:
-        return torch.matmul(left.float(), right.float())
-    return (torch.mm if left.ndim == 2 else torch.bmm)(left, right, out_dtype=torch.float32)
 
 
 class _Linear(torch.autograd.Function):
@@ -147,17 +141,6 @@ def critic_of(critic: Network, obs: Tensor, actions: Tensor, steps: int) -> Tens
 
 
 # ---- gradients in fp16
-
-
-def unit_scale(grad: Tensor) -> Tensor:
-    """Return the power of two, a scalar, that brings the largest |grad| into [1/2, 1).
-
-    A loss's gradient is a mean's, so small that fp16 would lose much of it; backward is linear in it.
-    """
-    if not grad.numel():
-        return grad.new_ones(())
-    _, exponent = torch.frexp(grad.abs().amax())
-    return torch.ldexp(grad.new_ones(()), -exponent.clamp(-100, 100))
 
 
 class _Scale:

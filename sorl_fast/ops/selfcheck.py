@@ -456,10 +456,19 @@ class Fences:
         self._device = device
         self._kept: list[tuple[Tensor, Tensor, bool]] = []
 
-    def __call__(self, x: Tensor, *, written: bool = False) -> Tensor:
-        """Return a copy of float32 x on the device; `written` says that it may be changed."""
+    def __call__(self, x: Tensor, *, written: bool = False, shift: int = 0) -> Tensor:
+        """Return a copy of float32 x on the device.
+
+        Parameters
+        ----------
+        written
+            It may be changed.
+        shift
+            How many numbers it begins after an address that is a multiple of 16 bytes.
+        """
         n = x.numel()
-        memory = torch.full((n + 2 * self.WIDTH,), torch.nan, device=self._device)
+        memory = torch.full((n + 2 * self.WIDTH + shift,), torch.nan, device=self._device)
+        memory = memory[shift:]
         own = memory[self.WIDTH : self.WIDTH + n].view(x.shape)
         own.copy_(x)
         self._kept.append((memory, x.detach().clone(), written))
@@ -753,10 +762,11 @@ def check_adam_ema_step(
     tensors = [[_normal(g, *shape) for shape in shapes] for _ in range(6)]
     tensors[3:5] = [[torch.zeros_like(x) for x in part] for part in tensors[3:5]]
     count = sum(x.numel() for x in tensors[0])
-    for scale in (0.1 / math.sqrt(count), 1.0):  # a norm below the clip's, and one above
+    # a norm below the clip's, and one above, whose tensors lie as a slice may
+    for scale, shift in ((0.1 / math.sqrt(count), 0), (1.0, 1)):
         note(f"scale {scale:.1e}, {case}")
         fence = Fences(device)
-        here = [[fence(x, written=True) for x in part] for part in tensors]
+        here = [[fence(x, written=True, shift=shift) for x in part] for part in tensors]
         with poisoned():
             got = _optimised(way.function, here, device, scale)
             wait(device)
@@ -823,11 +833,12 @@ def microseconds(call: Callable[[], Any], device: torch.device, seconds: float) 
                 call()
             return (time.perf_counter() - start) / calls
         cuda: Any = torch.cuda
+        stream = cuda.current_stream(device)  # the device need not be the current one
         begin, end = (cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
+        begin.record(stream)
         for _ in range(calls):
             call()
-        end.record()
+        end.record(stream)
         end.synchronize()
         return float(begin.elapsed_time(end)) / 1e3 / calls
 

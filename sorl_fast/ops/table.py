@@ -2,13 +2,15 @@
 
 The dispatch table is JSON in the user's cache folder (XDG_CACHE_HOME, or ~/.cache), one file for each
 GPU, driver and set of versions. A table that is damaged, or was made by anything else, is not read: it
-is made anew. An operation that the table does not know is checked on first use, which takes seconds.
+is made anew. An operation that the table does not know is checked on first use, with the others of its
+network: a few minutes, most of them the compiler's.
 A way that failed its check is never used, and a warning says so once in each process.
 """
 
 import contextlib
 import functools
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -16,7 +18,6 @@ import os
 import subprocess
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,8 @@ def _source_digest() -> str:
 def key(device: torch.device) -> dict[str, str]:
     """Return what a table is valid for: the device, its driver and the versions of the software."""
     try:
-        triton = version("triton")
-    except PackageNotFoundError:
+        triton = importlib.import_module("triton").__version__  # ROCm's comes under another name
+    except ImportError:
         triton = "none"
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)

@@ -116,6 +116,19 @@ def test_the_sections_end_within_eight_minutes():
     assert max(bench.ENDS.values()) < bench.LIMIT <= 480
 
 
+def test_torch_compile_takes_no_time_from_the_others(monkeypatch):
+    """Half a minute a size: whoever comes after it might find no time left."""
+    order = []
+    run = bench.Bench(CPU, SMALL)
+    monkeypatch.setattr(run, "_try", lambda row, *_: order.append(row["contender"]))
+    for name in ("rollout", "best_of_n", "update"):
+        getattr(run, name)()
+        first = order.index("torch-compile")
+        assert set(order[first:]) == {"torch-compile"}
+        assert set(order) == set(bench.CONTENDERS)
+        order.clear()
+
+
 def test_torch_compile_does_not_begin_what_it_cannot_end(monkeypatch):
     left = bench.COMPILING - 1
     run = bench.Bench(CPU, SMALL, clock=lambda: 0.0)

@@ -50,6 +50,25 @@ def test_rows_hold_what_readers_need(monkeypatch):
     assert text.count("sorl-fast") == 1
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
+def test_compiled_losses_are_differentiated(monkeypatch):
+    """With all of torch.compile but the machine code."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call: compile_(call, backend="aot_eager"))
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    setting = bench.make_setting(4, hidden=8, depth=1)
+    compiled = next(c for c in bench.CONTENDERS if c.compiled)
+    runners = [bench.Runner(c, setting, 1) for c in (bench.EAGER, compiled)]
+    results = []
+    for runner in runners:
+        with runner.settled():
+            results.append(runner.update(2))
+            runner.phases(2)
+    torch._dynamo.reset()
+    bench.check(results[1], results[0], compiled)
+
+
 def test_the_backend_is_put_back(monkeypatch):
     monkeypatch.delenv("SORL_BACKEND", raising=False)
     monkeypatch.setattr(bench, "PAUSE", 0.0)

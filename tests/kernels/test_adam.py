@@ -5,8 +5,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sorl_fast.kernels import adam
-from sorl_fast.kernels.packing import Sizes
-from sorl_fast.kernels.tiles import Tile
 
 from sorl_fast.ops import reference
 
@@ -96,6 +94,13 @@ def test_the_number_of_the_step_is_read_on_the_device(number):
     assert_equal_steps(state, grads, number)
 
 
+def test_programs_are_no_more_than_the_step_adds_up(monkeypatch):
+    monkeypatch.setattr(adam, "MOST", 2)
+    monkeypatch.setattr(adam, "processors", lambda device: 1000)
+    state, grads = tensors([(5 * adam.BLOCK + 1,)], seed=11)
+    assert_equal_steps(state, grads, number=3)
+
+
 def test_a_zero_gradient_is_no_division_by_zero():
     state, grads = tensors([(31, 9), (9,)], seed=4, scale=0.0)
     assert_equal_steps(state, grads, number=2)
@@ -181,16 +186,6 @@ def test_a_table_goes_when_its_optimiser_does():
     assert len(adam._tables) == 1
     del state
     assert len(adam._tables) == 0
-
-
-@pytest.mark.parametrize(
-    ("norm", "tensor_count", "parts"), [(False, 10, 2), (True, 18, 1)], ids=["actor", "critic"]
-)
-def test_ahead_of_time_builds_name_every_argument(norm, tensor_count, parts):
-    sizes = Sizes(28, 5, 1 if norm else 2, 512, 4, 1 if norm else 5, 2 if norm else 1, norm)
-    for build in adam.aot(sizes, "fp32", Tile(16, 64, 64, 4, 1)):
-        assert set(build.kernel.arg_names) == {*build.signature, *build.constexprs}
-        assert len(build.signature["grads"]) == tensor_count * parts
 
 
 def test_moments_that_come_with_other_parameters_are_seen_as_another_set():

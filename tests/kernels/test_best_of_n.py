@@ -250,15 +250,3 @@ def test_a_seed_of_64_bits():
     p = p._replace(noise=torch.from_numpy(philox.normals(seed, 2, 2, 3, 3, 2)))
     key = torch.from_numpy(np.array([seed, 3, 2], np.uint64).view(np.int64))
     check(p, noise=key)
-
-
-def test_what_is_built_ahead_names_every_argument():
-    p = problem()
-    actor, critic = (
-        pack([x for layer in layers for x in layer], 5, 3, norm, "bf16").sizes
-        for layers, norm in ((p.actor, False), (p.critic, True))
-    )
-    for build in kernels.aot(actor, critic, "bf16", Tile(16, 64, 32, 4, 2)):
-        own = [a for a in build.kernel.arg_names if a not in build.constexprs]
-        assert list(build.signature) == own, build.name
-        assert set(build.divisible) <= set(own), build.name

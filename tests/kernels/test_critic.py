@@ -258,12 +258,3 @@ def test_positions_keep_their_digits_in_bf16():
     p = p._replace(layers=[tuple(x.bfloat16().float() for x in layer) for layer in p.layers])
     found, _ = p.forward(p.packed("bf16"))
     close(found, truth(p)[0], VALUES["bf16"])
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_built_ahead_names_every_argument(precision):
-    sizes = problem().packed(precision).sizes
-    for build in critic.aot(sizes, precision, Tile(16, 64, 32, 4, 2)):
-        own = [a for a in build.kernel.arg_names if a not in build.constexprs]
-        assert list(build.signature) == own, build.name
-        assert set(build.divisible) <= set(own), build.name

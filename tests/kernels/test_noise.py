@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sorl_fast.kernels import noise
-from sorl_fast.kernels.tiles import Tile
 
 from sorl_fast.act import philox
 from sorl_fast.ops import reference
@@ -87,9 +86,3 @@ def test_a_draw_reads_the_key_afresh():
         noise.normals(key, 2, 1, 3).numpy(), philox.normals(5, 2, 1, 3, call=1)
     )
     assert not torch.equal(before, noise.normals(key, 2, 1, 3))
-
-
-def test_ahead_of_time_builds_name_every_argument():
-    for build in noise.aot("fp32", Tile(16, 64, 64, 4, 1)):
-        assert set(build.kernel.arg_names) == {*build.signature, *build.constexprs}
-        assert set(build.divisible) <= set(build.signature)

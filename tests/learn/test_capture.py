@@ -204,6 +204,19 @@ def test_without_graphs_it_goes_on_and_says_so_once(capsys):
     assert_equal_states(learner, other)
 
 
+def test_the_reason_is_what_went_wrong_first(capsys):
+    class EndsBadly(TapeRecorder):
+        def record(self, function):
+            try:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            finally:  # as torch.cuda.graph does
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    updates, _ = setup(agent(), recorder=EndsBadly())
+    updates.make()
+    assert "CUDA graph: operation not permitted when" in capsys.readouterr().err
+
+
 def test_an_update_that_fails_is_no_capture_failure():
     class Fails(TapeRecorder):
         def run(self, function):

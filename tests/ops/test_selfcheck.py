@@ -175,6 +175,29 @@ def test_times_by_rows():
         assert len(outcome["forward"]) == 1
 
 
+def test_a_gpu_is_timed_on_its_own_stream(monkeypatch):
+    """Also where another GPU is the current one, whose stream has nothing to do."""
+    device, recorded = torch.device("cuda:1"), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            recorded.append(stream)
+
+        def synchronize(self):
+            pass
+
+        def elapsed_time(self, end):
+            return 3.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert selfcheck.microseconds(lambda: None, device, 0.0) == pytest.approx(3000)
+    assert set(recorded) == {"stream of cuda:1"}
+
+
 def test_rows_that_do_not_fit_are_left_out(monkeypatch):
     def small(actor, obs, *rest, precision):
         if len(obs) > 10:

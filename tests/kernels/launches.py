@@ -1,0 +1,120 @@
+"""Run by test_builds in a process without the interpreter: are launches what was built ahead?
+
+The kernels are launched as a GPU's would be, up to the moment where triton would compile them.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import torch
+from sorl_fast.kernels import actor, adam, best_of_n, critic, noise
+from sorl_fast.kernels.packing import Sizes, pack
+from sorl_fast.kernels.tiles import Tile
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+TILE = Tile(16, 64, 32, 4, 2)
+STEPS, CANDIDATES = 1, 16  # numbers that triton would build anew for, if it were let
+
+
+def launched(rows, offset):
+    """Return [(kernel, what it would be built from)] of every kind of launch; inputs begin anywhere."""
+    seen = []
+
+    def instead(kernel, key, signature, device, constexprs, options, attrs, warmup):
+        names = kernel.arg_names
+        values = {names[path[0]]: x for path, x in constexprs.items()}
+        kinds = {a: kind for a, kind in signature.items() if a not in values}
+        aligned = {names[path[0]] for path, x in attrs.items() if x and len(path) == 1}
+        chosen = {k: getattr(options, k) for k in ("num_warps", "num_stages", "enable_fp_fusion")}
+        seen.append((kernel, kinds, values, aligned, chosen))
+
+    JITFunction._do_compile = instead
+
+    def normal(*shape):
+        return torch.randn(offset + torch.Size(shape).numel())[offset:].view(shape)
+
+    O, A, H, E, L = 28, 5, 64, 2, 2
+    widths = [O + A + 2, H, H]
+    flat = [x for n in widths[:2] for x in (normal(n, H), normal(H))] + [normal(H, A), normal(A)]
+    net = pack(flat, O, A, False, "bf16")
+    widths[0] -= 1
+    flat = [x for n in widths[:2] for x in (normal(E, n, H), *[normal(E, H)] * 3)]
+    q_net = pack([*flat, normal(E, H, 1), normal(E, 1)], O, A, True, "bf16")
+    x, z, g = normal(rows, O), normal(rows, A), normal(E, rows)
+    key = torch.zeros(3 + offset, dtype=torch.int64)[offset:]
+
+    _, saved = actor.velocity(net, x, z, z[:, 0], z[:, 0], save=True, tile=TILE)
+    asked = dict(weights=True, to_obs=False, to_act=False, tile=TILE)
+    actor.backward(net, x, saved, z, 1, rollout=False, **asked)
+    actor.rollout(net, x, key, STEPS, tile=TILE)
+    _, saved = actor.rollout(net, x, key, STEPS, save=True, tile=TILE)
+    actor.backward(net, x, saved, z, STEPS, rollout=True, **asked)
+    critic.critic_ensemble(q_net, x, z, 1.0, tile=TILE)
+    _, saved = critic.critic_ensemble(q_net, x, z, 1.0, save=True, tile=TILE)
+    critic.backward(q_net, x, z, 1.0, saved, g, **asked)
+    critic.backward(q_net, x, z, 1.0, saved, g, **asked | dict(weights=False, to_act=True))
+    for N, q_agg in ((CANDIDATES, "mean"), (CANDIDATES, "min"), (1, "mean")):
+        rest = (N, STEPS, q_agg, normal(A), normal(A))
+        best_of_n.best_of_n(net, q_net, x, key, *rest, want_q=False, tile=TILE)
+    numbers = dict(lr=1, b1=0, b2=1, eps=1, clip_norm=16, tau=1)
+    for tensors, parts in ((2 * L + 2, 2), (4 * L + 2, 1)):
+        # 16 chunks in all
+        lengths = [(17 - tensors) * adam.BLOCK] + [rows] * (tensors - 1)
+        state = [[torch.zeros(n) for n in lengths] for _ in range(4 + parts)]
+        more = state.pop() if parts == 2 else ()
+        adam.adam_ema_step(*state, torch.tensor(1), **numbers, more_grads=more)
+    noise.normals(key, rows, 1, A)
+    noise.words(key, 16 * rows)
+    sizes = [Sizes(O, A, 2, H, L, A, 1, False), Sizes(O, A, 1, H, L, 1, E, True)]
+    return seen, sizes
+
+
+def ahead(sizes):
+    own, critics = sizes
+    return [
+        *actor.aot(own, "bf16", TILE),
+        *critic.aot(critics, "bf16", TILE),
+        *best_of_n.aot(own, critics, "bf16", TILE),
+        *adam.aot(own, "bf16", TILE),
+        *adam.aot(critics, "bf16", TILE),
+        *noise.aot("bf16", TILE),
+    ]
+
+
+def told(build):
+    """Return what tells one build of a kernel from another, NP aside, which rows decide."""
+    kernel, kinds, values = build[:3]
+    values = {a: x for a, x in values.items() if a != "NP"}
+    return kernel.fn.__name__, str(kinds), str(sorted(values.items()))
+
+
+def main():
+    driver.set_active(
+        SimpleNamespace(
+            get_current_device=lambda: 0,
+            get_current_stream=lambda device: 0,
+            get_current_target=lambda: GPUTarget("cuda", 90, 32),
+        )
+    )
+    for rows, offset in ((1, 0), (16, 0), (37, 1)):
+        seen, sizes = launched(rows, offset)
+        builds = {}
+        for b in ahead(sizes):
+            build = b.kernel, b.signature, b.constexprs, set(b.divisible), b.options
+            builds[told(build)] = build
+        for launch in seen:
+            build = builds.pop(told(launch), None)
+            if build is None:
+                print(rows, launch[0].fn.__name__, "was not built ahead:", *launch[1:3])
+            elif launch[3] != build[3]:
+                print(rows, launch[0].fn.__name__, "aligned:", sorted(launch[3] ^ build[3]))
+            elif launch[4] != build[4]:
+                print(rows, launch[0].fn.__name__, "options:", launch[4], build[4])
+        for build in builds.values():
+            print(rows, build[0].fn.__name__, "was not launched:", *build[1:3])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
