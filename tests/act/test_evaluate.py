@@ -371,9 +371,10 @@ def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
     script = tmp_path / "main.py"
     script.write_text(
         textwrap.dedent(f"""
-        import multiprocessing, sys
+        import multiprocessing, signal, sys
         from sorl_fast.act.evaluate import Evaluator
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         told = []
 
         def tell(done, total):
