@@ -1,10 +1,8 @@
 """The chain of PyTorch's products against the float64 definition: values, gradients, small gradients."""
 
-import math
-from itertools import pairwise
-
 import pytest
 import torch
+from networks import agree, double, flat, layers, normal
 from tolerances import CHAIN_HALF, FLOAT32
 
 from sorl_fast.ops import chain, reference
@@ -16,44 +14,6 @@ SHAPES = [
     (7, 28, 5, 64, 2),
     (33, 69, 21, 24, 3),
 ]
-
-
-def layers(O, A, H, depth, *, E=0, seed=0):
-    """An actor, or with E a critic ensemble; all parameters random, gains about 1."""
-    g = torch.Generator().manual_seed(seed)
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    found = []
-    for i, (a, b) in enumerate(pairwise([O + A + extra, *[H] * depth, out])):
-        bound = math.sqrt(6 / (a + b))
-        layer = [torch.empty(*lead, a, b).uniform_(-bound, bound, generator=g)]
-        layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        if E and i < depth:
-            layer.append(1 + 0.1 * torch.randn(*lead, b, generator=g))
-            layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        found.append(tuple(x.requires_grad_() for x in layer))
-    return found
-
-
-def normal(*shape, seed=7, scale=1.0):
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def double(x):
-    if isinstance(x, torch.Tensor):
-        return x.detach().double().requires_grad_(x.requires_grad)
-    return [tuple(double(y) for y in layer) for layer in x]
-
-
-def flat(net):
-    return [x for layer in net for x in layer]
-
-
-def agree(got, expected, bound):
-    for i, (x, y) in enumerate(zip(got, expected, strict=True)):
-        assert x.shape == y.shape
-        assert x.dtype == torch.float32
-        error = float((x.detach().double() - y.detach()).abs().max() / y.detach().abs().max())
-        assert error <= bound, (i, error)
 
 
 def compare(fast, slow, net, inputs, precision, scale=1.0):

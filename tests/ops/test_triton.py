@@ -1,11 +1,12 @@
 """The registered kernels, interpreted: values and gradients, what is kept, and torch's own checks."""
 
 import contextlib
-import math
-from itertools import pairwise
+import functools
 
 import pytest
 import torch
+from networks import agree, double, flat, normal
+from networks import layers as make_layers
 from tolerances import CHAIN_HALF, FLOAT32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,42 +31,7 @@ def no_copies():
     triton._copies.clear()
 
 
-def layers(O=5, A=3, H=64, depth=2, *, E=0, seed=0):
-    """An actor, or with E a critic ensemble; all parameters random, gains about 1."""
-    g = torch.Generator().manual_seed(seed)
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    found = []
-    for i, (a, b) in enumerate(pairwise([O + A + extra, *[H] * depth, out])):
-        bound = (0.2 if i == depth and not E else 1) * math.sqrt(6 / (a + b))
-        layer = [torch.empty(*lead, a, b).uniform_(-bound, bound, generator=g)]
-        layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        if E and i < depth:
-            layer.append(1 + 0.1 * torch.randn(*lead, b, generator=g))
-            layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        found.append(tuple(x.requires_grad_() for x in layer))
-    return found
-
-
-def normal(*shape, seed=7, scale=1.0):
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def double(x):
-    if isinstance(x, torch.Tensor):
-        return x.detach().double().requires_grad_(x.requires_grad)
-    return [tuple(double(y) for y in layer) for layer in x]
-
-
-def flat(net):
-    return [x for layer in net for x in layer]
-
-
-def agree(got, expected, bound):
-    for i, (x, y) in enumerate(zip(got, expected, strict=True)):
-        x, y = x.detach(), y.detach()
-        assert x.shape == y.shape
-        assert x.isfinite().all(), i
-        assert float((x.double() - y).abs().max()) <= bound * float(y.abs().max()) + 1e-30, i
+layers = functools.partial(make_layers, last=0.2)
 
 
 def compare(fast, slow, net, inputs, precision):
