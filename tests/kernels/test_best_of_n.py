@@ -15,6 +15,8 @@ from sorl_fast.kernels.tiles import Tile
 from sorl_fast.act import philox
 from sorl_fast.ops import reference
 
+pytestmark = pytest.mark.slow  # in all longer than the everyday loop has
+
 ACTIONS = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}  # absolute
 VALUES = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}  # relative to the largest
 

@@ -12,6 +12,8 @@ from sorl_fast.kernels.tiles import Tile
 
 from sorl_fast.ops import reference
 
+pytestmark = pytest.mark.slow  # in all longer than the everyday loop has
+
 # relative to the largest entry
 VALUES = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
 GRADIENTS = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}

@@ -50,6 +50,7 @@ def test_the_policy_is_trained(policy, observations):
     assert q.max() > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "isa"), PATHS)
 @pytest.mark.parametrize(("M", "N"), [(1, 8), (2, 32), (4, 1), (8, 8)])
 def test_errors_stay_within_their_bounds(monkeypatch, policy, observations, precision, isa, M, N):
