@@ -19,9 +19,8 @@ from tolerances import FLOAT32, KERNEL
 from sorl_fast.act import philox
 from sorl_fast.ops import reference
 
-pytestmark = pytest.mark.slow  # in all longer than the everyday loop has
-
-pytestmark = pytest.mark.usefixtures("poisoned")
+# slow: in all longer than the everyday loop has
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.slow]
 
 
 class Shape(NamedTuple):
