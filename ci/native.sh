@@ -9,7 +9,8 @@
 #   asan     the C++ tests under the address and undefined-behaviour sanitizers
 #   tsan     the threads' test under the thread sanitizer
 #   aarch64  cross-builds, runs the C++ tests under qemu, and looks for NEON in the disassembly
-#   fuzz     fuzzes the loader for SORL_FUZZ_SECONDS (60), from the seeds of csrc/fuzz/make_corpus.py
+#   fuzz     fuzzes the loader for SORL_FUZZ_SECONDS (60; 0: no end) or SORL_FUZZ_RUNS inputs (no end),
+#            from the seeds of csrc/fuzz/make_corpus.py
 #
 # Builds go into BUILD (build/native): its folders are kept, so that a second run is quick.
 set -euo pipefail
@@ -95,7 +96,8 @@ stage_fuzz() {
   mkdir -p "$found"
   python3 csrc/fuzz/make_corpus.py "$seeds"
   # no single allocation may exceed 1 MiB: the inputs have at most 16 KiB
-  "$build/fuzz/fuzz/fuzz_policy_file" -max_total_time="${SORL_FUZZ_SECONDS:-60}" -max_len=16384 \
+  "$build/fuzz/fuzz/fuzz_policy_file" -max_total_time="${SORL_FUZZ_SECONDS:-60}" \
+    -runs="${SORL_FUZZ_RUNS:--1}" -max_len=16384 \
     -timeout=10 -malloc_limit_mb=1 -dict=csrc/fuzz/policy_file.dict -artifact_prefix="$build/fuzz/" \
     -print_final_stats=1 "$found" "$seeds" 2>&1 | tail -12
 }

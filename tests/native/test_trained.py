@@ -1,12 +1,14 @@
 """The native sampler on a trained policy and observations that it met: errors, and what they change.
 
-`golden/trained_policy.safetensors` (128 x 3) comes from
+`golden/trained_policy.safetensors` (128 x 3) and `golden/trained_observations.npz` (every third
+observation of four episodes with 4 Euler steps) come from
 
-    sorl-fast collect --env cube-single-play-v0 --episodes 250 --seed 0
-    sorl-fast train --env cube-single-play-singletask-task2-v0 --hidden 128 --depth 3 --seed 0
+    sorl-fast collect --env cube-single-play-v0 --episodes 250 --seed 0 --out data
+    sorl-fast train --env cube-single-play-singletask-task2-v0 --data data --out small \\
+      --hidden 128 --depth 3 --steps 32044 --seed 0
+    python tests/record_observations.py small/policy.safetensors golden/trained_observations.npz
 
-stopped after 32,044 updates; `trained_observations.npz` holds every third observation of four of its
-episodes with 4 Euler steps. Its Q values reach 80, untrained ones 1.
+Q values are tens there, of untrained policies about 1.
 """
 
 from pathlib import Path
@@ -22,8 +24,7 @@ from sorl_fast.act.sampler import Sampler
 _native = pytest.importorskip("sorl_fast._native", reason="the extension is not built")
 
 GOLDEN = Path(__file__).parent.parent / "golden"
-# Largest error of an action component, absolute, and of a Q, relative to the largest. bf16 on every
-# instruction set that may be forced; the largest errors seen were 1.6e-2 and 9.2e-3.
+# Largest error of an action component, absolute, and of a Q, relative to the largest.
 ACTION = {"fp32": 1e-5, "bf16": 2.5e-2}
 Q = {"fp32": 1e-5, "bf16": 2e-2}
 # The chosen candidate's Q may be below the best one's by this part of the best's magnitude.
