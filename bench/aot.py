@@ -208,7 +208,7 @@ def work() -> None:
         try:
             for answer in do(job):
                 answers.write(json.dumps(answer) + "\n")
-        except Exception as err:
+        except Exception as err:  # whatever a job's module raises: a row too, the other jobs go on
             answer = {"kernel": job["module"], "error": _reason(err)}
             answers.write(json.dumps(answer) + "\n")
         answers.write("{}\n")

@@ -39,6 +39,7 @@ from sorl_fast.learn.update import METRICS, Learner
 from sorl_fast.ops import chain, reference, selfcheck, table
 from sorl_fast.ops.graphs import Captured, CudaRecorder, Recorder
 from sorl_fast.ops.reference import Layers
+from sorl_fast.ops.ways import DEFAULT, PLAIN_OPERATIONS, WAYS_OF_GPU, Network, Task
 
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
@@ -50,7 +51,7 @@ ENDS = {"limits": 40.0, "check": 160.0, "rollout": 280.0, "best_of_n": 370.0, "u
 COMPILING = 60.0  # seconds that must be left before torch.compile may begin
 ONE = 5.0  # and before anything else may
 
-# name in the rows -> the way of `ops.selfcheck` that it takes
+# name in the rows -> the way of `ops.ways` that it takes
 CONTENDERS = {
     "torch-eager": "reference",
     "torch-compile": "reference",
@@ -87,16 +88,14 @@ class Scale(NamedTuple):
     compiled: frozenset[int]  # rows that torch.compile gets; it takes half a minute each
     copied: int  # bytes
     side: int  # of the matrices multiplied
-    checks: tuple[selfcheck.Task, ...]
+    checks: tuple[Task, ...]
     form: str
     seconds: float  # of one timing
 
 
-def _tasks(network: selfcheck.Network, names: str, precisions: str) -> tuple[selfcheck.Task, ...]:
+def _tasks(network: Network, names: str, precisions: str) -> tuple[Task, ...]:
     return tuple(
-        selfcheck.Task(name, precision, network)
-        for precision in precisions.split()
-        for name in names.split()
+        Task(name, precision, network) for precision in precisions.split() for name in names.split()
     )
 
 
@@ -124,9 +123,9 @@ FULL = Scale(
     copied=1 << 29,
     side=8192,
     checks=(
-        *_tasks(selfcheck.DEFAULT, "rollout best_of_n critic_ensemble velocity", "bf16"),
-        *_tasks(selfcheck.DEFAULT, "adam_ema_step normals words", "fp32"),
-        *_tasks(selfcheck.DEFAULT, "rollout best_of_n critic_ensemble velocity", "tf32 fp32"),
+        *_tasks(DEFAULT, "rollout best_of_n critic_ensemble velocity", "bf16"),
+        *_tasks(DEFAULT, "adam_ema_step normals words", "fp32"),
+        *_tasks(DEFAULT, "rollout best_of_n critic_ensemble velocity", "tf32 fp32"),
     ),
     form="short",
     seconds=0.3,
@@ -140,7 +139,7 @@ DRY = Scale(
     compiled=frozenset({1, 6, 4}),
     copied=1 << 12,
     side=16,
-    checks=_tasks(selfcheck.Network(4, 2, 64, 1, 2), "rollout", "fp32"),
+    checks=_tasks(Network(4, 2, 64, 1, 2), "rollout", "fp32"),
     form="tiny",
     seconds=0.0,
 )
@@ -310,7 +309,7 @@ class Bench:
         if row["operation"] == "update":
             parts = list(UPDATE_OPERATIONS)
         for part in parts:
-            precision = "fp32" if part in selfcheck.PLAIN_OPERATIONS else row["precision"]
+            precision = "fp32" if part in PLAIN_OPERATIONS else row["precision"]
             if (part, way, precision) in self._refused and way != "reference":
                 return f"{part} {self._refused[part, way, precision]}"
         return None
@@ -561,9 +560,9 @@ def routed(way: str, precision: str) -> Iterator[None]:
     """Make the operations of an update take one way, whatever the dispatch would choose."""
     before = {name: getattr(ops, name) for name in UPDATE_OPERATIONS}
     for name in UPDATE_OPERATIONS:
-        ways = selfcheck.WAYS_OF_GPU[name]
+        ways = WAYS_OF_GPU[name]
         function = ways.get(way, ways["reference"]).function
-        if name not in selfcheck.PLAIN_OPERATIONS:
+        if name not in PLAIN_OPERATIONS:
             function = functools.partial(function, precision=precision)
         setattr(ops, name, function)
     try:

@@ -447,17 +447,17 @@ def check_samplers(there: dict[str, Any], quick: bool, progress: Progress) -> li
 
 def _ways_of_cpu(precision: str) -> dict[str, dict[str, Any]]:
     """Return PyTorch's and the native ways of the operations, for `selfcheck.examine`."""
-    from .ops import selfcheck
+    from .ops.ways import WAYS_OF_GPU, Way
 
-    reference = {name: ways["reference"] for name, ways in selfcheck.WAYS_OF_GPU.items()}
+    reference = {name: ways["reference"] for name, ways in WAYS_OF_GPU.items()}
     found = {name: {"torch": way} if precision == "fp32" else {} for name, way in reference.items()}
     sets = instruction_sets()
     if sets is not None:
         for isa in sets["training"][precision]:
             for name in ("velocity", "rollout", "critic_ensemble"):
-                found[name][f"native {isa}"] = selfcheck.Way(_native_way(name, isa))
+                found[name][f"native {isa}"] = Way(_native_way(name, isa))
         if precision == "fp32":  # its arithmetic is the same on every instruction set
-            found["adam_ema_step"]["native"] = selfcheck.Way(_native_adam)
+            found["adam_ema_step"]["native"] = Way(_native_adam)
     return found
 
 
@@ -516,17 +516,18 @@ def check_cpu_training(quick: bool, progress: Progress) -> list[Check]:
     """Compare PyTorch's and the native operations with the definition, gradients included."""
     import torch
 
-    from .ops import selfcheck
+    from .ops.ways import Network, tasks, ways
 
-    network = selfcheck.Network(28, 5, 64, 2, 2)
+    network = Network(28, 5, 64, 2, 2)
     checks: list[Check] = []
     for precision in CPU_PRECISIONS:
         registry = f"{__name__}:ways_{precision}"
-        ways = selfcheck.ways(registry)
+        known = ways(registry)
         wanted = [
             task
-            for task in selfcheck.tasks(network, (precision,))
-            if ways[task.operation] and (precision == "fp32" or "torch" not in ways[task.operation])
+            for task in tasks(network, (precision,))
+            if known[task.operation]
+            and (precision == "fp32" or "torch" not in known[task.operation])
         ]
         form = "tiny" if quick else "small"
         checks += _examined(wanted, torch.device("cpu"), form, registry, progress)[0]
@@ -543,12 +544,13 @@ def check_gpu(name: str, quick: bool, progress: Progress) -> tuple[list[Check], 
     """
     import torch
 
-    from .ops import selfcheck, table
+    from .ops import table
+    from .ops.ways import DEFAULT, GPU, tasks
 
     device = torch.device(name)
-    wanted = selfcheck.tasks(selfcheck.DEFAULT, GPU_PRECISIONS)
+    wanted = tasks(DEFAULT, GPU_PRECISIONS)
     form = "short" if quick else "full"
-    checks, found = _examined(wanted, device, form, selfcheck.GPU, progress)
+    checks, found = _examined(wanted, device, form, GPU, progress)
     try:
         return checks, str(table.save(device, found)), ""
     except BadInput as err:

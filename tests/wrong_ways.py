@@ -8,7 +8,7 @@ import time
 import torch
 
 from sorl_fast.ops import reference
-from sorl_fast.ops.selfcheck import Way
+from sorl_fast.ops.ways import Way
 
 TILE = 16
 

@@ -27,7 +27,8 @@ from ..atomic import write_bytes
 from ..errors import BadInput
 from ..version import __version__
 from . import selfcheck
-from .selfcheck import OPERATIONS, PRECISIONS, STATUSES, WAYS, Network, Result, Task
+from .selfcheck import STATUSES, Result
+from .ways import DEFAULT, OPERATIONS, PRECISIONS, WAYS, Network, Task, tasks
 
 FORMAT = 1
 
@@ -229,7 +230,7 @@ class Chooser:
         network = _network(sizes)
         task = Task(operation, precision, network)
         if task.name not in self._entries:
-            self._fill([task, *selfcheck.tasks(network, (precision,))])
+            self._fill([task, *tasks(network, (precision,))])
         ways = self._entries.get(task.name, {})
         for way, result in ways.items():
             if result.status != "ok":
@@ -289,8 +290,8 @@ def best(ways: Mapping[str, Result], rows: int, *, grad: bool = False) -> str:
 
 def _network(sizes: Any) -> Network:
     if sizes is None:  # an operation of no network
-        return selfcheck.DEFAULT
-    members = sizes.members if sizes.norm else selfcheck.DEFAULT.members
+        return DEFAULT
+    members = sizes.members if sizes.norm else DEFAULT.members
     return Network(sizes.obs, sizes.act, sizes.hidden, sizes.depth, members)
 
 

@@ -5,9 +5,23 @@ import torch
 import wrong_ways
 
 from sorl_fast.isolated import Unavailable
-from sorl_fast.ops import selfcheck, table
+from sorl_fast.ops import problems, selfcheck, table
+from sorl_fast.ops.judge import Disagrees, check_network_operation
 from sorl_fast.ops.native import Sizes
-from sorl_fast.ops.selfcheck import Case, Network, Task, Way
+from sorl_fast.ops.problems import Case
+from sorl_fast.ops.ways import (
+    GPU,
+    NETWORK_OPERATIONS,
+    OPERATIONS,
+    PLAIN_OPERATIONS,
+    PRECISIONS,
+    WAYS_OF_GPU,
+    Network,
+    Task,
+    Way,
+    _late,
+    tasks,
+)
 
 CPU = torch.device("cpu")
 NET = Network(7, 5, 64, 2, 2)
@@ -37,16 +51,16 @@ def test_what_is_wrong_is_refused_with_the_reason(name):
     assert "seed=" in outcome["reason"]  # the case can be made again
 
 
-@pytest.mark.parametrize("precision", selfcheck.PRECISIONS)
-@pytest.mark.parametrize("operation", selfcheck.OPERATIONS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_reference_is_accepted(operation, precision):
-    assert look(operation, "reference", selfcheck.GPU, precision=precision)["status"] == "ok"
+    assert look(operation, "reference", GPU, precision=precision)["status"] == "ok"
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("operation", selfcheck.NETWORK_OPERATIONS)
+@pytest.mark.parametrize("operation", NETWORK_OPERATIONS)
 def test_an_honest_low_precision_is_accepted(operation, precision):
-    assert look(operation, "chain", selfcheck.GPU, precision=precision)["reason"] == ""
+    assert look(operation, "chain", GPU, precision=precision)["reason"] == ""
 
 
 # --- the kernels, in triton's interpreter; bf16 needs the repair that only tests/kernels has
@@ -54,12 +68,12 @@ def test_an_honest_low_precision_is_accepted(operation, precision):
 
 @pytest.mark.parametrize(
     "task",
-    {task.name: task for p in ("fp32", "fp16") for task in selfcheck.tasks(NET, (p,))}.values(),
+    {task.name: task for p in ("fp32", "fp16") for task in tasks(NET, (p,))}.values(),
     ids=lambda task: f"{task.operation}-{task.precision}",
 )
 def test_the_kernels_are_accepted(task):
     pytest.importorskip("triton")
-    found = look(task.operation, "fused", selfcheck.GPU, precision=task.precision)
+    found = look(task.operation, "fused", GPU, precision=task.precision)
     assert found["reason"] == ""
 
 
@@ -76,7 +90,7 @@ def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
     chosen = table.Chooser(CPU, examine).choice("rollout", "fp32", sizes, 4)
     assert chosen in ("chain", "reference")  # the interpreter is never the fastest
     found = table.load(CPU)
-    assert {t.name for t in selfcheck.tasks(NET, ("fp32",))} == set(found)
+    assert {t.name for t in tasks(NET, ("fp32",))} == set(found)
     for ways in found.values():
         assert {result.status for result in ways.values()} == {"ok"}
         assert all(result.forward for result in ways.values())
@@ -88,14 +102,14 @@ def test_noise_drawn_from_a_key_is_accepted():
 
 
 def test_low_precision_is_not_accepted_as_float32():
-    way = selfcheck.WAYS_OF_GPU["velocity"]["chain"]
+    way = WAYS_OF_GPU["velocity"]["chain"]
 
     def cheats(*args, precision):
         return way.function(*args, precision="bf16")
 
     task, case = Task("velocity", "fp32", NET), Case(NET, 5, 1, 1, 0)
-    with pytest.raises(selfcheck.Disagrees, match="value is off"):
-        selfcheck.check_network_operation(Way(cheats), task, case, CPU, print)
+    with pytest.raises(Disagrees, match="value is off"):
+        check_network_operation(Way(cheats), task, case, CPU, print)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
@@ -103,11 +117,11 @@ def test_bounds_of_low_precision_are_tight(precision):
     """A hundredth wrong is noticed wherever rounding alone can't explain it."""
 
     def off(*args, precision):
-        return 1.03 * selfcheck.WAYS_OF_GPU["velocity"]["chain"].function(*args, precision="fp32")
+        return 1.03 * WAYS_OF_GPU["velocity"]["chain"].function(*args, precision="fp32")
 
     task, case = Task("velocity", precision, NET), Case(NET, 37, 1, 1, 0)
-    with pytest.raises(selfcheck.Disagrees, match="value is off by 3"):
-        selfcheck.check_network_operation(Way(off), task, case, CPU, print)
+    with pytest.raises(Disagrees, match="value is off by 3"):
+        check_network_operation(Way(off), task, case, CPU, print)
 
 
 class Afresh:
@@ -135,12 +149,12 @@ def test_a_recording_that_follows_is_accepted():
 
 def test_a_recording_that_does_not_follow_is_refused():
     way = Way(wrong_ways.right("velocity"))
-    with pytest.raises(selfcheck.Disagrees, match="as a CUDA graph"):
+    with pytest.raises(Disagrees, match="as a CUDA graph"):
         selfcheck.check_replay(way, Task("velocity", "fp32", TINY), CPU, print, Frozen())
 
 
 def test_a_module_that_is_missing_is_a_reason_and_no_harm(monkeypatch):
-    missing = {"velocity": {"fused": Way(selfcheck._late("no_such_module", "velocity"))}}
+    missing = {"velocity": {"fused": Way(_late("no_such_module", "velocity"))}}
     monkeypatch.setattr(wrong_ways, "MISSING", missing, raising=False)
     outcome = look("velocity", "fused", "wrong_ways:MISSING")
     assert outcome["status"] == "failed"
@@ -149,7 +163,7 @@ def test_a_module_that_is_missing_is_a_reason_and_no_harm(monkeypatch):
 
 
 def test_a_device_that_cannot_be_used_blames_nobody():
-    broken = item("velocity", "reference", selfcheck.GPU) | {"device": "cuda:63"}
+    broken = item("velocity", "reference", GPU) | {"device": "cuda:63"}
     with pytest.raises(Unavailable, match="cuda:63"):
         selfcheck.examine_item(broken, print)
 
@@ -165,13 +179,13 @@ def test_too_little_memory_blames_nobody(monkeypatch):
 
 
 def test_times_by_rows():
-    for operation in selfcheck.NETWORK_OPERATIONS:
-        outcome = look(operation, "reference", selfcheck.GPU, network=TINY, form="tiny timed")
+    for operation in NETWORK_OPERATIONS:
+        outcome = look(operation, "reference", GPU, network=TINY, form="tiny timed")
         assert set(outcome["forward"]) == {4, 16}
         assert set(outcome["backward"]) == (set() if operation == "best_of_n" else {4, 16})
         assert all(us > 0 for us in outcome["forward"].values())
-    for operation in selfcheck.PLAIN_OPERATIONS:
-        outcome = look(operation, "reference", selfcheck.GPU, network=TINY, form="tiny timed")
+    for operation in PLAIN_OPERATIONS:
+        outcome = look(operation, "reference", GPU, network=TINY, form="tiny timed")
         assert len(outcome["forward"]) == 1
 
 
@@ -210,9 +224,9 @@ def test_rows_that_do_not_fit_are_left_out(monkeypatch):
 
 
 def test_the_same_seed_gives_the_same_cases():
-    task, form = Task("rollout", "fp32", NET), selfcheck.FORMS["full"]
-    assert list(selfcheck.cases(task, form, 3)) == list(selfcheck.cases(task, form, 3))
-    assert list(selfcheck.cases(task, form, 3)) != list(selfcheck.cases(task, form, 4))
+    task, form = Task("rollout", "fp32", NET), problems.FORMS["full"]
+    assert list(problems.cases(task, form, 3)) == list(problems.cases(task, form, 3))
+    assert list(problems.cases(task, form, 3)) != list(problems.cases(task, form, 4))
 
 
 def test_names_leave_out_what_does_not_matter():
@@ -227,7 +241,7 @@ def test_rounding_keeps_the_right_bits(precision):
     bits = {"tf32": 10, "fp16": 10, "bf16": 7}[precision]
     x = torch.tensor([1.0, 1 + 2.0**-bits, 1 + 2.0 ** -(bits + 2), -3.0], dtype=torch.float64)
     expected = torch.tensor([1.0, 1 + 2.0**-bits, 1.0, -3.0], dtype=torch.float64)
-    assert selfcheck.rounded(x, precision).equal(expected)
+    assert problems.rounded(x, precision).equal(expected)
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from sorl_fast import isolated
 from sorl_fast.errors import BadInput
-from sorl_fast.ops import selfcheck, table
+from sorl_fast.ops import table
 from sorl_fast.ops.native import Sizes
-from sorl_fast.ops.selfcheck import Result, Task
+from sorl_fast.ops.selfcheck import STATUSES, Result
+from sorl_fast.ops.ways import NETWORK_OPERATIONS, OPERATIONS, WAYS, Task
 
 CPU = torch.device("cpu")
 SIZES = Sizes(obs=28, act=5, extra=2, hidden=64, depth=2, out=5, members=1, norm=False)
@@ -55,9 +56,9 @@ def chooser(examiner):
 # --- the file ----------------------------------------------------------------------------------------
 
 times = st.dictionaries(st.integers(1, 2**20), st.floats(1e-3, 1e9), max_size=4)
-results = st.builds(Result, st.sampled_from(selfcheck.STATUSES), st.text(max_size=20), times, times)
+results = st.builds(Result, st.sampled_from(STATUSES), st.text(max_size=20), times, times)
 entries = st.dictionaries(
-    st.text(max_size=20), st.dictionaries(st.sampled_from(selfcheck.WAYS), results), max_size=4
+    st.text(max_size=20), st.dictionaries(st.sampled_from(WAYS), results), max_size=4
 )
 
 
@@ -235,8 +236,8 @@ def test_a_table_read_back_still_refuses_and_says_so():
 def test_the_first_use_examines_a_network_once():
     examiner = Examiner()
     choose = chooser(examiner).choice
-    for operation in selfcheck.OPERATIONS:
-        sizes = SIZES if operation in selfcheck.NETWORK_OPERATIONS else None
+    for operation in OPERATIONS:
+        sizes = SIZES if operation in NETWORK_OPERATIONS else None
         choose(operation, "bf16", sizes, 256)
         choose(operation, "bf16", sizes, 3)
     assert len(examiner.calls) == 1

@@ -1,0 +1,119 @@
+"""The ways of doing each operation (fused kernels, a chain of library products, the plain reference), by
+name, and the tasks: an operation in a precision, on a network.
+
+Shape letters as in `reference`.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from . import reference
+from .reference import Layers
+
+ACTOR_OPERATIONS = ("velocity", "rollout")
+NETWORK_OPERATIONS = (*ACTOR_OPERATIONS, "critic_ensemble", "best_of_n")
+PLAIN_OPERATIONS = ("adam_ema_step", "normals", "words")  # of no network, in one precision
+OPERATIONS = (*NETWORK_OPERATIONS, *PLAIN_OPERATIONS)
+WAYS = ("fused", "chain", "reference")
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
+
+
+class Network(NamedTuple):
+    """Sizes of an actor and its critics."""
+
+    obs: int
+    act: int
+    hidden: int
+    depth: int
+    members: int
+
+
+DEFAULT = Network(28, 5, 512, 4, 2)
+
+
+class Task(NamedTuple):
+    """What is examined as one: an operation in a precision, on a network."""
+
+    operation: str
+    precision: str
+    network: Network
+
+    @property
+    def name(self) -> str:
+        """The task's name in a table; what does not matter to the operation is left out of it."""
+        if self.operation in PLAIN_OPERATIONS:
+            return self.operation
+        O, A, H, L, E = self.network
+        E = 1 if self.operation in ACTOR_OPERATIONS else E
+        return f"{self.operation} {self.precision} O{O} A{A} H{H} L{L} E{E}"
+
+
+class Way(NamedTuple):
+    """One way of doing an operation.
+
+    `function` takes the arguments that the reference's does and, for an operation of a network,
+    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise,
+    and then best_of_n takes candidates=.
+    """
+
+    function: Callable[..., Any]
+    draws: bool = False
+
+
+def _late(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports its module when it is called, in the child."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(f".{module}", __package__), name)(*args, **kwargs)
+
+    return call
+
+
+def _reference(name: str) -> Callable[..., Any]:
+    def call(*args: Any, precision: str, **kwargs: Any) -> Any:
+        return getattr(reference, name)(*args, **kwargs)
+
+    return getattr(reference, name) if name in PLAIN_OPERATIONS else call
+
+
+def _fused_best_of_n(
+    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
+    high: Tensor, *, precision: str, candidates: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    N = noise.shape[1] if candidates is None else candidates
+    sample = _late("triton", "sample_best")
+    action, index, q, _ = sample(actor, critic, obs, noise, N, steps, q_agg, low, high, precision)
+    return action, index, q
+
+
+# operation -> name of the way -> way
+WAYS_OF_GPU: dict[str, dict[str, Way]] = {
+    name: {
+        "fused": Way(_late("triton", name), draws=name == "rollout"),
+        **({"chain": Way(_late("chain", name))} if name in NETWORK_OPERATIONS else {}),
+        "reference": Way(_reference(name)),
+    }
+    for name in OPERATIONS
+}
+WAYS_OF_GPU["best_of_n"]["fused"] = Way(_fused_best_of_n, draws=True)
+
+GPU = f"{__name__}:WAYS_OF_GPU"
+
+
+Ways = Mapping[str, Mapping[str, Way]]
+
+
+def ways(registry: str) -> Ways:
+    """Return the ways that `module:attribute` names, a mapping or a function that returns one."""
+    module, _, name = registry.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    return found() if callable(found) else found
+
+
+def tasks(network: Network, precisions: Sequence[str]) -> list[Task]:
+    """Return every task of a network in some precisions, and those of no network."""
+    found = [Task(name, p, network) for p in precisions for name in NETWORK_OPERATIONS]
+    return found + [Task(name, "fp32", network) for name in PLAIN_OPERATIONS]
