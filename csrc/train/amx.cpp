@@ -30,7 +30,6 @@ struct Amx : Bf16 {
     __asm__ volatile("" ::: "memory");  // the compiler doesn't see that tiles are read from memory
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
-        epilogue.ahead(r, c);
         if (init != nullptr) {
           const float* from = init + r * init_rb + c * init_cb;
           _tile_loadd(0, from, kSumRow);
@@ -47,6 +46,7 @@ struct Amx : Bf16 {
         const float* before = sums[s ^ 1];
         int j = r_before < 0 ? kPairs : 0;
         for (int k = 0; k < nk; ++k, x += a_k, w += b_k) {
+          epilogue.ahead(r, c, k * kShares / nk, (k + 1) * kShares / nk);
           _tile_loadd(4, x, kTileRow);
           _tile_loadd(6, w, kTileRow);
           _tile_loadd(5, x + kHalf, kTileRow);

@@ -8,15 +8,16 @@ struct Avx512Bf16 : Bf16 {
   static void begin() {}
   static void end() {}
 
-  template <int rows>
+  template <int rows, class AheadOf>
   static void part(int row, int nk, const T* a, std::size_t a_k, const T* b, std::size_t b_k,
-                   const float* init, float* to) {
+                   const float* init, float* to, AheadOf& ahead) {
     __m512 s[rows][2];
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < 2; ++n)
         s[i][n] = init != nullptr ? _mm512_loadu_ps(init + (row + i) * kBlock + 16 * n) : _mm512_setzero_ps();
     a += row * kBlock;
-    for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k)
+    for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
+      ahead(kb);
       for (int k = 0; k < kBlock / 2; ++k) {
         const __m512bh w0 = (__m512bh)_mm512_loadu_si512(b + k * kBlock);
         const __m512bh w1 = (__m512bh)_mm512_loadu_si512(b + kArea / 2 + k * kBlock);
@@ -29,6 +30,8 @@ struct Avx512Bf16 : Bf16 {
           s[i][1] = _mm512_dpbf16_ps(s[i][1], x, w1);
         }
       }
+    }
+    ++ahead.part;
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < 2; ++n) _mm512_storeu_ps(to + (row + i) * kBlock + 16 * n, s[i][n]);
   }
@@ -40,12 +43,13 @@ struct Avx512Bf16 : Bf16 {
     alignas(64) float block[kArea];
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
-        epilogue.ahead(r, c);
+        const T* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
+        Ahead<T, Epilogue> ahead{epilogue, next, b_k, r, c, nrb, nk, 3};
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         const T *x = a + r * a_rb, *w = b + c * b_cb;
-        part<11>(0, nk, x, a_k, w, b_k, start, block);
-        part<11>(11, nk, x, a_k, w, b_k, start, block);
-        part<10>(22, nk, x, a_k, w, b_k, start, block);
+        part<11>(0, nk, x, a_k, w, b_k, start, block, ahead);
+        part<11>(11, nk, x, a_k, w, b_k, start, block, ahead);
+        part<10>(22, nk, x, a_k, w, b_k, start, block, ahead);
         for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
       }
   }

@@ -158,7 +158,7 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
 std::vector<std::string> isas(const std::string& precision) {
   const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
   std::vector<std::string> names;
-  for (const Isa isa : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+  for (const Isa isa : available_isas(p))
     if (find_ops(isa, p) != nullptr) names.emplace_back(name(isa));
   return names;
 }

@@ -40,9 +40,9 @@ struct F32 {
   }
 
   // `rows` rows from `row`, 16 N columns from `column` of one block's sums.
-  template <bool transposed, int rows>
+  template <bool transposed, int rows, class AheadOf>
   static void part(int row, int column, int nk, const float* a, std::size_t a_k, const float* b,
-                   std::size_t b_k, const float* init, float* to) {
+                   std::size_t b_k, const float* init, float* to, AheadOf& ahead) {
     v16 s[rows][N];
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < N; ++n)
@@ -51,6 +51,7 @@ struct F32 {
     b += column;
     for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
       const float *x = a, *w = b;
+      ahead(kb);
 #pragma GCC unroll 2
       for (int k = 0; k < kBlock; ++k, x += transposed ? kBlock : 1, w += kBlock) {
         v16 y[N];
@@ -62,6 +63,7 @@ struct F32 {
         }
       }
     }
+    ++ahead.part;
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < N; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
   }
@@ -71,16 +73,18 @@ struct F32 {
                    const float* b, std::size_t b_cb, std::size_t b_k, const float* init,
                    std::size_t init_rb, std::size_t init_cb, Epilogue epilogue) {
     alignas(64) float block[kArea];
+    constexpr int kParts = (kBlock + R - 1) / R * (kBlock / (16 * N));
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
-        epilogue.ahead(r, c);
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
+        const float* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
+        Ahead<float, Epilogue> ahead{epilogue, next, b_k, r, c, nrb, nk, kParts};
         for (int column = 0; column < kBlock; column += 16 * N) {
           int row = 0;
           for (; row + R <= kBlock; row += R)
-            part<transposed, R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block);
+            part<transposed, R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block, ahead);
           if constexpr (kBlock % R != 0)
-            part<transposed, kBlock % R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block);
+            part<transposed, kBlock % R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block, ahead);
         }
         for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
       }

@@ -9,8 +9,10 @@
 //   column_sums(const T* paired, n, float* sums)
 //   gemm<transposed>(rows, columns, depth in blocks, ..., epilogue)
 //
-// An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums;
-// ahead(r, c) is called before that block's product, to fetch what pair will read from far away.
+// An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums.
+// During that block's product ahead(r, c, i, n) is called for shares i to n of kShares, to fetch a part of
+// what pair will read or write: nearly all of it comes from beyond the second-level cache, and a store
+// waits for its line as a load does.
 // Included by the instruction sets' files only.
 #pragma once
 
@@ -28,6 +30,8 @@ constexpr float kNormEps = 1e-6f;
 constexpr int kMaxChunk = 8;     // row blocks that go through the network together, at most
 constexpr int kGroup = 4;        // blocks of a weight gradient's rows that one work item covers
 constexpr int kSumChunk = 16;    // blocks of rows that it sums at a time
+
+constexpr int kShares = 32;      // parts in which a block is fetched
 
 constexpr std::size_t align64(std::size_t n) { return (n + 63) / 64 * 64; }
 
@@ -177,6 +181,43 @@ std::size_t shared_bytes(const Shape& shape, int rows, int steps, int threads) {
 
 // ---- Epilogues ----
 
+// Not __builtin_prefetch: a function that does nothing else is without effect to GCC, which drops its calls.
+template <bool write>
+SORL_INLINE void prefetch(const void* p) {
+  if constexpr (write)
+    __asm__ volatile("prefetchw %0" ::"m"(*static_cast<const char*>(p)));
+  else
+    __asm__ volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(p)));
+}
+
+// Brings shares i to n of a block near.
+template <bool write, class T>
+SORL_INLINE void fetch(const T* block, int i, int n) {
+  constexpr int kBytes = kArea * int(sizeof(T)) / kShares;
+  const char* p = reinterpret_cast<const char*>(block);
+  for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<write>(p + at);
+}
+
+// What a product fetches while it runs, spread over all of it so that no line is waited for: the blocks
+// of its epilogue, and the next column of its right operand. Called at the start of each of the `nk` blocks
+// of depth in each of the `parts` in which a block's rows and columns are computed.
+template <class T, class Epilogue>
+struct Ahead {
+  const Epilogue& epilogue;
+  const T* next;  // that column, or null
+  std::size_t next_k;
+  int r, c, nrb, nk, parts;
+  int part = 0;
+
+  void operator()(int kb) const {
+    const int i = part * nk + kb, n = parts * nk;
+    epilogue.ahead(r, c, i * kShares / n, (i + 1) * kShares / n);
+    if (next == nullptr) return;
+    const int j = r * parts + part, m = nrb * parts;
+    fetch<false>(next + kb * next_k, j * kShares / m, (j + 1) * kShares / m);
+  }
+};
+
 // y = gelu(x + bias); with `save` the derivative too.
 template <class P, bool save>
 struct HiddenForward {
@@ -185,7 +226,11 @@ struct HiddenForward {
   T* slope;
   std::size_t stride;  // elements between row blocks
   const float* bias;
-  void ahead(int, int) const {}
+  void ahead(int r, int c, int i, int n) const {
+    const std::size_t at = r * stride + c * kPitch;
+    fetch<true>(act + at, i, n);
+    if constexpr (save) fetch<true>(slope + at, i, n);
+  }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
@@ -212,7 +257,11 @@ struct NormForward {
   T* slope;
   std::size_t stride;  // elements between row blocks, of both
   const float* bias;
-  void ahead(int, int) const {}
+  void ahead(int r, int c, int i, int n) const {
+    const std::size_t at = r * stride + c * kPitch;
+    fetch<true>(y + at, i, n);
+    if constexpr (save) fetch<true>(slope + at, i, n);
+  }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     const v16 b0 = load(bias + c * kBlock), b1 = load(bias + c * kBlock + 16);
@@ -235,7 +284,7 @@ struct Plain {
   float* y;
   std::size_t stride;
   const float* bias;  // or null
-  void ahead(int, int) const {}
+  void ahead(int r, int c, int i, int n) const { fetch<true>(y + r * stride + c * kPitch, i, n); }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     float* to = y + r * stride + c * kPitch + 64 * j;
@@ -259,9 +308,11 @@ struct HiddenBackward {
   std::size_t column;  // elements between its column blocks
   float* total;        // or null: float blocks as `natural`
   bool first;
-  void ahead(int r, int c) const {
-    const T* from = slope + r * stride + c * kPitch;
-    for (int i = 0; i < kArea; i += 64 / int(sizeof(T))) __builtin_prefetch(from + i);
+  void ahead(int r, int c, int i, int n) const {
+    const std::size_t at = r * stride + c * kPitch;
+    fetch<false>(slope + at, i, n);
+    fetch<true>(natural + at, i, n);
+    if (paired != nullptr) fetch<true>(paired + r * kPitch + c * column, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -290,11 +341,12 @@ struct Gradient {
   const float* weights;  // W at the same place, or null: nothing folded, or more to add
   const float *sums, *gain, *shift;
   v16 (*along)[2];  // [rows]
-  void ahead(int r, int c) const {
-    for (int i = 0; i < kBlock && r * kBlock + i < rows; ++i) {
+  void ahead(int r, int c, int i, int n) const {
+    static_assert(kShares == kBlock, "a share is a row");
+    for (; i < n && r * kBlock + i < rows; ++i) {
       const std::size_t at = std::size_t(r * kBlock + i) * columns + c * kBlock;
-      __builtin_prefetch(w + at, 1), __builtin_prefetch(w + at + 16, 1);
-      if (weights != nullptr) __builtin_prefetch(weights + at), __builtin_prefetch(weights + at + 16);
+      prefetch<true>(w + at), prefetch<true>(w + at + 16);
+      if (weights != nullptr) prefetch<false>(weights + at), prefetch<false>(weights + at + 16);
     }
   }
   void pair(int r, int c, int j, const float* x) const {

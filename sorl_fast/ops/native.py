@@ -23,6 +23,7 @@ from .reference import Layers
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
 PITCH = BLOCK * BLOCK + 32  # which are so many elements apart
+BF16_ISAS = ("avx512_bf16", "amx")  # those that store bf16 in 16 bits; the others in 32, rounded
 MAX_DEPTH = 16  # hidden layers that csrc has room for
 _KEPT = 8  # networks whose packed weights are kept
 
@@ -91,7 +92,8 @@ def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
 
 def saved_bytes(s: Sizes, rows: int, steps: int, precision: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/mlp.hpp: Saved."""
-    split, size = (2, 2) if precision == "bf16" else (1, 4)
+    split = 2 if precision == "bf16" else 1
+    size = 2 if precision == "bf16" and choose_isa(precision) in BF16_ISAS else 4
 
     def blocks(n: int) -> int:
         return (n + BLOCK - 1) // BLOCK
