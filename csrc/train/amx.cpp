@@ -22,7 +22,7 @@ struct Amx : Bf16 {
   template <bool, class Epilogue>
   static void gemm(int nrb, int ncb, int nk, const T* a, std::size_t a_rb, std::size_t a_k, const T* b,
                    std::size_t b_cb, std::size_t b_k, const float* init, std::size_t init_rb,
-                   std::size_t init_cb, Epilogue epilogue) {
+                   std::size_t init_cb, Epilogue epilogue, Last = {}) {
     alignas(64) float sums[2][kArea];
     constexpr int kPairs = kBlock / 2, kTileRow = 64, kSumRow = kBlock * sizeof(float);
     constexpr int kHalf = kArea / 2;  // elements of a tile of T; a half block of sums

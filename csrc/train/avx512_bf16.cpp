@@ -39,7 +39,7 @@ struct Avx512Bf16 : Bf16 {
   template <bool, class Epilogue>
   static void gemm(int nrb, int ncb, int nk, const T* a, std::size_t a_rb, std::size_t a_k, const T* b,
                    std::size_t b_cb, std::size_t b_k, const float* init, std::size_t init_rb,
-                   std::size_t init_cb, Epilogue epilogue) {
+                   std::size_t init_cb, Epilogue epilogue, Last = {}) {
     alignas(64) float block[kArea];
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {

@@ -2,6 +2,8 @@
 // A part of a block of R rows by 16 N columns keeps its sums in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "mlp.hpp"
 
 namespace sorl::train {
@@ -28,8 +30,18 @@ struct F32 {
   }
   static void store_block(const float* from, float* to) { std::memcpy(to, from, sizeof(float) * kArea); }
   static void store_transposed(const float* from, float* to) {
+#if defined(__AVX512F__)
+    for (int i = 0; i < kBlock; i += 16)
+      for (int j = 0; j < kBlock; j += 16) {
+        __m512i r[16];
+        for (int k = 0; k < 16; ++k) r[k] = (__m512i)load(from + (i + k) * kBlock + j);
+        transpose16(r);
+        for (int k = 0; k < 16; ++k) store(to + (j + k) * kBlock + i, (v16)r[k]);
+      }
+#else
     for (int i = 0; i < kBlock; ++i)
       for (int j = 0; j < kBlock; ++j) to[j * kBlock + i] = from[i * kBlock + j];
+#endif
   }
   static void transpose(const float*, float*) {}
   static void column_sums(const float* from, int n, float* sums) {
@@ -39,53 +51,65 @@ struct F32 {
     store(sums, a), store(sums + 16, b);
   }
 
-  // `rows` rows from `row`, 16 N columns from `column` of one block's sums.
-  template <bool transposed, int rows, class AheadOf>
-  static void part(int row, int column, int nk, const float* a, std::size_t a_k, const float* b,
+  // `rows` rows from `row`, 16 `vectors` columns from `column` of one block's sums; of the last of the nk
+  // blocks of depth only `last` are there.
+  template <bool transposed, int rows, int vectors, class AheadOf>
+  static void part(int row, int column, int nk, int last, const float* a, std::size_t a_k, const float* b,
                    std::size_t b_k, const float* init, float* to, AheadOf& ahead) {
-    v16 s[rows][N];
+    v16 s[rows][vectors];
     for (int i = 0; i < rows; ++i)
-      for (int n = 0; n < N; ++n)
+      for (int n = 0; n < vectors; ++n)
         s[i][n] = init != nullptr ? load(init + (row + i) * kBlock + column + 16 * n) : v16{};
     a += transposed ? row : row * kBlock;
     b += column;
     for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
       const float *x = a, *w = b;
+      const int depth = kb + 1 < nk ? kBlock : last;
       ahead(kb);
 #pragma GCC unroll 2
-      for (int k = 0; k < kBlock; ++k, x += transposed ? kBlock : 1, w += kBlock) {
-        v16 y[N];
-        for (int n = 0; n < N; ++n) y[n] = load(w + 16 * n);
+      for (int k = 0; k < depth; ++k, x += transposed ? kBlock : 1, w += kBlock) {
+        v16 y[vectors];
+        for (int n = 0; n < vectors; ++n) y[n] = load(w + 16 * n);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i) {
           const v16 f = set(x[transposed ? i : i * kBlock]);
-          for (int n = 0; n < N; ++n) s[i][n] += f * y[n];
+          for (int n = 0; n < vectors; ++n) s[i][n] += f * y[n];
         }
       }
     }
     ++ahead.part;
     for (int i = 0; i < rows; ++i)
-      for (int n = 0; n < N; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
+      for (int n = 0; n < vectors; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
   }
 
   template <bool transposed, class Epilogue>
   static void gemm(int nrb, int ncb, int nk, const float* a, std::size_t a_rb, std::size_t a_k,
                    const float* b, std::size_t b_cb, std::size_t b_k, const float* init,
-                   std::size_t init_rb, std::size_t init_cb, Epilogue epilogue) {
-    alignas(64) float block[kArea];
+                   std::size_t init_rb, std::size_t init_cb, Epilogue epilogue, Last last = {}) {
+    alignas(64) float block[kArea] = {};
     constexpr int kParts = (kBlock + R - 1) / R * (kBlock / (16 * N));
     for (int c = 0; c < ncb; ++c)
       for (int r = 0; r < nrb; ++r) {
+        const int rows = r + 1 < nrb ? kBlock : last.rows, columns = c + 1 < ncb ? kBlock : last.columns;
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         const float* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
         Ahead<float, Epilogue> ahead{epilogue, next, b_k, r, c, nrb, nk, kParts};
-        for (int column = 0; column < kBlock; column += 16 * N) {
+        const auto strip = [&](auto vectors, int column) {
+          constexpr int V = decltype(vectors)::value;
+          const auto some = [&](auto count, int row) {
+            part<transposed, decltype(count)::value, V>(row, column, nk, last.depth, a + r * a_rb, a_k,
+                                                        b + c * b_cb, b_k, start, block, ahead);
+          };
           int row = 0;
-          for (; row + R <= kBlock; row += R)
-            part<transposed, R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block, ahead);
+          for (; row + R <= kBlock && row < rows; row += R) some(std::integral_constant<int, R>{}, row);
           if constexpr (kBlock % R != 0)
-            part<transposed, kBlock % R>(row, column, nk, a + r * a_rb, a_k, b + c * b_cb, b_k, start, block, ahead);
-        }
+            if (row < rows) some(std::integral_constant<int, kBlock % R>{}, row);
+        };
+        for (int column = 0; column < columns; column += 16 * N)
+          if (N > 1 && columns - column <= 16)
+            strip(std::integral_constant<int, 1>{}, column);
+          else
+            strip(std::integral_constant<int, N>{}, column);
         for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
       }
   }

@@ -7,7 +7,7 @@
 //   store_row(T* natural, row, v16, v16), load_row, store_pair(T* paired, j, 4 v16): rows 2j, 2j + 1
 //   store_transposed(const float* rows, T* paired), transpose(const T* natural, T* natural)
 //   column_sums(const T* paired, n, float* sums)
-//   gemm<transposed>(rows, columns, depth in blocks, ..., epilogue)
+//   gemm<transposed>(rows, columns, depth in blocks, ..., epilogue, last)
 //
 // An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums.
 // During that block's product ahead(r, c, i, n) is called for shares i to n of kShares, to fetch a part of
@@ -27,11 +27,18 @@ namespace sorl::train {
 namespace {
 
 constexpr float kNormEps = 1e-6f;
-constexpr int kMaxChunk = 8;     // row blocks that go through the network together, at most
+constexpr int kMaxChunk = 4;     // row blocks that go through the network together, at most
 constexpr int kGroup = 4;        // blocks of a weight gradient's rows that one work item covers
 constexpr int kSumChunk = 16;    // blocks of rows that it sums at a time
 
 constexpr int kShares = 32;      // parts in which a block is fetched
+
+// Rows, columns and depth of a product that are there in its last block; for what lies beyond, a policy
+// may hand the epilogue anything.
+struct Last {
+  int rows = kBlock, columns = kBlock, depth = kBlock;
+};
+constexpr int last_of(int n) { return (n - 1) % kBlock + 1; }  // of n > 0 elements
 
 constexpr std::size_t align64(std::size_t n) { return (n + 63) / 64 * 64; }
 
@@ -181,21 +188,12 @@ std::size_t shared_bytes(const Shape& shape, int rows, int steps, int threads) {
 
 // ---- Epilogues ----
 
-// Not __builtin_prefetch: a function that does nothing else is without effect to GCC, which drops its calls.
-template <bool write>
-SORL_INLINE void prefetch(const void* p) {
-  if constexpr (write)
-    __asm__ volatile("prefetchw %0" ::"m"(*static_cast<const char*>(p)));
-  else
-    __asm__ volatile("prefetcht0 %0" ::"m"(*static_cast<const char*>(p)));
-}
-
 // Brings shares i to n of a block near.
-template <bool write, class T>
+template <Fetch how, class T>
 SORL_INLINE void fetch(const T* block, int i, int n) {
   constexpr int kBytes = kArea * int(sizeof(T)) / kShares;
   const char* p = reinterpret_cast<const char*>(block);
-  for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<write>(p + at);
+  for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<how>(p + at);
 }
 
 // What a product fetches while it runs, spread over all of it so that no line is waited for: the blocks
@@ -214,7 +212,7 @@ struct Ahead {
     epilogue.ahead(r, c, i * kShares / n, (i + 1) * kShares / n);
     if (next == nullptr) return;
     const int j = r * parts + part, m = nrb * parts;
-    fetch<false>(next + kb * next_k, j * kShares / m, (j + 1) * kShares / m);
+    fetch<Fetch::read_second>(next + kb * next_k, j * kShares / m, (j + 1) * kShares / m);
   }
 };
 
@@ -228,8 +226,8 @@ struct HiddenForward {
   const float* bias;
   void ahead(int r, int c, int i, int n) const {
     const std::size_t at = r * stride + c * kPitch;
-    fetch<true>(act + at, i, n);
-    if constexpr (save) fetch<true>(slope + at, i, n);
+    fetch<Fetch::write>(act + at, i, n);
+    if constexpr (save) fetch<Fetch::write>(slope + at, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -259,8 +257,8 @@ struct NormForward {
   const float* bias;
   void ahead(int r, int c, int i, int n) const {
     const std::size_t at = r * stride + c * kPitch;
-    fetch<true>(y + at, i, n);
-    if constexpr (save) fetch<true>(slope + at, i, n);
+    fetch<Fetch::write>(y + at, i, n);
+    if constexpr (save) fetch<Fetch::write>(slope + at, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -284,7 +282,7 @@ struct Plain {
   float* y;
   std::size_t stride;
   const float* bias;  // or null
-  void ahead(int r, int c, int i, int n) const { fetch<true>(y + r * stride + c * kPitch, i, n); }
+  void ahead(int r, int c, int i, int n) const { fetch<Fetch::write>(y + r * stride + c * kPitch, i, n); }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     float* to = y + r * stride + c * kPitch + 64 * j;
@@ -310,9 +308,9 @@ struct HiddenBackward {
   bool first;
   void ahead(int r, int c, int i, int n) const {
     const std::size_t at = r * stride + c * kPitch;
-    fetch<false>(slope + at, i, n);
-    fetch<true>(natural + at, i, n);
-    if (paired != nullptr) fetch<true>(paired + r * kPitch + c * column, i, n);
+    fetch<Fetch::read>(slope + at, i, n);
+    fetch<Fetch::write>(natural + at, i, n);
+    if (paired != nullptr) fetch<Fetch::write>(paired + r * kPitch + c * column, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -345,8 +343,8 @@ struct Gradient {
     static_assert(kShares == kBlock, "a share is a row");
     for (; i < n && r * kBlock + i < rows; ++i) {
       const std::size_t at = std::size_t(r * kBlock + i) * columns + c * kBlock;
-      prefetch<true>(w + at), prefetch<true>(w + at + 16);
-      if (weights != nullptr) prefetch<false>(weights + at), prefetch<false>(weights + at + 16);
+      prefetch<Fetch::write>(w + at), prefetch<Fetch::write>(w + at + 16);
+      if (weights != nullptr) prefetch<Fetch::read>(weights + at), prefetch<Fetch::read>(weights + at + 16);
     }
   }
   void pair(int r, int c, int j, const float* x) const {
@@ -437,7 +435,17 @@ void pack_hidden(const Plan<P>& p, const Net& net, int e, int l, int kb, bool fo
   T* fwd = static_cast<T*>(net.forward) + e * p.fwd_size() + p.fwd(l);
   T* bwd = static_cast<T*>(net.backward) + e * p.bwd_size() + p.bwd(l);
   alignas(64) float block[kArea];
+  // Nothing of all this is near, and the rows of a block lie too far apart for the processor to guess.
+  const auto ahead = [&](int nb) {
+    for (int i = 0; i < kBlock && kb * kBlock + i < in; ++i) {
+      const float* row = w + std::size_t(kb * kBlock + i) * out + nb * kBlock;
+      prefetch<Fetch::read>(row), prefetch<Fetch::read>(row + 16);
+    }
+    if (forward) fetch<Fetch::write>(fwd + (std::size_t(nb) * p.HB + kb) * kPitch, 0, kShares);
+    if (backward) fetch<Fetch::write>(bwd + (std::size_t(kb) * NB + nb) * kPitch, 0, kShares);
+  };
   for (int nb = 0; nb < NB; ++nb) {
+    if (nb + 1 < NB) ahead(nb + 1);
     gather(w, in, out, kb * kBlock, nb * kBlock, gain, block);
     if (forward) P::store_block(block, fwd + (std::size_t(nb) * p.HB + kb) * kPitch);
     if (backward) P::store_transposed(block, bwd + (std::size_t(kb) * NB + nb) * kPitch);
@@ -576,13 +584,14 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
   T* group = own.take<T>(std::size_t(nrb) * p.GB * kPitch);
   const T* w = static_cast<const T*>(net.forward) + e * p.fwd_size();
   const float* bias = net.bias;
+  constexpr int kInputs = P::split ? 2 : 1;
 
   const bool keeper = save && e == 0;  // the inputs are the same for all members: one of them keeps them
   if (keeper) x = saved.x(rb0);
   pack_rows<P>(x, nrb, p.XB, rows, s.obs,
                [&](int r, int c) { return f.obs[std::size_t(row0 + r) * s.obs + c]; });
   P::template gemm<false>(nrb, p.HB, p.XB, x, p.XB * kPitch, kPitch, w + p.fwd_x(), p.XB * kPitch, kPitch,
-                          nullptr, 0, 0, Plain{pre, wide, nullptr});
+                          nullptr, 0, 0, Plain{pre, wide, nullptr}, Last{kBlock, kBlock, last_of(kInputs * s.obs)});
   std::memcpy(z, f.act + std::size_t(row0) * s.act, sizeof(float) * rows * s.act);
   for (int step = 0; step < f.steps; ++step) {
     if (keeper) group = saved.group(step, rb0);
@@ -600,7 +609,8 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
       const auto layer = [&](auto epilogue) {
         if (l == 0)
           P::template gemm<false>(nrb, p.HB, p.GB, group, p.GB * kPitch, kPitch, w + p.fwd_group(),
-                                  p.GB * kPitch, kPitch, pre, wide, kPitch, epilogue);
+                                  p.GB * kPitch, kPitch, pre, wide, kPitch, epilogue,
+                                  Last{kBlock, kBlock, last_of(kInputs * s.group())});
         else
           P::template gemm<false>(nrb, p.HB, p.HB, from, wide, kPitch, w + p.fwd(l), wide, kPitch, nullptr,
                                   0, 0, epilogue);
@@ -616,7 +626,8 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
       from = to;
     }
     P::template gemm<false>(nrb, p.OB, p.HB, from, wide, kPitch, w + p.fwd(s.depth), wide, kPitch, nullptr,
-                            0, 0, Plain{out, std::size_t(p.OB) * kPitch, bias + p.bias(e, s.depth)});
+                            0, 0, Plain{out, std::size_t(p.OB) * kPitch, bias + p.bias(e, s.depth)},
+                            Last{kBlock, last_of(s.out), kBlock});
     const auto output = [&](int r, int c) {
       return out[(std::size_t(r / kBlock) * p.OB + c / kBlock) * kPitch + r % kBlock * kBlock + c % kBlock];
     };
@@ -765,7 +776,8 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
       float* sums = l == 1 ? total : nullptr;
       const auto layer = [&](auto epilogue) {
         P::template gemm<false>(nrb, p.HB, KB, from, std::size_t(KB) * kPitch, kPitch, w + p.bwd(l),
-                                std::size_t(KB) * kPitch, kPitch, nullptr, 0, 0, epilogue);
+                                std::size_t(KB) * kPitch, kPitch, nullptr, 0, 0, epilogue,
+                                Last{kBlock, kBlock, l == s.depth ? last_of(s.out) : kBlock});
       };
       if (s.norm) {
         layer(Plain{dx, wide, nullptr});
@@ -778,11 +790,11 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
       }
       from = to;
     }
-    const auto to_inputs = [&](const T* dz1, int NB, std::size_t at, float* to) {
-      P::template gemm<false>(nrb, NB, p.HB, dz1, wide, kPitch, w + at, wide, kPitch, nullptr, 0, 0,
-                              Plain{to, std::size_t(NB) * kPitch, nullptr});
+    const auto to_inputs = [&](const T* dz1, int n, std::size_t at, float* to) {
+      P::template gemm<false>(nrb, blocks(n), p.HB, dz1, wide, kPitch, w + at, wide, kPitch, nullptr, 0, 0,
+                              Plain{to, std::size_t(blocks(n)) * kPitch, nullptr}, Last{kBlock, last_of(n), kBlock});
     };
-    if (b.grad_act != nullptr || (b.rollout && step > 0)) to_inputs(from, p.AB, p.bwd_act(), dact);
+    if (b.grad_act != nullptr || (b.rollout && step > 0)) to_inputs(from, s.act, p.bwd_act(), dact);
     if (b.rollout && (b.grad_act != nullptr || step > 0))
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < s.act; ++c)
@@ -804,7 +816,7 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
         }
     }
     if (b.grad_obs != nullptr) {
-      to_inputs(sum_natural, XB, p.bwd_obs(), dobs);
+      to_inputs(sum_natural, s.obs, p.bwd_obs(), dobs);
       float* to = inputs + (std::size_t(e) * b.rows + row0) * s.obs;
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < s.obs; ++c)
@@ -867,6 +879,8 @@ void weight_gradient(const Plan<P>& p, const Backward& b, const Deltas<P>& delta
   const std::size_t start = (std::size_t(e) * s.in(l) + (l == 0 && !item.obs_part ? s.obs : 0) +
                              std::size_t(item.fb) * kBlock) * out;
   Gradient epilogue{grad.w + start, rows - item.fb * kBlock, out, false, nullptr, sums, nullptr, nullptr, along};
+  const int beyond = epilogue.rows - (item.count - 1) * kBlock;
+  const Last last{beyond < kBlock ? beyond : kBlock, last_of(out), kBlock};
   const bool folded = s.norm && l > 0;
   const std::size_t unit = std::size_t(e) * s.hidden + std::size_t(item.fb) * kBlock;
   if (folded) {
@@ -885,10 +899,10 @@ void weight_gradient(const Plan<P>& p, const Backward& b, const Deltas<P>& delta
         for (int q = 0; q < n; ++q)
           P::transpose(a + q * left_k + std::size_t(i) * kPitch, turned + (std::size_t(i) * kSumChunk + q) * kPitch);
       P::template gemm<false>(item.count, NB, n, turned, std::size_t(kSumChunk) * kPitch, kPitch,
-                              right + k * kPitch, K * kPitch, kPitch, nullptr, 0, 0, epilogue);
+                              right + k * kPitch, K * kPitch, kPitch, nullptr, 0, 0, epilogue, last);
     } else {
       P::template gemm<true>(item.count, NB, n, a, kPitch, left_k, right + k * kPitch, K * kPitch, kPitch,
-                             nullptr, 0, 0, epilogue);
+                             nullptr, 0, 0, epilogue, last);
     }
   }
   for (int i = 0; folded && i < item.count * kBlock && item.fb * kBlock + i < s.hidden; ++i) {

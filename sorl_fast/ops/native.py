@@ -115,14 +115,21 @@ class _Packed:
         # packed copy is known by that address.
         self.aliases = [p.detach() for p in params]
         self.addresses = [p.data_ptr() for p in params]
-        self.versions: dict[bool, list[int] | None] = {False: None, True: None}
+        self.forward: list[int] | None = None
+        self.backward: list[int] | None = None
 
-    def ready(self, backward: bool) -> Any:
-        """Return the network, its weights packed for forward or for backward."""
+    def ready(self, forward: bool, backward: bool) -> Any:
+        """Return the network, its weights packed for forward, for backward, or at once for both."""
         versions = [p._version for p in self.aliases]
-        if self.versions[backward] != versions:
-            self.net.pack(self.addresses, not backward, backward)
-            self.versions[backward] = versions
+        forward = forward and self.forward != versions
+        # One pass over the weights is cheaper than two: who needed both before will need both again.
+        backward = (backward or self.backward is not None) and self.backward != versions
+        if forward or backward:
+            self.net.pack(self.addresses, forward, backward)
+        if forward:
+            self.forward = versions
+        if backward:
+            self.backward = versions
         return self.net
 
 
@@ -174,7 +181,7 @@ def _forward(
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
     count = saved_bytes(sizes, B, steps, precision) if save else 0
     saved = _lend((count,), torch.uint8)
-    net = packed.ready(backward=False)
+    net = packed.ready(forward=True, backward=save)
     t, log2_steps = (None if x is None else x.contiguous() for x in extra)
     net.forward(
         *(B, steps, kind.rollout, _address(obs), _address(act), _address(t), _address(log2_steps)),
@@ -234,7 +241,7 @@ def _backward(
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
-    net = _network(kind, params, O, act_dim, precision).ready(backward=True)
+    net = _network(kind, params, O, act_dim, precision).ready(forward=False, backward=True)
     net.backward(
         *(B, steps, rollout, grad.data_ptr(), saved.data_ptr()),
         *([g.data_ptr() for g in grads], _address(grad_obs), _address(grad_act)),
@@ -349,38 +356,63 @@ def _(params, *args, **kwargs):  # type: ignore[no-untyped-def]
 
 
 def _register_autograd(name: str, kind: Kind) -> None:
-    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        params, _, act, *rest = inputs
-        ctx.save_for_backward(*params, output[1])
-        ctx.set_materialize_grads(False)  # else torch writes zeros as large as all that was kept
-        ctx.act_dim = act.shape[1]
-        ctx.steps = rest[0] if kind.rollout else 1
-        ctx.precision, ctx.saving = rest[-2], rest[-1]
+    """Make operation `name` differentiable, by hand.
 
-    def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
-        needs, to_obs, to_act, *others = ctx.needs_input_grad
-        if grad is None:
-            return [None] * len(needs), None, None, *([None] * len(others))
-        if not ctx.saving:
-            raise RuntimeError(f"sorl_fast::{name} was called with save=False: no gradient")
-        *params, saved = ctx.saved_tensors
-        weights = any(needs)
-        grads = torch.ops.sorl_fast.network_backward(
-            *(grad, params, saved, kind.norm, kind.rollout, ctx.act_dim, ctx.steps),
-            *(ctx.precision, weights, to_obs, to_act),
-        )
-        n = len(params)
-        of_params = (
-            [g if need else None for g, need in zip(grads[:n], needs, strict=True)]
-            if weights
-            else [None] * n
-        )
-        tail = list(grads[n:] if weights else grads)
-        of_obs = tail.pop(0) if to_obs else None
-        of_act = tail.pop(0) if to_act else None
-        return of_params, of_obs, of_act, *([None] * len(others))
+    torch.library.register_autograd does the same, but flattens every list of parameters as a tree, in
+    Python, several times a call: it took a sixth of the time that an update spends outside csrc.
+    """
+    operation = getattr(torch.ops.sorl_fast, name).default
 
-    torch.library.register_autograd(f"sorl_fast::{name}", backward, setup_context=setup)
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, n: int, *flat: Any) -> tuple[Tensor, Tensor]:
+            params, rest = flat[:n], flat[n:]
+            with torch._C._AutoDispatchBelowAutograd():
+                out, saved = operation(list(params), *rest)
+            ctx.save_for_backward(*params, saved)
+            # else torch writes zeros as large as all that was kept
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(saved)
+            ctx.n, ctx.others = n, len(rest) - 2
+            ctx.act_dim = rest[1].shape[1]
+            ctx.steps = rest[2] if kind.rollout else 1
+            ctx.precision, ctx.saving = rest[-2:]
+            return out, saved
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+            n = ctx.n
+            asked: Sequence[bool] = ctx.needs_input_grad
+            needs, to_obs, to_act = asked[1 : n + 1], asked[n + 1], asked[n + 2]
+            if grad is None:
+                return (None,) * (n + 3 + ctx.others)
+            if not ctx.saving:
+                raise RuntimeError(f"sorl_fast::{name} was called with save=False: no gradient")
+            *params, saved = ctx.saved_tensors
+            weights = any(needs)
+            grads = torch.ops.sorl_fast.network_backward(
+                *(grad, params, saved, kind.norm, kind.rollout, ctx.act_dim, ctx.steps),
+                *(ctx.precision, weights, to_obs, to_act),
+            )
+            of_params: list[Tensor | None] = [None] * n
+            if weights:
+                of_params = [g if need else None for g, need in zip(grads[:n], needs, strict=True)]
+                grads = grads[n:]
+            of_obs = grads[0] if to_obs else None
+            of_act = grads[-1] if to_act else None
+            return None, *of_params, of_obs, of_act, *[None] * ctx.others
+
+    def autograd(params: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+        if _saving(params, *rest[:2]):
+            return Differentiable.apply(len(params), *params, *rest)  # type: ignore[no-untyped-call]
+        with torch._C._AutoDispatchBelowAutograd():
+            return operation(list(params), *rest)
+
+    _library.impl(name, autograd, "Autograd")
+
+
+def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))
 
 
 _register_autograd("velocity", VELOCITY)
@@ -390,10 +422,6 @@ _register_autograd("critic_ensemble", CRITIC)
 
 def _flat(layers: Layers) -> list[Tensor]:
     return [x for layer in layers for x in layer]
-
-
-def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))
 
 
 def velocity(
