@@ -50,8 +50,10 @@ class Team {
   static void worker(Shared* shared, int thread) noexcept;
   void start();
   void stop() noexcept;
+  void avoid_this_core() noexcept;
 
   int size_, spin_;
+  int avoided_ = -1;  // the core that the workers stay off
   unsigned forks_;  // forks of the process when the workers were started
   std::unique_ptr<Shared> shared_;
   std::vector<std::thread> threads_;

@@ -295,6 +295,19 @@ struct Plain {
   }
 };
 
+// dx^ as float blocks; what normalise_backward reads beside them is brought near meanwhile.
+template <class P>
+struct NormBackward : Plain {
+  using T = typename P::T;
+  const T *xhat, *slope;
+  void ahead(int r, int c, int i, int n) const {
+    Plain::ahead(r, c, i, n);
+    const std::size_t at = r * stride + c * kPitch;
+    fetch<Fetch::read_second>(xhat + at, i, n);
+    fetch<Fetch::read_second>(slope + at, i, n);
+  }
+};
+
 // dz = dy * slope: natural for the next product down, paired for the weights, summed over steps.
 template <class P>
 struct HiddenBackward {
@@ -780,9 +793,10 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
                                 Last{kBlock, kBlock, l == s.depth ? last_of(s.out) : kBlock});
       };
       if (s.norm) {
-        layer(Plain{dx, wide, nullptr});
+        const T* xhat = saved.act(e, l - 1, step, rb0);
+        layer(NormBackward<P>{{dx, wide, nullptr}, xhat, slope});
         for (int r = 0; r < nrb; ++r)
-          normalise_backward<P>(dx + r * wide, saved.act(e, l - 1, step, rb0 + r), slope + r * wide,
+          normalise_backward<P>(dx + r * wide, xhat + r * wide, slope + r * wide,
                                 saved.rstd(e, l - 1, step, rb0 + r), p.HB, s.hidden, to + r * wide,
                                 paired == nullptr ? nullptr : paired + r * kPitch, K * kPitch, nullptr);
       } else {

@@ -5,9 +5,7 @@
 #include <new>
 
 #if defined(__linux__)
-#include <sched.h>
 #include <sys/mman.h>
-#include <unistd.h>
 #endif
 
 namespace sorl::train {
@@ -83,23 +81,6 @@ void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
     if (own_[t].bytes() < own) own_[t] = Memory(own);
     scratch_.own[t] = own_[t].data();
   }
-}
-
-void Runtime::spread() {
-#if defined(__linux__)
-  if (team_->size() == 1) return;
-  core_.store(sched_getcpu(), std::memory_order_relaxed);
-  team_->run(
-      [](void* pointer, int thread) noexcept {
-        const int core = static_cast<Runtime*>(pointer)->core_.load(std::memory_order_relaxed);
-        if (thread == 0 || core < 0 || core >= CPU_SETSIZE || sched_getcpu() != core) return;
-        cpu_set_t allowed;
-        if (sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0) return;  // the process's own
-        CPU_CLR(core, &allowed);
-        if (CPU_COUNT(&allowed) > 0) sched_setaffinity(0, sizeof allowed, &allowed);
-      },
-      this);
-#endif
 }
 
 double* Runtime::partial_sums(std::size_t n) {

@@ -2,7 +2,6 @@
 // a time; others wait.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -45,7 +44,6 @@ class Runtime {
   void call(const Ops* ops, const Shape* shape, int rows, int steps, Run run) {
     const std::lock_guard<std::mutex> lock(mutex_);
     prepare(ops, shape, rows, steps);
-    spread();
     run(*team_, scratch_);
   }
 
@@ -53,15 +51,10 @@ class Runtime {
 
  private:
   void prepare(const Ops* ops, const Shape* shape, int rows, int steps);
-  // Moves workers that share the caller's core to another. A worker is woken on its waker's core, and
-  // as both then spin there, the scheduler was seen to leave them together for seconds, the other core
-  // idle: two threads were as slow as one.
-  void spread();
 
   std::mutex mutex_;
   int threads_ = 1;
   std::unique_ptr<Team> team_;
-  std::atomic<int> core_{-1};  // the caller's
   Memory shared_, own_[8];
   std::vector<double> partial_;
   Scratch scratch_{};

@@ -178,7 +178,8 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * Returns the union of all rows' status bits (0: all is well), or, with no output touched,
  * SORL_ERROR_ARGUMENT, SORL_ERROR_STEPS or SORL_ERROR_TOO_LARGE.
  * One thread at a time for each session. Real-time safe; with threads > 1 it also spins, bounded,
- * for its workers and may wake each of them once. */
+ * for its workers, may wake each of them once, and keeps them off the core it runs on: pin the calling
+ * thread after the session is made, or its workers are pinned with it. */
 SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows, int32_t steps,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,

@@ -1,0 +1,74 @@
+// The threads of a session: each does its part once a run, all meet at a barrier, and none shares its
+// caller's core, whether it was parked or spinning, and after the caller has moved.
+#include "../team.hpp"
+
+#include <sched.h>
+
+#include <chrono>
+#include <thread>
+
+#include "check.hpp"
+
+namespace {
+
+using sorl::Team;
+
+struct Job {
+  Team& team;
+  std::atomic<int> calls[3] = {};
+  std::atomic<int> arrived{0};
+  int cores[3] = {};
+};
+
+void work(void* context, int thread) noexcept {
+  Job& job = *static_cast<Job*>(context);
+  job.calls[thread].fetch_add(1);
+  job.arrived.fetch_add(1);
+  job.team.barrier();
+  CHECK(job.arrived.load() % job.team.size() == 0);
+  job.team.barrier();
+  job.cores[thread] = sched_getcpu();
+}
+
+void test_every_thread_works_once() {
+  for (const int size : {1, 2, 3}) {
+    Team team(size);
+    Job job{team};
+    for (int run = 1; run <= 50; ++run) {
+      if (run % 10 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));  // they park
+      team.run(work, &job);
+      for (int t = 0; t < 3; ++t) CHECK(job.calls[t].load() == (t < size ? run : 0));
+    }
+  }
+}
+
+void test_workers_leave_the_callers_core() {
+  cpu_set_t all;
+  CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+  if (CPU_COUNT(&all) < 2) return;
+  Team team(2);
+  Job job{team};
+  team.run(work, &job);  // by now the worker has begun
+  for (int core = 0; core < CPU_SETSIZE; ++core) {
+    if (!CPU_ISSET(core, &all)) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(core, &one);
+    CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
+    for (const int pause : {0, 0, 2}) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(pause));
+      team.run(work, &job);
+      CHECK(job.cores[0] == core);
+      CHECK(job.cores[1] != core && CPU_ISSET(job.cores[1], &all));
+    }
+  }
+  CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
+}
+
+}  // namespace
+
+int main() {
+  test_every_thread_works_once();
+  test_workers_leave_the_callers_core();
+  std::puts("team: all passed");
+}
