@@ -95,6 +95,10 @@ class RunFolder:
         """Append one evaluation to eval.jsonl."""
         self._append("eval.jsonl", json.dumps(line))
 
+    def evaluated(self, step: int) -> bool:
+        """Whether eval.jsonl has a line of the network after `step` updates."""
+        return any(line["step"] == step for line in self._read("eval.jsonl"))
+
     def _append(self, name: str, line: str) -> None:
         try:
             with (self.path / name).open("a") as file:

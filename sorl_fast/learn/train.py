@@ -255,6 +255,10 @@ class _Run:
             total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
         )
         self._stack.callback(bar.close)
+        # an evaluation comes after its checkpoint: what stopped the run may have cut it short
+        ended_here = self.step > 0 and _due(self.step, config.eval_every)
+        if ended_here and not self.folder.evaluated(self.step):
+            self._evaluate(bar)
         start = time.perf_counter()
         logged_at, logged_step = self.seconds, self.step
         while self.step < total:

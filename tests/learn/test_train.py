@@ -203,6 +203,26 @@ def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monke
     assert result.evaluation["rows"][0]["success"] == 0.5
 
 
+def test_an_evaluation_that_was_cut_short_is_made_up_for(own_file, tmp_path, monkeypatch):
+    class Broken(FakeEvaluator):
+        def run(self, *args, **kwargs):
+            if len(self.calls) == 1:
+                raise BadInput("a simulator process ended")
+            return super().run(*args, **kwargs)
+
+    monkeypatch.setattr(train_module, "Evaluator", Broken)
+    monkeypatch.setattr(FakeEvaluator, "calls", [])
+    often = config(own_file, tmp_path / "run", eval_every=10, checkpoint_every=10)
+    with pytest.raises(BadInput, match="a simulator process ended"):
+        train(agent(), often, progress=False)
+    monkeypatch.setattr(train_module, "Evaluator", FakeEvaluator)
+    train(agent(), often, resume=True, progress=False)
+    lines = (tmp_path / "run" / "eval.jsonl").read_text().splitlines()
+    assert [json.loads(x)["step"] for x in lines] == [10, 20, 30, 40]
+    train(agent(), config(own_file, tmp_path / "whole", checkpoint_every=10), progress=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):
     real = train_module.Learner.update
 
