@@ -57,7 +57,8 @@ def run(argv: Sequence[str]) -> int:
     names = [p for p in peers.PEERS if not (args.quick and p == "torch-compile")]
     rivals = peers.make_peers(names if args.peers is None else args.peers)
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
-    lanes = _lanes(shapes.QUICK if args.quick else shapes.FULL)
+    grid = shapes.FULL if args.cells is None else shapes.lanes_of(args.cells)
+    lanes = _lanes(shapes.QUICK if args.quick else grid)
     contenders: list[Contender] = [*_ours({} if args.quick else isas), *rivals]
     policies = {
         dims: shapes.make_policy(*dims) for dims in dict.fromkeys(lane.cell[3:] for lane in lanes)
@@ -97,6 +98,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="only the cells that have a floor, without torch-compile: under 90 s",
     )
     parser.add_argument(
+        "--cells",
+        nargs="+",
+        type=shapes.parse_cell,
+        metavar="B,M,N",
+        help="these instead of the whole grid; B,M,N,O,A for another O than 28 and A than 5",
+    )
+    parser.add_argument(
         "--peers", nargs="*", metavar="PEER", help=f"of {', '.join(peers.PEERS)} (default: all)"
     )
     parser.add_argument(
@@ -112,6 +120,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise BadInput(f"seconds is {args.seconds}, but must be above 0 and below 3600")
     if not 0 <= args.cold_calls < 10**6:
         raise BadInput(f"cold-calls is {args.cold_calls}, but must be in [0, 1000000)")
+    if args.quick and args.cells:
+        raise BadInput("--quick has cells of its own: leave it or --cells out")
     if args.png and find_spec("matplotlib") is None:
         raise BadInput("--png needs matplotlib: pip install 'sorl-fast[train]'")
     return args

@@ -4,6 +4,8 @@ Shape letters: B observations a call, M Euler steps, N candidates, O observation
 width, D hidden layers, E critics.
 """
 
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +67,31 @@ FLOORS = {
     Lane(Cell(4096, 4, 1), "bf16", 2): 1.8,
 }
 QUICK = tuple(FLOORS)
-FULL = tuple(Lane(cell, p, t) for cell in GRID for p in PRECISIONS for t in THREADS)
+
+
+def lanes_of(cells: Iterable[Cell]) -> tuple[Lane, ...]:
+    """Return the lanes of cells: every precision and number of threads."""
+    return tuple(Lane(cell, p, t) for cell in cells for p in PRECISIONS for t in THREADS)
+
+
+FULL = lanes_of(GRID)
+
+
+def parse_cell(text: str) -> Cell:
+    """Return the cell that "B,M,N" or "B,M,N,O,A" names.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It names none.
+    """
+    numbers = [int(n) if n.isdecimal() else 0 for n in text.split(",")]
+    powers = tuple(2**i for i in range(M_DISC.bit_length()))
+    if len(numbers) not in (3, 5) or min(numbers) < 1 or numbers[1] not in powers:
+        raise ArgumentTypeError(
+            f"{text!r} is no cell: give B,M,N or B,M,N,O,A, all at least 1 and M one of {powers}"
+        )
+    return Cell(*numbers)
 
 
 def floor(lane: Lane) -> float:

@@ -249,6 +249,21 @@ def test_quick_leaves_torch_compile_out(small, monkeypatch):
     assert asked == [["torch-eager", "onnxruntime", "openvino"], ["torch-compile"], []]
 
 
+def test_cells_of_ones_own(small, tmp_path, capsys):
+    path = tmp_path / "sampler.json"
+    argv = ["--seconds", "0.001", "--cold-calls", "0", "--json", str(path)]
+    assert sampler.run(["--cells", "1,2,3,3,2", "4,2,1,3,2", *argv]) == 0
+    cells = [
+        (r["batch"], r["steps"], r["candidates"]) for r in json.loads(path.read_text())["rows"]
+    ]
+    assert set(cells) == {(1, 2, 3), (4, 2, 1)}
+    assert shapes.parse_cell("256,4,8") == Cell(256, 4, 8)
+    for text in ("", "1", "1,3,1", "0,4,1", "1,4,1,28", "1,4,x", "1,16,1"):
+        with pytest.raises(SystemExit):
+            sampler.run(["--cells", text, *argv])
+        assert f"{text!r} is no cell: give B,M,N" in capsys.readouterr().err
+
+
 def test_ours_come_at_every_isa_the_default_first():
     isas = {"fp32": ["scalar", "avx2"], "bf16": ["scalar"]}
     found = [(c.precision, c.threads, c.isa) for c in sampler._ours(isas)]
@@ -273,6 +288,7 @@ def test_the_picture(small, tmp_path):
         (["--seconds", "0"], "seconds is 0.0, but must be above 0"),
         (["--seconds", "nan"], "seconds is nan"),
         (["--cold-calls", "-1"], "cold-calls is -1, but must be in"),
+        (["--quick", "--cells", "1,1,1"], "leave it or --cells out"),
     ],
 )
 def test_bad_arguments(small, argv, message):
