@@ -71,8 +71,8 @@ stage_asan() {
 
 stage_tsan() {
   configure tsan -DSORL_TESTS=ON -DSORL_SANITIZE=thread
-  make tsan test_threads
-  tests tsan -R test_threads
+  make tsan test_threads test_team
+  tests tsan -R 'test_threads|test_team'
 }
 
 stage_aarch64() {

@@ -136,8 +136,9 @@ class _Packed:
 _packed: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
 
 
-def _network(kind: Kind, params: Sequence[Tensor], obs: int, act: int, precision: str) -> _Packed:
-    isa = choose_isa(precision)
+def _network(
+    kind: Kind, params: Sequence[Tensor], obs: int, act: int, precision: str, isa: str
+) -> _Packed:
     sizes = sizes_of(kind, params, obs, act)
     key = (precision, isa, sizes, *(p.data_ptr() for p in params))
     found = _packed.get(key)
@@ -176,7 +177,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     obs, act = obs.contiguous(), act.contiguous()
     B, A = act.shape
-    packed = _network(kind, params, obs.shape[1], A, precision)
+    packed = _network(kind, params, obs.shape[1], A, precision, choose_isa(precision))
     sizes = sizes_of(kind, params, obs.shape[1], A)
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
     count = saved_bytes(sizes, B, steps, precision) if save else 0
@@ -226,11 +227,15 @@ def _backward(
     act_dim: int,
     steps: int,
     precision: str,
+    isa: str,
     weights: bool,
     to_obs: bool,
     to_act: bool,
 ) -> list[Tensor]:
-    """Gradients of the parameters, then of the observations, then of the actions: those asked for."""
+    """Gradients of the parameters, then of the observations, then of the actions: those asked for.
+
+    isa is the forward's: each keeps what it saves in a layout of its own.
+    """
     kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - kind.extra
@@ -241,7 +246,7 @@ def _backward(
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
-    net = _network(kind, params, O, act_dim, precision).ready(forward=False, backward=True)
+    net = _network(kind, params, O, act_dim, precision, isa).ready(forward=False, backward=True)
     net.backward(
         *(B, steps, rollout, grad.data_ptr(), saved.data_ptr()),
         *([g.data_ptr() for g in grads], _address(grad_obs), _address(grad_act)),
@@ -293,7 +298,7 @@ _SCHEMAS = {
     ),
     "network_backward": (
         "(Tensor grad, Tensor[] params, Tensor saved, bool norm, bool rollout, int act_dim, int steps, "
-        "str precision, bool weights, bool to_obs, bool to_act) -> Tensor[]",
+        "str precision, str isa, bool weights, bool to_obs, bool to_act) -> Tensor[]",
         _backward,
     ),
     "adam_ema_step": (
@@ -341,7 +346,7 @@ def _(params, obs, act, k, precision, save):  # type: ignore[no-untyped-def]
 
 
 @torch.library.register_fake("sorl_fast::network_backward")
-def _(grad, params, saved, norm, rollout, act_dim, steps, precision, weights, to_obs, to_act):  # type: ignore[no-untyped-def]
+def _(grad, params, saved, norm, rollout, act_dim, steps, precision, isa, weights, to_obs, to_act):  # type: ignore[no-untyped-def]
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - Kind(norm, rollout).extra
     grads = [torch.empty_like(p) for p in params] if weights else []
@@ -377,6 +382,7 @@ def _register_autograd(name: str, kind: Kind) -> None:
             ctx.act_dim = rest[1].shape[1]
             ctx.steps = rest[2] if kind.rollout else 1
             ctx.precision, ctx.saving = rest[-2:]
+            ctx.isa = choose_isa(ctx.precision)
             return out, saved
 
         @staticmethod
@@ -392,7 +398,7 @@ def _register_autograd(name: str, kind: Kind) -> None:
             weights = any(needs)
             grads = torch.ops.sorl_fast.network_backward(
                 *(grad, params, saved, kind.norm, kind.rollout, ctx.act_dim, ctx.steps),
-                *(ctx.precision, weights, to_obs, to_act),
+                *(ctx.precision, ctx.isa, weights, to_obs, to_act),
             )
             of_params: list[Tensor | None] = [None] * n
             if weights:

@@ -226,7 +226,8 @@ def opcheck_cases():
     yield "critic_ensemble", (critic, x, z, 2, "fp32", True)
     _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, "fp32", True)
     actor = [p.detach() for p in actor]
-    tail = (actor, saved, False, True, 2, 2, "fp32", True, True, True)
+    isa = native.choose_isa("fp32")
+    tail = (actor, saved, False, True, 2, 2, "fp32", isa, True, True, True)
     yield "network_backward", (normal(5, 2), *tail)
     groups = [[torch.ones(3)] for _ in range(5)]
     params, grads, first, second, targets = groups
@@ -252,6 +253,18 @@ def test_both_sides_count_the_same_bytes(lane, norm):
             isa = os.environ["SORL_CPU_ISA"]
             net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
             assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane)
+
+
+def test_a_gradient_is_of_the_instruction_set_of_its_forward(lane, monkeypatch):
+    net, x, z = layers(28, 5, 64, 2), normal(5, 28), normal(5, 5)
+    out = native.rollout(net, x, z, 2, lane)
+    expected = torch.autograd.grad(out.sum(), flat(net), retain_graph=True)
+    for isa in _native.train_isas(lane):
+        monkeypatch.setenv("SORL_CPU_ISA", isa)
+        for a, b in zip(
+            torch.autograd.grad(out.sum(), flat(net), retain_graph=True), expected, strict=True
+        ):
+            assert torch.equal(a, b)
 
 
 def test_memory_is_used_again(lane):
