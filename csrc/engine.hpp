@@ -109,8 +109,8 @@ class Engine {
 
   // Samples `rows` actions. obs [B][O]; noise [B][N][A], or null: Philox of (seed, call, row_offset);
   // actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is not null.
-  // On one thread: no allocation, lock or system call; with more, at most one wake of each worker, and
-  // after the caller has moved to another core the calls that keep the workers off it.
+  // On one thread: no allocation, lock or system call; with more, at most one wake of each worker and,
+  // after the caller has moved to another core, the calls that keep the workers off it.
   int act(const float* obs, const float* noise, int rows, int steps, int candidates,
           std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
           std::int32_t* candidate, float* q, std::uint32_t* status) noexcept;

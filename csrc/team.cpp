@@ -56,9 +56,9 @@ void spin_until(Done done) noexcept {
 
 struct Team::Shared {
   int size = 1;
-  std::unique_ptr<std::atomic<int>[]> ids;  // the workers' thread numbers; 0 until one has begun
 #if defined(__linux__)
-  cpu_set_t cores;  // where they may run: where their maker might
+  cpu_set_t cores;  // where the workers might run when they were made
+  cpu_set_t others;  // where we let them run
 #endif
   std::chrono::microseconds spin{};
   Work work = nullptr;
@@ -84,10 +84,10 @@ void Team::start() {
   shared_ = std::make_unique<Shared>();
   shared_->size = size_;
   shared_->spin = std::chrono::microseconds(spin_);
-  shared_->ids = std::make_unique<std::atomic<int>[]>(static_cast<std::size_t>(size_));
   avoided_ = -1;
 #if defined(__linux__)
   if (sched_getaffinity(0, sizeof shared_->cores, &shared_->cores) != 0) CPU_ZERO(&shared_->cores);
+  shared_->others = shared_->cores;
 #endif
   // Signals are the caller's business: workers inherit a mask that blocks all but a thread's own faults.
   sigset_t mask, before;
@@ -136,7 +136,8 @@ bool Team::alive() noexcept {
 
 // A worker is often woken on its waker's core, or its caller moves there. Both then spin for each other, and
 // the scheduler was seen to leave them together for milliseconds to seconds, the other core idle. So workers
-// stay off the caller's core. Only a caller that has moved since the last run makes system calls here.
+// stay off the caller's core, unless somebody else has said where they run. Only a caller that has moved
+// since the last run makes system calls here.
 void Team::avoid_this_core() noexcept {
 #if defined(__linux__)
   const int core = sched_getcpu();
@@ -144,11 +145,13 @@ void Team::avoid_this_core() noexcept {
   cpu_set_t others = shared_->cores;
   CPU_CLR(core, &others);
   if (CPU_COUNT(&others) == 0) return;
-  for (int t = 1; t < size_; ++t) {
-    const int id = shared_->ids[t].load(std::memory_order_relaxed);
-    if (id == 0) return;  // not begun: next time
-    sched_setaffinity(id, sizeof others, &others);
+  for (std::thread& thread : threads_) {
+    cpu_set_t now;
+    const pthread_t handle = thread.native_handle();
+    if (pthread_getaffinity_np(handle, sizeof now, &now) == 0 && CPU_EQUAL(&now, &shared_->others))
+      pthread_setaffinity_np(handle, sizeof others, &others);
   }
+  shared_->others = others;
   avoided_ = core;
 #endif
 }
@@ -184,9 +187,6 @@ void Team::barrier() noexcept {
 
 void Team::worker(Shared* shared, int thread) noexcept {
   Shared& s = *shared;
-#if defined(__linux__)
-  s.ids[thread].store(static_cast<int>(syscall(SYS_gettid)), std::memory_order_relaxed);
-#endif
   std::uint32_t seen = 0;
   for (;;) {
     const auto until = std::chrono::steady_clock::now() + s.spin;

@@ -65,10 +65,46 @@ void test_workers_leave_the_callers_core() {
   CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
 }
 
+// A mask that somebody else gave a worker is left alone.
+void test_a_users_mask_stays() {
+  cpu_set_t all, one;
+  CHECK(sched_getaffinity(0, sizeof all, &all) == 0);
+  if (CPU_COUNT(&all) < 2) return;
+  int core = 0;
+  while (!CPU_ISSET(core, &all)) ++core;
+  CPU_ZERO(&one);
+  CPU_SET(core, &one);
+  Team team(2);
+  struct Pin {
+    Team& team;
+    const cpu_set_t& mask;
+    int runs = 0;
+    bool kept = false;
+  } pin{team, one};
+  const auto pin_worker = [](void* context, int thread) noexcept {
+    Pin& pin = *static_cast<Pin*>(context);
+    if (thread == 0) return;
+    cpu_set_t now;
+    if (pin.runs++ == 0) sched_setaffinity(0, sizeof pin.mask, &pin.mask);
+    pin.kept = sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &pin.mask);
+  };
+  for (int caller = 0; caller < CPU_SETSIZE; ++caller) {
+    if (!CPU_ISSET(caller, &all)) continue;
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(caller, &here);
+    CHECK(sched_setaffinity(0, sizeof here, &here) == 0);
+    team.run(pin_worker, &pin);
+    CHECK(pin.kept);
+  }
+  CHECK(sched_setaffinity(0, sizeof all, &all) == 0);
+}
+
 }  // namespace
 
 int main() {
   test_every_thread_works_once();
   test_workers_leave_the_callers_core();
+  test_a_users_mask_stays();
   std::puts("team: all passed");
 }

@@ -196,13 +196,18 @@ class _Run:
         self.window: list[np.ndarray] = []  # metrics of the updates since the last log line
         self.last: dict[str, float] = {}
         self.evaluation: dict[str, Any] | None = None
+        self.evaluation_owed = False
         if saved is None:
             self.folder.create(self._info([command]))
         else:
-            checkpoint, commands = saved
+            checkpoint, before, commands = saved
             self._restore(checkpoint)
             self.folder.write_config(self._info([*commands, command]))
             self.folder.rewind(self.step)
+            # an evaluation comes after its checkpoint: what stopped the run may have cut it short
+            self.evaluation_owed = _due(self.step, before.eval_every) and not self.folder.evaluated(
+                self.step
+            )
         self.tensorboard = _tensorboard(config, stack)
         self.evaluator: Evaluator | None = None
         self._stack = stack
@@ -218,7 +223,7 @@ class _Run:
             "data": _describe(self.data, self.digest),
         }
 
-    def _saved_run(self) -> tuple[Checkpoint, list[str]]:
+    def _saved_run(self) -> tuple[Checkpoint, TrainConfig, list[str]]:
         agent, train_config, info = self.folder.read_config()
         for name, old, new in (
             *((f, v, getattr(self.agent, f)) for f, v in agent.to_dict().items()),
@@ -232,7 +237,8 @@ class _Run:
                     f"--resume: {name} was {old!r} in {self.folder.path}, but is {new!r} now. Use the "
                     "old value, or choose another --out"
                 )
-        return load_latest(self.folder.checkpoints), list(info.get("commands", []))
+        commands = list(info.get("commands", []))
+        return load_latest(self.folder.checkpoints), train_config, commands
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         if checkpoint.info.get("data") != self.digest:
@@ -255,9 +261,7 @@ class _Run:
             total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
         )
         self._stack.callback(bar.close)
-        # an evaluation comes after its checkpoint: what stopped the run may have cut it short
-        ended_here = self.step > 0 and _due(self.step, config.eval_every)
-        if ended_here and not self.folder.evaluated(self.step):
+        if self.evaluation_owed and config.eval_every > 0:
             self._evaluate(bar)
         start = time.perf_counter()
         logged_at, logged_step = self.seconds, self.step

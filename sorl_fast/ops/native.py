@@ -90,10 +90,10 @@ def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
     return Sizes(obs, act, kind.extra, hidden, depth, out, members, kind.norm)
 
 
-def saved_bytes(s: Sizes, rows: int, steps: int, precision: str) -> int:
+def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/mlp.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
-    size = 2 if precision == "bf16" and choose_isa(precision) in BF16_ISAS else 4
+    size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
 
     def blocks(n: int) -> int:
         return (n + BLOCK - 1) // BLOCK
@@ -177,10 +177,11 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     obs, act = obs.contiguous(), act.contiguous()
     B, A = act.shape
-    packed = _network(kind, params, obs.shape[1], A, precision, choose_isa(precision))
+    isa = choose_isa(precision)
+    packed = _network(kind, params, obs.shape[1], A, precision, isa)
     sizes = sizes_of(kind, params, obs.shape[1], A)
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
-    count = saved_bytes(sizes, B, steps, precision) if save else 0
+    count = saved_bytes(sizes, B, steps, precision, isa) if save else 0
     saved = _lend((count,), torch.uint8)
     net = packed.ready(forward=True, backward=save)
     t, log2_steps = (None if x is None else x.contiguous() for x in extra)
@@ -239,6 +240,12 @@ def _backward(
     kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - kind.extra
+    kept = saved_bytes(sizes_of(kind, params, O, act_dim), B, steps, precision, isa)
+    if saved.numel() != kept:
+        raise RuntimeError(
+            f"a forward kept {saved.numel()} bytes, but {precision} on {isa} keeps {kept}: it ran on "
+            "another instruction set. Set SORL_CPU_ISA before the first operation, or not at all"
+        )
     # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
     grads = [
         _lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
@@ -325,7 +332,7 @@ def _fake_forward(
 ) -> tuple[Tensor, Tensor]:
     B, A = act.shape
     sizes = sizes_of(kind, params, obs.shape[1], A)
-    count = saved_bytes(sizes, B, steps, precision) if save else 0
+    count = saved_bytes(sizes, B, steps, precision, choose_isa(precision)) if save else 0
     out = obs.new_empty((sizes.members, B) if kind.norm else (B, A))
     return out, obs.new_empty((count,), dtype=torch.uint8)
 
@@ -364,7 +371,7 @@ def _register_autograd(name: str, kind: Kind) -> None:
     """Make operation `name` differentiable, by hand.
 
     torch.library.register_autograd does the same, but flattens every list of parameters as a tree, in
-    Python, several times a call: it took a sixth of the time that an update spends outside csrc.
+    Python, several times a call.
     """
     operation = getattr(torch.ops.sorl_fast, name).default
 
@@ -386,6 +393,7 @@ def _register_autograd(name: str, kind: Kind) -> None:
             return out, saved
 
         @staticmethod
+        @torch.autograd.function.once_differentiable
         def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
             n = ctx.n
             asked: Sequence[bool] = ctx.needs_input_grad

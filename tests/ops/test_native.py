@@ -252,7 +252,7 @@ def test_both_sides_count_the_same_bytes(lane, norm):
             sizes = native.sizes_of(kind, params, O, A)
             isa = os.environ["SORL_CPU_ISA"]
             net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
-            assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane)
+            assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane, isa)
 
 
 def test_a_gradient_is_of_the_instruction_set_of_its_forward(lane, monkeypatch):
@@ -265,6 +265,40 @@ def test_a_gradient_is_of_the_instruction_set_of_its_forward(lane, monkeypatch):
             torch.autograd.grad(out.sum(), flat(net), retain_graph=True), expected, strict=True
         ):
             assert torch.equal(a, b)
+
+
+def test_bytes_of_another_layout_are_refused():
+    if not {"avx512", "avx512_bf16"} <= set(native.isas("bf16")):
+        pytest.skip("only one layout of bf16 here")
+    net, x, z = flat(layers(4, 2, 32, 2)), normal(5, 4), normal(5, 2)
+    with torch.no_grad():
+        os.environ["SORL_CPU_ISA"] = "avx512"
+        _, saved = torch.ops.sorl_fast.rollout(net, x, z, 2, "bf16", True)
+    tail = (net, saved, False, True, 2, 2, "bf16", "avx512_bf16", True, False, False)
+    with pytest.raises(RuntimeError, match="it ran on another instruction set"):
+        torch.ops.sorl_fast.network_backward(normal(5, 2), *tail)
+
+
+def test_a_second_derivative_is_refused(lane):
+    net, x = layers(4, 2, 32, 2), normal(5, 4)
+    z = normal(5, 2).requires_grad_()
+    (first,) = torch.autograd.grad(native.rollout(net, x, z, 2, lane).sum(), z, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        torch.autograd.grad(first.sum(), z)
+
+
+@pytest.mark.parametrize("isa", _native.train_isas("bf16"))
+def test_bf16_reads_weights_as_bf16(isa, monkeypatch):
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    # an actor: a critic's gains are multiplied into its weights before they are rounded
+    rounded = [[p.detach() for p in layer] for layer in layers(28, 5, 64, 3)]
+    for layer in rounded:
+        layer[0] = layer[0].bfloat16().float()
+    # less than half of bf16's last digit away
+    near = [[layer[0] * (1 + 2.0**-11), *layer[1:]] for layer in rounded]
+    x, z = normal(5, 28), normal(5, 5)
+    one, other = (native.rollout(net, x, z, 2, "bf16") for net in (rounded, near))
+    assert torch.equal(one, other)
 
 
 def test_memory_is_used_again(lane):

@@ -177,9 +177,10 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  *
  * Returns the union of all rows' status bits (0: all is well), or, with no output touched,
  * SORL_ERROR_ARGUMENT, SORL_ERROR_STEPS or SORL_ERROR_TOO_LARGE.
- * One thread at a time for each session. Real-time safe; with threads > 1 it also spins, bounded,
- * for its workers, may wake each of them once, and keeps them off the core it runs on: pin the calling
- * thread after the session is made, or its workers are pinned with it. */
+ * One thread at a time for each session. Real-time safe. With threads > 1 it also spins, bounded, for
+ * its workers, may wake each of them once, and after the calling thread has moved to another core makes
+ * two system calls for each worker, to keep it off that core: pin the calling thread, and do so after
+ * the session is made, for workers inherit their maker's cores. */
 SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows, int32_t steps,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,
