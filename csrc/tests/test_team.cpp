@@ -82,11 +82,11 @@ void test_a_users_mask_stays() {
     bool kept = false;
   } pin{team, one};
   const auto pin_worker = [](void* context, int thread) noexcept {
-    Pin& pin = *static_cast<Pin*>(context);
+    Pin& p = *static_cast<Pin*>(context);
     if (thread == 0) return;
     cpu_set_t now;
-    if (pin.runs++ == 0) sched_setaffinity(0, sizeof pin.mask, &pin.mask);
-    pin.kept = sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &pin.mask);
+    if (p.runs++ == 0) sched_setaffinity(0, sizeof p.mask, &p.mask);
+    p.kept = sched_getaffinity(0, sizeof now, &now) == 0 && CPU_EQUAL(&now, &p.mask);
   };
   for (int caller = 0; caller < CPU_SETSIZE; ++caller) {
     if (!CPU_ISSET(caller, &all)) continue;
