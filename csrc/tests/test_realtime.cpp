@@ -396,9 +396,11 @@ void test_choice() {
 
 }  // namespace
 
-// The number of calls of the allocation and fault test, for each instruction set: 2,000 if not given.
+// The number of calls of the allocation and fault test, for each instruction set: 2,000 if not given. And
+// the one instruction set to test: all of the machine's if not given.
 int main(int argc, char** argv) {
   const long calls = argc > 1 ? std::atol(argv[1]) : 2000;
+  const std::string only = argc > 2 ? argv[2] : "";
   Spec small;
   small.obs_dim = 4;
   small.act_dim = 2;
@@ -412,6 +414,7 @@ int main(int argc, char** argv) {
   test_choice();
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     for (const Isa isa : sorl::available_isas(precision)) {
+      if (!only.empty() && only != name(isa)) continue;
       test_allocations_and_faults(small_policy, precision, isa, calls);
       test_no_system_call(small_policy, precision, isa);
       for (const Policy* policy : {&small_policy, &wide_policy}) {
