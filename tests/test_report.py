@@ -72,6 +72,7 @@ def make_run(
     periodic: bool = True,
     final: bool = True,
     level: float = 1.0,
+    precision: str = "fp32",
     **agent,
 ) -> Path:
     """Write a run folder with made-up but plausible figures."""
@@ -81,7 +82,7 @@ def make_run(
         "sorl_fast": "0.1.0",
         "agent": AgentConfig(**({"q_coef": 10.0, "hidden": 256, "depth": 3} | agent)).to_dict(),
         "train": TrainConfig(
-            env=env, data="data", out=str(folder), steps=steps, seed=seed
+            env=env, data="data", out=str(folder), steps=steps, seed=seed, precision=precision
         ).to_dict(),
         "versions": {"python": "3.11.2", "torch": "2.9.0", "numpy": "2.2.0", "ogbench": "1.2.1"},
         "commands": [
@@ -302,6 +303,17 @@ def test_seeds_are_aggregated_and_settings_compared(tmp_path):
     ):
         assert words in text, words
     assert "95% t interval over seeds" in text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_precisions_of_training_are_settings_of_their_own(tmp_path):
+    fp32, bf16 = (make_run(tmp_path / p, steps=3000, precision=p) for p in ("fp32", "bf16"))
+    older = json.loads((fp32 / "config.json").read_text())
+    del older["train"]["precision"]  # not yet recorded: it was fp32
+    (fp32 / "config.json").write_text(json.dumps(older))
+    text = Page(write_report([fp32, bf16], tmp_path / "out")).text
+    for words in ("2 runs, 2 settings", "precision fp32", "precision bf16"):
+        assert words in text, words
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -75,6 +75,11 @@ class Run:
         return dict(self.config["train"])
 
     @property
+    def precision(self) -> str:
+        """What the training's products read; fp32 before runs recorded it."""
+        return str(self.train.get("precision", "fp32"))
+
+    @property
     def timing(self) -> str:
         """The success timing of its evaluations, "" without any."""
         source = self.evaluation or (self.evals[-1] if self.evals else {})
@@ -85,8 +90,8 @@ class Run:
         """Equal for runs that are seeds of one setting."""
         data = self.config.get("data") or {}
         source = data.get("sha256") or [data.get("transitions"), data.get("episodes")]
-        parts = (self.agent, self.train["env"], self.train["steps"], source, self.timing)
-        return json.dumps(parts, sort_keys=True)
+        train = (self.train["env"], self.train["steps"], self.precision)
+        return json.dumps((self.agent, train, source, self.timing), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -252,7 +257,8 @@ def group_settings(runs: Sequence[Run]) -> list[Setting]:
 def _described(run: Run) -> dict[str, str]:
     """What may set one setting apart from another, in the words of the labels."""
     data = run.config.get("data") or {}
-    values = {"env": run.train["env"], "updates": f"{run.train['steps']:,}"} | run.agent
+    values = {"env": run.train["env"], "updates": f"{run.train['steps']:,}"}
+    values |= {"precision": run.precision} | run.agent
     values |= {"transitions": data.get("transitions"), "data": str(data.get("sha256", ""))[:8]}
     return {key: str(value) for key, value in (values | {"success": run.timing}).items()}
 
