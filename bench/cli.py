@@ -10,6 +10,7 @@ BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "denormals": "what denormal numbers cost the native sampler",
+    "overhead": "what Python adds to a native call of the sampler",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
     "kernels": "registers, stack and shared memory of each GPU kernel, against its budget; no GPU needed",
