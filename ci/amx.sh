@@ -18,7 +18,7 @@ cd "$build"
 
 echo "== amx: tools"
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends g++ make cmake curl xz-utils patch cpio xorriso isolinux \
+apt-get install -y -qq --no-install-recommends g++ make cmake curl xz-utils cpio xorriso isolinux \
   syslinux-common busybox-static bochsbios vgabios > /dev/null
 
 echo "== amx: Bochs"
