@@ -31,18 +31,16 @@ if [ ! -x bochs-3.0/bochs ]; then
   cd bochs-3.0
   # Linux uses tiles only with XFD, the fault at a thread's first tile instruction: two registers, two bits
   # of CPUID, and the fault itself.
-  sed -i 's/^  Bit64u ia32_xss;/&\n  Bit64u ia32_xfd, ia32_xfd_err;/' cpu/cpu.h
+  sed -i 's/^  Bit64u ia32_xss;/&\n  Bit64u ia32_xfd[2];  \/\/ what faults, what has faulted/' cpu/cpu.h
   sed -i -e '/eax |= (1<<3);/a if (is_cpu_extension_supported(BX_ISA_AMX)) leaf->eax |= 1 << 4;' \
     -e '/ecx = (cpu->ia32_xss_suppmask & (1/a if (subfunction == 18) leaf->ecx |= 4;' cpu/cpuid.cc
+  register='case BX_MSR_IA32_XFD: case BX_MSR_IA32_XFD_ERROR:' value='BX_CPU_THIS_PTR msr.ia32_xfd[index - BX_MSR_IA32_XFD]'
   sed -i -e '/msr_desc\[BX_MSR_XSS\]/a\
       for (int r = BX_MSR_IA32_XFD; r <= BX_MSR_IA32_XFD_ERROR; ++r) msr_desc[r] = new MSR_Descriptor("XFD", BX_ISA_AMX);' \
-    -e 's/^    case BX_MSR_XSS:/    TILE_FAULT_REGISTERS\n&/' cpu/msr.cc
-  for access in 'val64 = *p; break;' '*p = val_64; handleAvxModeChange(); break;'; do # reading comes first
-    sed -i "0,/TILE_FAULT_REGISTERS/s//case BX_MSR_IA32_XFD: case BX_MSR_IA32_XFD_ERROR: { Bit64u *p = \
-index == BX_MSR_IA32_XFD ? \&BX_CPU_THIS_PTR msr.ia32_xfd : \&BX_CPU_THIS_PTR msr.ia32_xfd_err; $access }/" cpu/msr.cc
-  done
-  sed -i -e '/^    clear_amx_ok();/,/^    set_amx_ok();/s/^    set_amx_ok();/&\n  if (BX_CPU_THIS_PTR msr.ia32_xfd) clear_amx_ok();/' \
-    -e '/::BxNoAMX/,/BX_ASSERT/s/^  BX_ASSERT(0);/  BX_CPU_THIS_PTR msr.ia32_xfd_err = BX_CPU_THIS_PTR msr.ia32_xfd;\n\
+    -e "/::rdmsr(/,/::wrmsr(/s/^    case BX_MSR_XSS:/$register val64 = $value; break;\n&/" \
+    -e "/::wrmsr(/,\$s/^    case BX_MSR_XSS:/$register $value = val_64; handleAvxModeChange(); break;\n&/" cpu/msr.cc
+  sed -i -e '/^    clear_amx_ok();/,/^    set_amx_ok();/s/^    set_amx_ok();/&\n  if (BX_CPU_THIS_PTR msr.ia32_xfd[0]) clear_amx_ok();/' \
+    -e '/::BxNoAMX/,/BX_ASSERT/s/^  BX_ASSERT(0);/  BX_CPU_THIS_PTR msr.ia32_xfd[1] = BX_CPU_THIS_PTR msr.ia32_xfd[0];\n\
   exception(BX_NM_EXCEPTION, 0);/' cpu/proc_ctrl.cc
   # Saved tiles: rows and bytes of a row were taken for each other, half of the rows left out, and tiles in
   # use taken for unused ones.
@@ -51,8 +49,7 @@ index == BX_MSR_IA32_XFD ? \&BX_CPU_THIS_PTR msr.ia32_xfd : \&BX_CPU_THIS_PTR ms
   # VCVTNE2PS2BF16 read the second half of its result from beyond its first operand.
   sed -i '/other half/,/}/s/op1.vmm32u(n)/op1.vmm32u(n - DWORD_ELEMENTS(len))/' cpu/avx/avx512_bf16.cc
   # A Linux kernel takes fast string operations for off, and then copies wrongly, unless this register says on.
-  sed -i 's/^bool BX_CPP_AttrRegparmN(2) BX_CPU_C::rdmsr(.*/&\n#define IF_FAST_STRINGS if (index == 0x1a0) { *msr = 1; return true; }/
-    /BX_CPU_C::rdmsr(/,/^{/s/^{/{ IF_FAST_STRINGS/' cpu/msr.cc
+  sed -i '/BX_CPU_C::rdmsr(/,/^{/s/^{/{ if (index == 0x1a0) { *msr = 1; return true; }/' cpu/msr.cc
   ./configure --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-amx --enable-vmx=2 --enable-pci \
     --enable-all-optimizations --enable-long-phy-address --disable-plugins --disable-docbook --with-nogui > configure.log 2>&1
   make -j"$(nproc)" > make.log 2>&1 || { grep error: make.log; exit 1; }
