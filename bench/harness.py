@@ -38,11 +38,11 @@ WARM_UP = 3  # calls at the start of a block that are not counted
 ROUNDS = 5
 
 # How far an action may be from the float64 definition's, and how far the Q of the candidate that it
-# belongs to may be below the best one's. bf16 rounds weights and activations to 8 bits: with the
+# belongs to may be below the best one's. bf16 and int8 round weights and activations to 8 bits: with the
 # weights of `shapes.make_policy`, which are larger than any trained ones, actions of every contender
 # stay within half of its bound.
-ACTION_BOUND = {"fp32": 1e-4, "bf16": 0.1}
-Q_BOUND = {"fp32": 1e-3, "bf16": 0.1}
+ACTION_BOUND = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
+Q_BOUND = {"fp32": 1e-3, "bf16": 0.1, "int8": 0.1}
 
 
 class Running(NamedTuple):

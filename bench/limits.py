@@ -7,7 +7,7 @@ from sorl_fast.act.policy_file import Policy
 
 from .shapes import Lane, flop, weights_held, weights_read
 
-_BYTES = {"fp32": 4, "bf16": 2}
+_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # int8: first and last layers have more
 
 
 class Rates(NamedTuple):

@@ -244,7 +244,7 @@ def _example(policy: Policy, args: argparse.Namespace) -> dict[str, Any]:
         command = [args.example, path, "--hz", f"{args.hz:.0f}", "--steps", str(args.steps)]
         command += ["--seconds", str(max(1, math.ceil(args.seconds)))]
         command += ["--candidates", str(args.candidates), "--threads", str(args.threads)]
-        command += ["--bf16"] * (args.precision == "bf16")
+        command += ["--precision", args.precision]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BadInput(f"{args.example} ended with {done.returncode}: {done.stderr.strip()}")
@@ -264,7 +264,7 @@ def read_example(output: str) -> dict[str, Any]:
     latency = re.search(rf"^latency\s+{line}", output, re.MULTILINE)
     wake_up = re.search(rf"^wake-up\s+{line}", output, re.MULTILINE)
     missed = re.search(r"^missed (\d+) of (\d+) deadlines", output, re.MULTILINE)
-    isa = re.search(r"^(\w+), (?:fp32|bf16), M = ", output, re.MULTILINE)
+    isa = re.search(r"^(\w+), (?:fp32|bf16|int8), M = ", output, re.MULTILINE)
     if not (latency and wake_up and missed and isa):
         raise BadInput(
             f"the example printed {output[:200]!r}, which is no report of control_loop. Build the "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sorl_fast.act.policy_file import Policy
 
 HIDDEN, DEPTH, ENSEMBLE, M_DISC = 512, 4, 2, 8
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
 
 

@@ -75,6 +75,11 @@ stage_tsan() {
   tests tsan -R 'test_threads|test_team'
 }
 
+# How many instructions of an object file of the kernels match.
+count_aarch64() {
+  aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/objects.dir/kernels/$1.o" | grep -cP "\t$2" || true
+}
+
 stage_aarch64() {
   configure aarch64 -DSORL_TESTS=ON -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
     -DCMAKE_C_COMPILER=aarch64-linux-gnu-gcc -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
@@ -82,11 +87,11 @@ stage_aarch64() {
   make aarch64
   # test_realtime counts system calls and page faults, and qemu's own would be among them
   tests aarch64 -E test_realtime
-  local fused
-  fused=$(aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/objects.dir/kernels/neon.cpp.o" |
-    grep -cE $'\tfmla\tv[0-9]+\.4s' || true)
-  echo "NEON: $fused vector multiply-adds (fmla v.4s)"
-  [ "$fused" -gt 0 ]
+  local fused dots
+  fused=$(count_aarch64 neon.cpp 'fmla\tv[0-9]+\.4s')
+  dots=$(count_aarch64 neon_dotprod.cpp 'sdot\tv[0-9]+\.4s')
+  echo "NEON: $fused vector multiply-adds (fmla v.4s), $dots dot products of bytes (sdot v.4s)"
+  [ "$fused" -gt 0 ] && [ "$dots" -gt 0 ]
 }
 
 stage_fuzz() {

@@ -28,7 +28,8 @@ using Floats = py::array_t<float, py::array::c_style>;
 Precision parse_precision(const std::string& text) {
   if (text == "fp32") return Precision::fp32;
   if (text == "bf16") return Precision::bf16;
-  throw py::value_error("precision is '" + text + "', but must be fp32 or bf16");
+  if (text == "int8") return Precision::int8;
+  throw py::value_error("precision is '" + text + "', but must be fp32, bf16 or int8");
 }
 
 Isa parse_isa(Precision precision, const std::optional<std::string>& wanted) {

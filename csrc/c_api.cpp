@@ -120,8 +120,9 @@ std::int32_t read_options(const sorl_options* given, sorl_options& options, std:
     }
     std::memcpy(&options, given, std::min<std::size_t>(given->struct_size, sizeof options));
   }
-  if (options.precision != SORL_PRECISION_FP32 && options.precision != SORL_PRECISION_BF16) {
-    text = out_of_bounds("precision", options.precision, "SORL_PRECISION_FP32 or SORL_PRECISION_BF16");
+  if (options.precision < SORL_PRECISION_FP32 || options.precision > SORL_PRECISION_INT8) {
+    text = out_of_bounds("precision", options.precision,
+                         "SORL_PRECISION_FP32, SORL_PRECISION_BF16 or SORL_PRECISION_INT8");
   } else if (options.threads < 1 || options.threads > Engine::max_threads) {
     text = out_of_bounds("threads", options.threads, "1 to 64");
   } else if (options.max_rows < 1) {
@@ -228,8 +229,8 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
     sorl_options options;
     const std::int32_t code = read_options(given, options, text);
     if (code != SORL_OK) return code;
-    const Precision precision =
-        options.precision == SORL_PRECISION_BF16 ? Precision::bf16 : Precision::fp32;
+    static_assert(int(Precision::bf16) == SORL_PRECISION_BF16 && int(Precision::int8) == SORL_PRECISION_INT8);
+    const auto precision = static_cast<Precision>(options.precision);
     Isa isa{};
     if (!sorl::choose_isa(precision, options.isa, isa, text)) return SORL_ERROR_ISA;
     std::shared_ptr<const Model> model = policy->models->get(*policy->file, precision, isa, text);

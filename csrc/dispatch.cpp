@@ -5,6 +5,9 @@
 
 #include "kernels.hpp"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
@@ -17,8 +20,11 @@ const char* name(Isa isa) noexcept {
   switch (isa) {
     case Isa::scalar: return "scalar";
     case Isa::neon: return "neon";
+    case Isa::neon_dotprod: return "neon_dotprod";
     case Isa::avx2: return "avx2";
+    case Isa::avx_vnni: return "avx_vnni";
     case Isa::avx512: return "avx512";
+    case Isa::avx512_vnni: return "avx512_vnni";
     case Isa::avx512_bf16: return "avx512_bf16";
     case Isa::amx: return "amx";
   }
@@ -26,7 +32,12 @@ const char* name(Isa isa) noexcept {
 }
 
 const char* name(Precision precision) noexcept {
-  return precision == Precision::fp32 ? "fp32" : "bf16";
+  switch (precision) {
+    case Precision::fp32: return "fp32";
+    case Precision::bf16: return "bf16";
+    case Precision::int8: return "int8";
+  }
+  return "";
 }
 
 #if defined(__x86_64__)
@@ -44,7 +55,8 @@ constexpr bool bit(unsigned word, int i) { return (word >> i & 1) != 0; }
 
 // What the processor has and the operating system saves and restores.
 struct Cpu {
-  bool avx2 = false, avx512 = false, avx512_bf16 = false, tiles = false, amd = false;
+  bool avx2 = false, avx_vnni = false, avx512 = false, avx512_vnni = false, avx512_bf16 = false, tiles = false,
+       amd = false;
 
   Cpu() {
     const Leaf vendor(0, 0), one(1, 0), seven(7, 0), seven_one(7, 1);
@@ -56,6 +68,8 @@ struct Cpu {
     avx2 = ymm && bit(one.c, 28) && bit(one.c, 12) && bit(seven.b, 5);  // AVX, FMA, AVX2
     avx512 = avx2 && zmm && bit(seven.b, 16) && bit(seven.b, 17) && bit(seven.b, 30) &&
              bit(seven.b, 31);  // F, DQ, BW, VL
+    avx_vnni = avx2 && bit(seven_one.a, 4);
+    avx512_vnni = avx512 && bit(seven.c, 11);
     avx512_bf16 = avx512 && bit(seven_one.a, 5);
     tiles = avx512_bf16 && tmm && bit(seven.d, 24) && bit(seven.d, 22);  // AMX-TILE, AMX-BF16
   }
@@ -85,6 +99,20 @@ void assume_tiles_for_test() { assume_tiles = true; }
 bool tiles_allowed() { return false; }
 void assume_tiles_for_test() {}
 
+#if defined(__aarch64__)
+namespace {
+
+bool dotprod() {
+#if defined(__linux__)
+  return (getauxval(AT_HWCAP) >> 20 & 1) != 0;  // HWCAP_ASIMDDP
+#else
+  return false;
+#endif
+}
+
+}  // namespace
+#endif
+
 #endif
 
 const Kernels* find_kernels(Isa isa, Precision precision) {
@@ -92,9 +120,12 @@ const Kernels* find_kernels(Isa isa, Precision precision) {
     case Isa::scalar: return scalar_kernels(precision);
 #if defined(__aarch64__)
     case Isa::neon: return neon_kernels(precision);
+    case Isa::neon_dotprod: return dotprod() ? neon_dotprod_kernels(precision) : nullptr;
 #endif
 #if defined(__x86_64__)
     case Isa::avx2: return cpu().avx2 ? avx2_kernels(precision) : nullptr;
+    case Isa::avx_vnni: return cpu().avx_vnni ? avx_vnni_kernels(precision) : nullptr;
+    case Isa::avx512_vnni: return cpu().avx512_vnni ? avx512_vnni_kernels(precision) : nullptr;
     case Isa::avx512: return cpu().avx512 ? avx512_kernels(precision) : nullptr;
     case Isa::avx512_bf16: return cpu().avx512_bf16 ? avx512_bf16_kernels(precision) : nullptr;
     case Isa::amx: return tiles_allowed() ? amx_kernels(precision) : nullptr;
@@ -104,11 +135,12 @@ const Kernels* find_kernels(Isa isa, Precision precision) {
 }
 
 std::vector<Isa> available_isas(Precision precision) {
-  std::vector<Isa> order{Isa::scalar, Isa::neon, Isa::avx2, Isa::avx512_bf16, Isa::avx512, Isa::amx};
+  std::vector<Isa> order{Isa::scalar,   Isa::neon,        Isa::neon_dotprod, Isa::avx2,
+                         Isa::avx_vnni, Isa::avx512_vnni, Isa::avx512_bf16,  Isa::avx512, Isa::amx};
 #if defined(__x86_64__)
   // Intel issues vdpbf16ps every other cycle on one port: half the rate of two fp32 multiply-adds on
   // widened weights (measured on Emerald Rapids: 78 against 166 GFLOP/s). AMD issues it at full rate.
-  if (cpu().amd) std::swap(order[3], order[4]);
+  if (cpu().amd) std::swap(order[6], order[7]);
 #endif
   std::vector<Isa> there;
   for (const Isa isa : order)

@@ -41,6 +41,7 @@ struct Scratch {
   char* in;            // activations of z, or of the clipped actions
   char* act[2];        // activations of a layer, and of the one before it
   float* pre;          // [rows][width] a critic's layer before its LayerNorm
+  RowAffine* affine;   // [rows] a critic's LayerNorm, in int8
   float* velocity;     // [rows][head_width]
 
   void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
@@ -59,6 +60,7 @@ struct Scratch {
     in = bump.take<char>(held * wider(&Side::in_stride));
     for (char*& a : act) a = bump.take<char>(held * wider(&Side::act_stride));
     pre = bump.take<float>(held * width);
+    affine = bump.take<RowAffine>(held);
     velocity = bump.take<float>(held * head);
     bump.take<char>(0, 256);  // neighbours' lines apart
   }
@@ -166,9 +168,12 @@ struct Engine::Impl {
     const bool together = call.together;
     const Scratch& own = scratch[thread];
     const Scratch& shared = together ? scratch[0] : own;
-    const int A = p.act_dim, N = call.candidates, M = call.steps, panels = p.width / k.panel;
-    const int panel_begin = together ? share(panels, thread) : 0;
-    const int panel_end = together ? share(panels, thread + 1) : panels;
+    const int A = p.act_dim, N = call.candidates, M = call.steps;
+    // A thread's columns: of int8 whole groups.
+    const int unit = k.int8 == nullptr ? k.panel : kQuantisedGroup, units = p.width / unit;
+    const int unit_begin = together ? share(units, thread) : 0;
+    const int unit_end = together ? share(units, thread + 1) : units;
+    const int panel_begin = unit_begin * unit / k.panel, panel_end = unit_end * unit / k.panel;
     const auto meet = [&] {
       if (together) team.barrier();
     };
@@ -210,7 +215,22 @@ struct Engine::Impl {
       d.bias = side.actor.bias + static_cast<std::size_t>(M - 1 + i) * p.width;
       d.init = own.init;
       d.y = shared.act[turn & 1];
+      std::size_t layers = side.actor.hidden.size();  // still to come
+      const bool quantised = k.int8 != nullptr && layers > 0;
+      if (quantised) {
+        d.y = own.pre;
+        d.y_stride = p.width * sizeof(float);
+        d.output = Output::gelu_float;
+      }
       k.dense(d);
+      if (quantised) {
+        k.int8->quantise(own.pre, d.y_stride, n, p.width, unit_begin * unit, unit_end * unit, shared.act[turn & 1],
+                         side.act_stride);
+        d.panel_begin = unit_begin;
+        d.panel_end = unit_end;
+        d.y_stride = side.act_stride;
+        d.output = Output::gelu;
+      }
       meet();
       d.init = nullptr;
       d.x_stride = side.act_stride;
@@ -220,7 +240,12 @@ struct Engine::Impl {
         d.w = layer.w;
         d.bias = layer.b;
         d.y = shared.act[++turn & 1];
-        k.dense(d);
+        if (quantised) {
+          if (--layers == 0) d.output = Output::gelu_float;  // the last layer reads floats
+          k.int8->dense(d, nullptr, own.pre);
+        } else {
+          k.dense(d);
+        }
         meet();
       }
       velocities(side, shared.act[turn & 1] + begin * side.act_stride, end - begin, own.velocity);
@@ -304,6 +329,25 @@ struct Engine::Impl {
     norm.head_w = static_cast<const float*>(net.head_w);
     norm.head_b = *net.head_b;
     norm.q = q + static_cast<std::size_t>(e) * call.total + first;
+    if (k.int8 != nullptr) {
+      k.dense(d);
+      d.init = nullptr;
+      d.x = s.act[0];
+      d.x_stride = side.act_stride;
+      d.k = p.width;
+      d.panel_end = p.width / kQuantisedGroup;
+      for (const PackedLayer& layer : net.hidden) {
+        k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
+        k.int8->quantise(s.pre, d.y_stride, n, p.width, 0, p.width, s.act[0], side.act_stride);
+        d.w = layer.w;
+        d.bias = layer.b;
+        k.int8->dense(d, s.affine, nullptr);
+        norm.g = layer.g;
+        norm.c = layer.c;
+      }
+      norm.y = nullptr;
+      return k.norm(norm);
+    }
     for (int l = 0; l < p.depth; ++l) {
       if (l > 0) {
         const PackedLayer& layer = net.hidden[l - 1];

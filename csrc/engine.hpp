@@ -33,16 +33,16 @@ struct PolicyView {
   const LayerView* critic;   // concat[x, a, M]
 };
 
-enum class Precision { fp32, bf16 };
-enum class Isa { scalar, neon, avx2, avx512, avx512_bf16, amx };
+enum class Precision { fp32, bf16, int8 };
+enum class Isa { scalar, neon, neon_dotprod, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx };
 
-// "scalar", "neon", "avx2", "avx512", "avx512_bf16", "amx"; "fp32", "bf16".
+// The enumerators' own names.
 const char* name(Isa isa) noexcept;
 const char* name(Precision precision) noexcept;
 
 // Instruction sets that this build holds and this machine, kernel and process allow, slowest first.
 // AMX counts only after CPUID, XCR0 and the kernel's tile permission all agree. amx and avx512_bf16
-// run bf16 only.
+// run bf16 only; neon_dotprod, avx_vnni and avx512_vnni int8 only; neon and avx512 have no int8.
 std::vector<Isa> available_isas(Precision precision);
 
 // The one choice of an instruction set: `wanted` if not null, else the environment's SORL_CPU_ISA if

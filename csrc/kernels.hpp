@@ -15,6 +15,7 @@
 namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
+inline constexpr int kQuantisedGroup = 32;  // int8: values of a row that share one step; columns of a panel
 inline constexpr std::size_t kLine = 64;  // bytes of a cache line
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -66,6 +67,26 @@ struct Head {
   std::size_t y_stride;  // bytes
 };
 
+// x -> (x + shift) * scale, of a row.
+struct RowAffine {
+  float scale, shift;
+};
+
+// The hidden layers in int8: kernels/int8.hpp.
+struct Int8 {
+  std::size_t (*packed_bytes)(int k, int n);
+  // gain [in], or null: ones, times w [in][out].
+  void (*pack)(const float* w, const float* gain, int in, int out, int k, int n, void* packed);
+  // Columns [begin, end), whole groups, of float rows [width] to quantised rows.
+  void (*quantise)(const float* x, std::size_t x_stride, int rows, int width, int begin, int end, void* y,
+                   std::size_t y_stride) noexcept;
+  // What LayerNorm, less its gain and offset, does to each of float rows [padded].
+  void (*affine)(const float* x, std::size_t x_stride, int rows, int width, int padded, RowAffine* to) noexcept;
+  // y = gelu(affine(x) @ w + bias), columns of panels of a group; affine null: x itself. x is quantised and
+  // as wide as y; y quantised (Output::gelu, by way of spare [rows][k]) or float (gelu_float).
+  void (*dense)(const Dense&, const RowAffine*, float* spare) noexcept;
+};
+
 struct Kernels {
   Isa isa;
   Precision precision;
@@ -86,6 +107,7 @@ struct Kernels {
   void (*input)(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
                 std::size_t y_stride) noexcept;
   void (*dense)(const Dense&) noexcept;
+  const Int8* int8;  // or null: hidden layers are like the others. With it, activations are fp32
   void (*norm)(const Norm&) noexcept;
   void (*head)(const Head&) noexcept;  // null where activations are bf16
   // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate.
@@ -103,8 +125,11 @@ struct Kernels {
 // Null where this build does not hold the combination. Filled by kernels/*.cpp.
 const Kernels* scalar_kernels(Precision);
 const Kernels* neon_kernels(Precision);
+const Kernels* neon_dotprod_kernels(Precision);
 const Kernels* avx2_kernels(Precision);
 const Kernels* avx512_kernels(Precision);
+const Kernels* avx_vnni_kernels(Precision);
+const Kernels* avx512_vnni_kernels(Precision);
 const Kernels* avx512_bf16_kernels(Precision);
 const Kernels* amx_kernels(Precision);
 

@@ -56,6 +56,24 @@ class Packer {
     return to;
   }
 
+  // A hidden layer [H][H] in int8, its inputs times gain [H], or null: ones.
+  const void* quantised(const Kernels& k, const float* w, const float* gain) {
+    char* to = bump_.take<char>(k.int8->packed_bytes(p_.width, p_.width));
+    if (!bump_.counting()) k.int8->pack(w, gain, v_.hidden, v_.hidden, p_.width, p_.width, to);
+    return to;
+  }
+
+  // b [H] += c [H] @ w [H][H].
+  void fold_offset(float* b, const float* w, const float* c) const {
+    const int H = v_.hidden;
+    for (int j = 0; j < H; ++j) {
+      double sum = b[j];
+      for (int i = 0; i < H; ++i)
+        sum += static_cast<double>(c[i]) * static_cast<double>(w[static_cast<std::size_t>(i) * H + j]);
+      b[j] = static_cast<float>(sum);
+    }
+  }
+
   // [n] -> [padded], zero beyond n.
   float* row(const float* from, int n, int padded) {
     float* to = bump_.take<float>(padded);
@@ -83,7 +101,8 @@ class Packer {
     net.in_w = panels(k, first.w + static_cast<std::size_t>(O) * H, A, H, side.in_k, W, split);
     for (int l = 1; l < v_.depth; ++l) {
       const LayerView& layer = v_.actor[l];
-      net.hidden.push_back({panels(k, layer.w, H, H, W, W, false), row(layer.b, H, W), nullptr, nullptr});
+      const void* w = k.int8 == nullptr ? panels(k, layer.w, H, H, W, W, false) : quantised(k, layer.w, nullptr);
+      net.hidden.push_back({w, row(layer.b, H, W), nullptr, nullptr});
     }
     const LayerView& last = v_.actor[v_.depth];
     net.head_w = panels(k, last.w, H, A, W, side.head_width, false);
@@ -124,8 +143,18 @@ class Packer {
     for (int l = 1; l < v_.depth; ++l) {
       const LayerView& layer = v_.critic[l];
       const std::size_t at = static_cast<std::size_t>(e) * H;
-      net.hidden.push_back({panels(k, layer.w + at * H, H, H, W, W, false), row(layer.b + at, H, W),
-                            row(layer.g + at, H, W), row(layer.c + at, H, W)});
+      const float* g = row(layer.g + at, H, W);
+      const float* c = row(layer.c + at, H, W);
+      if (k.int8 == nullptr) {
+        net.hidden.push_back({panels(k, layer.w + at * H, H, H, W, W, false), row(layer.b + at, H, W), g, c});
+        continue;
+      }
+      // The LayerNorm before is folded in: its gain into the weights, its offset into the bias.
+      const LayerView& before = v_.critic[l - 1];
+      const void* panels = quantised(k, layer.w + at * H, before.g + at);
+      float* b = row(layer.b + at, H, W);
+      if (!bump_.counting()) fold_offset(b, layer.w + at * H, before.c + at);
+      net.hidden.push_back({panels, b, g, c});
     }
     const LayerView& last = v_.critic[v_.depth];
     net.head_w = row(last.w + static_cast<std::size_t>(e) * H, H, W);

@@ -206,6 +206,7 @@ class EvalConfig:
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
     backend: str | None = option(None, help="sampler backend: native, numpy, torch or triton; left out: SORL_BACKEND, or else the fastest installed")
+    precision: str = option("fp32", help="sampler precision: fp32, or where the backend has it bf16, int8, tf32 or fp16")
     success_timing: Literal["post", "pre"] = option("post", help="success judged on s' (post, the paper's) or on s (pre, the default of ogbench 1.2)")
     # fmt: on
 

@@ -35,13 +35,14 @@ from .version import __version__
 PACKAGES = ("numpy", "safetensors", "torch", "triton", "ogbench", "mujoco", "gymnasium")
 ENVIRONMENT = ("SORL_BACKEND", "SORL_CPU_ISA", "MUJOCO_GL", "CUDA_VISIBLE_DEVICES")
 CPU_PRECISIONS = ("fp32", "bf16")
+SAMPLING_PRECISIONS = (*CPU_PRECISIONS, "int8")  # on the CPU
 GPU_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 # How far an action may be from the float64 definition's, absolutely, whatever the weights; and how many
 # times as far as the definition with weights and observations rounded to the precision.
-SAMPLER_FLOOR = {"fp32": 1e-5, "tf32": 4e-3, "fp16": 4e-3, "bf16": 2e-2}
+SAMPLER_FLOOR = {"fp32": 1e-5, "tf32": 4e-3, "fp16": 4e-3, "bf16": 2e-2, "int8": 5e-2}
 SAMPLER_HONEST = 6.0
-FRACTION = {"fp32": 23, "tf32": 10, "fp16": 10, "bf16": 7}  # bits of a number's fraction
+FRACTION = {"fp32": 23, "tf32": 10, "fp16": 10, "bf16": 7, "int8": 6}  # bits of a number's fraction
 
 SILENCE = 180.0
 
@@ -117,7 +118,7 @@ def instruction_sets() -> dict[str, dict[str, list[str]]] | None:
     except ImportError:
         return None
     return {
-        "sampling": {p: list(native.isas(p)) for p in CPU_PRECISIONS},
+        "sampling": {p: list(native.isas(p)) for p in SAMPLING_PRECISIONS},
         "training": {p: list(native.train_isas(p)) for p in CPU_PRECISIONS},
     }
 

@@ -22,7 +22,7 @@ from .act.sampler import Sampler
 from .config import available_cores
 from .errors import BadInput
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
 WARM_UP = 50  # calls before those that count: pages, caches and the clock settle
 LEAST_CALLS = 200  # a 99th percentile of fewer is the maximum in disguise
@@ -60,6 +60,7 @@ class Recommendation(NamedTuple):
     """Every option, in the order of M and N, and the one to take."""
 
     env: str  # where success was evaluated
+    evaluated: str  # in which precision
     options: tuple[Option, ...]
     budget_us: float
     choice: Option | None  # None: nothing fits the budget
@@ -95,8 +96,16 @@ def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
     return list(cells.values())
 
 
-def read_rates(path: str | os.PathLike[str], policy: Policy) -> tuple[str, tuple[Rate, ...]]:
-    """Return the environment and the cells of an evaluation.json, all of which the policy can act with.
+class Evaluation(NamedTuple):
+    """What an evaluation.json says: where, in which precision, and how often each cell succeeded."""
+
+    env: str
+    precision: str
+    rates: tuple[Rate, ...]
+
+
+def read_rates(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
+    """Read an evaluation.json, whose cells must all be such as the policy can act with.
 
     Raises
     ------
@@ -117,7 +126,7 @@ def read_rates(path: str | os.PathLike[str], policy: Policy) -> tuple[str, tuple
     rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
     if len({rate[:2] for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
-    return str(values.get("env")), rates
+    return Evaluation(str(values.get("env")), str(values.get("precision", "fp32")), rates)
 
 
 def _rate(row: Any, where: str, policy: Policy) -> Rate:
@@ -186,7 +195,7 @@ def recommend(
         Another evaluation.json than the run's.
     precisions, threads
         What to try. Thread counts above this process's cores are left out. Success is taken to be the
-        same in both precisions, as the evaluation has one figure a cell.
+        same in every precision, as an evaluation is made in one.
     seconds
         Time for each option; at least 200 calls are made.
     backend
@@ -209,7 +218,7 @@ def recommend(
     path = Path(run).expanduser()
     path = path / "policy.safetensors" if path.is_dir() else path
     policy = load(path)
-    env, rates = read_rates(evaluation or path.parent / "evaluation.json", policy)
+    env, evaluated, rates = read_rates(evaluation or path.parent / "evaluation.json", policy)
     counts = [n for n in threads if n <= available_cores()]
     ways = [*itertools.product(precisions, counts)]
     if not ways:
@@ -227,12 +236,12 @@ def recommend(
             if progress is not None:
                 progress(len(options), total)
     options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
-    return Recommendation(env, tuple(options), budget_us, choose(options, budget_us))
+    return Recommendation(env, evaluated, tuple(options), budget_us, choose(options, budget_us))
 
 
 def text(result: Recommendation) -> str:
     """Return the table and the advice as `sorl-fast recommend` prints them."""
-    env, options, budget, choice = result
+    env, evaluated, options, budget, choice = result
     lines = [
         f"Success in {env}; times of this machine, one action a call",
         f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
@@ -264,9 +273,9 @@ def text(result: Recommendation) -> str:
             f"Not told apart by this evaluation (the 95% intervals overlap), and cheaper: {option}: "
             f"success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
-    if choice.precision != "fp32":
+    if choice.precision != evaluated:
         lines.append(
-            f"Success was evaluated once for each cell; that {choice.precision} succeeds as often is "
-            "assumed. Evaluate with the native backend in that precision to be sure."
+            f"Success was evaluated in {evaluated}; that {choice.precision} succeeds as often is assumed. "
+            f"To be sure: sorl-fast eval RUN --precision {choice.precision}"
         )
     return "\n".join(lines)

@@ -115,17 +115,19 @@ def test_not_worse_names_cheaper_cells_with_overlapping_intervals_once():
 
 def test_text_names_the_choice_and_the_overlap():
     options = (option(1, 1, 0.75, 100.0), option(8, 8, 0.9, 400.0, "bf16", 2))
-    out = text(Recommendation("cube", options, 500.0, options[1]))
+    out = text(Recommendation("cube", "fp32", options, 500.0, options[1]))
     assert "Within 500 us at p99 the best is M = 8, N = 8, bf16, 2 threads: success 90.0%" in out
     assert "cheaper: M = 1, N = 1, fp32, 1 thread" in out
-    assert "bf16 succeeds as often is assumed" in out
+    assert "evaluated in fp32; that bf16 succeeds as often is assumed" in out
+    assert "sorl-fast eval RUN --precision bf16" in out
+    assert "assumed" not in text(Recommendation("cube", "bf16", options, 500.0, options[1]))
     assert "<-- this one" in out
     assert "too slow" not in out
 
 
 def test_text_says_when_nothing_fits():
     options = (option(1, 1, 0.3, 50.0), option(8, 8, 0.9, 400.0))
-    out = text(Recommendation("cube", options, 20.0, None))
+    out = text(Recommendation("cube", "fp32", options, 20.0, None))
     assert "Nothing fits 20 us: the fastest is M = 1, N = 1, fp32, 1 thread with p99 = 50.0" in out
     assert out.count("too slow") == 2
 
@@ -152,7 +154,8 @@ def test_recommend_joins_every_cell_with_its_time(run_folder):
 
 def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_path):
     other = tmp_path / "other.json"
-    other.write_text(json.dumps({"env": "toy-v0", "rows": [row(2, 1, 0.5)]}))
+    values = {"env": "toy-v0", "precision": "bf16", "rows": [row(2, 1, 0.5)]}
+    other.write_text(json.dumps(values))
     result = recommend(
         *(run_folder / "policy.safetensors", 1e9),
         evaluation=other,
@@ -162,6 +165,7 @@ def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_pa
         backend="numpy",
     )
     assert [o.rate[:2] for o in result.options] == [(2, 1)]
+    assert result.evaluated == "bf16"
 
 
 def test_threads_above_the_cores_are_left_out(run_folder, monkeypatch):

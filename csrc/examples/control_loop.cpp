@@ -1,6 +1,6 @@
 // A 1 kHz control loop, with a deadline: how long an action takes, and how late the loop wakes up.
 //
-//   control_loop POLICY [--hz 1000] [--seconds 10] [--steps 8] [--candidates 1] [--bf16] [--threads 1]
+//   control_loop POLICY [--hz 1000] [--seconds 10] [--steps 8] [--candidates 1] [--precision fp32] [--threads 1]
 //
 // Prints p50, p99, p99.9 and the maximum, in microseconds, of the action's latency (the time inside
 // sorl_act) and of the wake-up's delay, and how many periods ended after their deadline. For the
@@ -24,6 +24,8 @@
 
 namespace {
 
+constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8"};  // SORL_PRECISION_FP32 and so on
+
 struct Arguments {
   std::string policy;
   int hz = 1000;
@@ -31,14 +33,20 @@ struct Arguments {
   int steps = 0;  // 0: the policy's most
   int candidates = 1;
   int threads = 1;
-  bool bf16 = false;
+  int precision = SORL_PRECISION_FP32;
 };
 
 [[noreturn]] void usage() {
   std::fprintf(stderr,
                "usage: control_loop POLICY [--hz N] [--seconds N] [--steps M] [--candidates N] "
-               "[--threads N] [--bf16]\n");
+               "[--threads N] [--precision fp32|bf16|int8]\n");
   std::exit(2);
+}
+
+int precision_named(const std::string& name) {
+  for (int p = 0; p < 3; ++p)
+    if (name == kPrecisions[p]) return p;
+  usage();
 }
 
 Arguments parse(int argc, char** argv) {
@@ -54,8 +62,8 @@ Arguments parse(int argc, char** argv) {
     if (number != nullptr && i + 1 < argc) {
       *number = std::atoi(argv[++i]);
       if (*number < 1) usage();
-    } else if (flag == "--bf16") {
-      given.bf16 = true;
+    } else if (flag == "--precision" && i + 1 < argc) {
+      given.precision = precision_named(argv[++i]);
     } else if (given.policy.empty() && flag[0] != '-') {
       given.policy = flag;
     } else {
@@ -103,7 +111,7 @@ void report(const char* what, std::vector<std::int64_t>& ns) {
 int run(const Arguments& given) {
   const sorl_fast::Policy policy(given.policy);
   sorl_fast::Options options;
-  options.precision = given.bf16 ? SORL_PRECISION_BF16 : SORL_PRECISION_FP32;
+  options.precision = given.precision;
   options.threads = given.threads;
   options.max_candidates = given.candidates;
   sorl_fast::Session session(policy, options);
@@ -143,7 +151,7 @@ int run(const Arguments& given) {
     }
   }
   std::printf("%s, %s, M = %d, N = %d, %d thread(s), %d Hz for %d s\n", session.isa(),
-              given.bf16 ? "bf16" : "fp32", steps, given.candidates, given.threads, given.hz,
+              kPrecisions[given.precision], steps, given.candidates, given.threads, given.hz,
               given.seconds);
   report("latency", latency);
   report("wake-up", delay);

@@ -267,35 +267,48 @@ struct StoreF32 {
   }
 };
 
-// One row stays in the first-level cache over the three passes. Columns of padding hold zero, and so
-// do their gain and offset; only the variance has to leave them out.
+struct Moments {
+  float mean, inverse;  // inverse: 1 / sqrt(variance + 1e-6)
+};
+
+// Of `width` columns. Those of padding, up to `padded`, a multiple of 32, hold zero: only the variance has
+// to leave them out.
+template <class V>
+inline Moments moments(const float* x, int width, int padded) {
+  using f = typename V::f;
+  constexpr int W = V::W, step = 4;  // sums kept apart, to hide latency
+  static_assert(kWidthAlign % W == 0, "a padded row is whole vectors");
+  alignas(64) float mask[W];
+  const float per = 1.0f / static_cast<float>(width);
+  f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (int v = 0; v < padded / W; ++v) sums[v % step] = V::add(sums[v % step], V::load(x + v * W));
+  const float mean = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+  const f centre = V::set(mean);
+  for (f& s : sums) s = V::zero();
+  const int whole = width / W;
+  for (int v = 0; v < whole; ++v) {
+    const f e = V::sub(V::load(x + v * W), centre);
+    sums[v % step] = V::fma(e, e, sums[v % step]);
+  }
+  if (whole * W < width) {
+    for (int i = 0; i < W; ++i) mask[i] = whole * W + i < width ? 1.0f : 0.0f;
+    const f e = V::mul(V::sub(V::load(x + whole * W), centre), V::load(mask));
+    sums[whole % step] = V::fma(e, e, sums[whole % step]);
+  }
+  const float variance = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+  return {mean, 1.0f / std::sqrt(variance + 1e-6f)};
+}
+
+// One row stays in the first-level cache over the three passes. Gain and offset of padding are zero.
 template <class V, class Store>
 inline void norm(const Norm& d) noexcept {
   using f = typename V::f;
-  constexpr int W = V::W, step = 4;  // sums kept apart, to hide latency; padded is a multiple of 32
-  static_assert(kWidthAlign % W == 0, "a padded row is whole vectors");
-  alignas(64) float mask[W];
-  const float per = 1.0f / static_cast<float>(d.width);
+  constexpr int W = V::W, step = 4;
   const int vectors = d.padded / W;
   for (int r = 0; r < d.rows; ++r) {
     const float* x = offset(d.x, r * d.x_stride);
-    f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
-    for (int v = 0; v < vectors; ++v) sums[v % step] = V::add(sums[v % step], V::load(x + v * W));
-    const float mean = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
-    const f centre = V::set(mean);
-    for (f& s : sums) s = V::zero();
-    const int whole = d.width / W;
-    for (int v = 0; v < whole; ++v) {
-      const f e = V::sub(V::load(x + v * W), centre);
-      sums[v % step] = V::fma(e, e, sums[v % step]);
-    }
-    if (whole * W < d.width) {
-      for (int i = 0; i < W; ++i) mask[i] = whole * W + i < d.width ? 1.0f : 0.0f;
-      const f e = V::mul(V::sub(V::load(x + whole * W), centre), V::load(mask));
-      sums[whole % step] = V::fma(e, e, sums[whole % step]);
-    }
-    const float variance = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
-    const f inverse = V::set(1.0f / std::sqrt(variance + 1e-6f));
+    const Moments m = moments<V>(x, d.width, d.padded);
+    const f centre = V::set(m.mean), inverse = V::set(m.inverse);
     if (d.y != nullptr) {
       void* y = offset(static_cast<char*>(d.y), r * d.y_stride);
       for (int v = 0; v < vectors; ++v) {
@@ -303,7 +316,7 @@ inline void norm(const Norm& d) noexcept {
         Store::store(y, v * W, V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W)));
       }
     } else {
-      for (f& s : sums) s = V::zero();
+      f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
       for (int v = 0; v < vectors; ++v) {
         const f e = V::mul(V::sub(V::load(x + v * W), centre), inverse);
         const f n = V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W));

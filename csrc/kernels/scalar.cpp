@@ -1,5 +1,6 @@
 // Plain C++: runs anywhere, and is what the other instruction sets are compared with. Four floats in
 // an array, which a compiler may keep in whatever vectors its baseline has.
+#include "int8.hpp"
 #include "table.hpp"
 
 namespace sorl {
@@ -80,10 +81,58 @@ struct Scalar {
   static void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
 };
 
+struct ScalarInt8 : Scalar {
+  static constexpr int tile_rows = 1;
+  static constexpr int tile_vectors(int) { return kGroup / W; }
+  struct i {
+    std::int32_t v[W];
+  };
+
+  static i zero_words() { return {}; }
+  static i load_words(const void* p) {
+    i r;
+    std::memcpy(r.v, p, sizeof r.v);
+    return r;
+  }
+  static i spread(const void* p) {
+    i r;
+    for (std::int32_t& word : r.v) word = four_bytes(p);
+    return r;
+  }
+  static i dot(i sum, i x, i w) {
+    unsigned char values[4 * W];
+    signed char weights[4 * W];
+    std::memcpy(values, x.v, sizeof values);
+    std::memcpy(weights, w.v, sizeof weights);
+    for (int j = 0; j < 4 * W; ++j) sum.v[j / 4] += values[j] * weights[j];
+    return sum;
+  }
+  static f to_float(i a) {
+    return each([&](int j) { return static_cast<float>(a.v[j]); });
+  }
+  static f max(f a, f b) {
+    return each([&](int j) { return a.v[j] > b.v[j] ? a.v[j] : b.v[j]; });
+  }
+  static float highest(f a) {
+    float most = a.v[0];
+    for (int j = 1; j < W; ++j) most = a.v[j] > most ? a.v[j] : most;
+    return most;
+  }
+  // Of a NaN any byte: its group's step says that it was one.
+  static void to_bytes(unsigned char* p, f a) {
+    for (int j = 0; j < W; ++j) {
+      const float bounded = a.v[j] > 0.0f ? (a.v[j] < 255.0f ? a.v[j] : 255.0f) : 0.0f;
+      p[j] = static_cast<unsigned char>(bounded + 12582912.0f - 12582912.0f);
+    }
+  }
+};
+
 }  // namespace
 
 const Kernels* scalar_kernels(Precision precision) {
-  return tables<Scalar>(Isa::scalar, precision, 64);
+  if (precision != Precision::int8) return tables<Scalar>(Isa::scalar, precision, 64);
+  static const Kernels int8 = int8_table<ScalarInt8>(*tables<Scalar>(Isa::scalar, Precision::bf16, 64), Isa::scalar);
+  return &int8;
 }
 
 }  // namespace sorl

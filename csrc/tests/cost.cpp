@@ -13,7 +13,9 @@
 
 int main(int argc, char** argv) {
   CHECK(argc == 4);
-  const auto precision = std::strcmp(argv[2], "bf16") == 0 ? sorl::Precision::bf16 : sorl::Precision::fp32;
+  auto precision = sorl::Precision::fp32;
+  for (const auto p : {sorl::Precision::bf16, sorl::Precision::int8})
+    if (std::strcmp(argv[2], sorl::name(p)) == 0) precision = p;
   sorl_test::Spec spec;
   spec.obs_dim = 28;
   spec.act_dim = 5;

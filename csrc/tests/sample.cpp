@@ -9,6 +9,8 @@
 
 #include <sorl_fast/sorl.hpp>
 
+constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8"};  // SORL_PRECISION_FP32 and so on
+
 int main(int argc, char** argv) {
   if (argc != 9) return 2;
   try {
@@ -17,7 +19,8 @@ int main(int argc, char** argv) {
     options.max_rows = std::atoi(argv[3]);
     options.max_candidates = std::atoi(argv[5]);
     options.threads = std::atoi(argv[7]);
-    options.precision = std::strcmp(argv[8], "bf16") == 0 ? SORL_PRECISION_BF16 : SORL_PRECISION_FP32;
+    for (int p = 0; p < 3; ++p)
+      if (std::strcmp(argv[8], kPrecisions[p]) == 0) options.precision = p;
     sorl_fast::Session session(policy, options);
     const auto rows = static_cast<std::size_t>(options.max_rows);
     std::vector<float> obs(rows * static_cast<std::size_t>(policy.obs_dim()));

@@ -83,7 +83,7 @@ void session_errors() {
   sorl_session_free(session);
   for (const auto& [field, values] :
        {std::pair<std::int32_t sorl_options::*, std::vector<std::int32_t>>
-            {&sorl_options::precision, {-1, 2}},
+            {&sorl_options::precision, {-1, 3}},
         {&sorl_options::threads, {-1, 0, 65}},
         {&sorl_options::max_rows, {-1, 0}},
         {&sorl_options::max_candidates, {-1, 0}}}) {
@@ -101,9 +101,11 @@ void session_errors() {
   options.isa = "abacus";
   CHECK(code(&options) == SORL_ERROR_ISA && std::strstr(text, "abacus") != nullptr);
   options.isa = "scalar";
-  options.precision = SORL_PRECISION_BF16;
-  CHECK(code(&options) == SORL_OK && std::string(sorl_isa_name(session)) == "scalar");
-  sorl_session_free(session);
+  for (const std::int32_t precision : {SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
+    options.precision = precision;
+    CHECK(code(&options) == SORL_OK && std::string(sorl_isa_name(session)) == "scalar");
+    sorl_session_free(session);
+  }
   CHECK(sorl_session_create(nullptr, nullptr, &session, nullptr, 0) == SORL_ERROR_ARGUMENT);
   CHECK(sorl_session_create(policy.get(), nullptr, nullptr, nullptr, 0) == SORL_ERROR_ARGUMENT);
 }

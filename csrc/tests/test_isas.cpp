@@ -1,4 +1,4 @@
-// Every instruction set that this machine has, in both precisions, against a plain float64 sampler:
+// Every instruction set that this machine has, in every precision, against a plain float64 sampler:
 // odd and tiny shapes, all step counts, with caller's noise and with the seed's. Runs under qemu too.
 #include <algorithm>
 #include <cmath>
@@ -18,8 +18,9 @@ using sorl_test::Spec;
 using Vector = std::vector<double>;
 
 constexpr double kFp32Bound = 1e-5;  // absolute, on actions and on Q
+constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8"};
 // A sanity bound for untrained weights; the one that users are told is measured on a trained policy.
-constexpr double kBf16Bound = 0.1;
+constexpr double kRoughBound = 0.15;
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
@@ -150,7 +151,7 @@ int main() {
       {1, 1, 1, 1, 1, 1, false, false}, {3, 2, 5, 2, 2, 8, true, true},   {28, 5, 64, 4, 2, 8, false, true},
       {69, 21, 48, 2, 3, 4, true, false}, {7, 4, 33, 3, 2, 2, false, true}, {2, 17, 31, 1, 4, 16, true, true}};
   const std::vector<Case> cases = {{1, 1, 1}, {1, 8, 1}, {1, 4, 8}, {1, 2, 33}, {3, 2, 3}, {37, 1, 2}, {130, 2, 1}};
-  double worst[2] = {0, 0};
+  double worst[3] = {0, 0, 0};
   std::string ran;
   for (const Spec& spec : specs) {
     const std::string bytes = sorl_test::make_policy(spec);
@@ -163,9 +164,9 @@ int main() {
       for (std::size_t i = 0; i < obs.size(); ++i) obs[i] = std::sin(0.7f * static_cast<float>(i));
       std::vector<float> noise(size(c.rows * c.candidates * spec.act_dim));
       for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = 2 * std::sin(1.3f * static_cast<float>(i) + 1);
-      Result seeded[2];
-      for (const char* isa : {"scalar", "neon", "avx2", "avx512", "avx512_bf16", "amx"}) {
-        for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16}) {
+      Result seeded[3];
+      for (const char* isa : {"scalar", "neon", "neon_dotprod", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"}) {
+        for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
           sorl_fast::Options options;
           options.isa = isa;
           options.precision = precision;
@@ -175,9 +176,9 @@ int main() {
           const std::int32_t code = sorl_session_create(policy.get(), &options, &made, nullptr, 0);
           if (code == SORL_ERROR_ISA) continue;
           CHECK(code == SORL_OK && std::strcmp(sorl_isa_name(made), isa) == 0);
-          const std::string name = std::string(" ") + isa + (precision == SORL_PRECISION_BF16 ? "/bf16" : "/fp32");
+          const std::string name = std::string(" ") + isa + "/" + kPrecisions[precision];
           if (ran.find(name) == std::string::npos) ran += name;
-          const double bound = precision == SORL_PRECISION_BF16 ? kBf16Bound : kFp32Bound;
+          const double bound = precision == SORL_PRECISION_FP32 ? kFp32Bound : kRoughBound;
           const Result result = act(made, view, c, obs, noise.data());
           const double off = error(view, c, obs, noise, result);
           worst[precision] = std::max(worst[precision], off);
@@ -201,6 +202,7 @@ int main() {
       }
     }
   }
-  CHECK(ran.find("scalar/fp32") != std::string::npos && ran.find("scalar/bf16") != std::string::npos);
-  std::printf("instruction sets:%s: all passed; largest error %.2g fp32, %.2g bf16\n", ran.c_str(), worst[0], worst[1]);
+  for (const char* precision : kPrecisions) CHECK(ran.find(std::string("scalar/") + precision) != std::string::npos);
+  std::printf("instruction sets:%s: all passed; largest error %.2g fp32, %.2g bf16, %.2g int8\n", ran.c_str(), worst[0],
+              worst[1], worst[2]);
 }

@@ -495,7 +495,7 @@ int main(int argc, char** argv) {
   wide.normaliser = false;
   const Policy small_policy(small), wide_policy(wide);
   test_choice();
-  for (const Precision precision : {Precision::fp32, Precision::bf16}) {
+  for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::int8}) {
     for (const Isa isa : sorl::available_isas(precision)) {
       if (!only.empty() && only != name(isa)) continue;
       test_allocations_and_faults(small_policy, precision, isa, calls);

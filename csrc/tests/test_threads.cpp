@@ -45,7 +45,7 @@ std::vector<float> run(const sorl_fast::Policy& policy, int threads, std::int32_
 int main() {
   const std::string bytes = sorl_test::make_policy({kObs, kAct, 32, 2, 2, 8, false, true});
   const sorl_fast::Policy policy(bytes.data(), bytes.size());
-  for (const std::int32_t precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16}) {
+  for (const std::int32_t precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
     const std::vector<float> alone = run(policy, 1, precision);
     std::vector<std::vector<float>> results(kThreads);
     std::vector<std::thread> threads;

@@ -171,7 +171,11 @@ class _Task(NamedTuple):
 
 
 def _serve(
-    pipe: "connection.Connection[Any, Any]", env: str, success_timing: Timing, backend: str | None
+    pipe: "connection.Connection[Any, Any]",
+    env: str,
+    success_timing: Timing,
+    backend: str | None,
+    precision: str,
 ) -> None:
     """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on."""
     simulator: Simulator | None = None
@@ -190,7 +194,7 @@ def _serve(
                 simulator = Simulator(env, success_timing)
                 _check_dims(env, simulator, policy)
             # A new Sampler has no last action to hold: nothing passes from episode to episode.
-            episode = rollout(simulator, Sampler(policy, backend=backend), *task)
+            episode = rollout(simulator, Sampler(policy, backend, precision), *task)
             pipe.send((task, episode, None))
         except BadInput as err:
             pipe.send((task, None, err))
@@ -270,6 +274,8 @@ class Evaluator:
         Number of processes, at least 1.
     backend
         The Sampler's backend in the workers; None: as `Sampler` chooses.
+    precision
+        The Sampler's.
 
     Raises
     ------
@@ -283,6 +289,7 @@ class Evaluator:
         success_timing: Timing = "post",
         workers: int = 2,
         backend: str | None = None,
+        precision: str = "fp32",
     ) -> None:
         EvalConfig(success_timing=success_timing, workers=workers, backend=backend)
         if dataset_name(env) == env:
@@ -298,6 +305,7 @@ class Evaluator:
         self.success_timing = success_timing
         self.workers = workers
         self.backend = backend
+        self.precision = precision
         self._pool: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -339,9 +347,9 @@ class Evaluator:
         Returns
         -------
         dict
-            JSON values: env, success_timing, versions, seed, backend and rows, one a cell: steps,
-            candidates, episodes, successes, success with its 95% Wilson interval ci_low and ci_high
-            (all in [0, 1]), episode_length and returns (means over the episodes), and
+            JSON values: env, success_timing, versions, seed, backend, precision and rows, one a cell:
+            steps, candidates, episodes, successes, success with its 95% Wilson interval ci_low and
+            ci_high (all in [0, 1]), episode_length and returns (means over the episodes), and
             actions_per_second, one process and the policy alone. All but the last are the same for
             any number of workers.
 
@@ -353,8 +361,8 @@ class Evaluator:
         """
         policy = load(policy_path)
         _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
-        # refuses a backend that is not there before anything starts
-        backend = Sampler(policy, backend=self.backend).backend
+        # refuses a backend or precision that is not there before anything starts
+        backend = Sampler(policy, self.backend, self.precision).backend
         cells = [*itertools.product(steps, candidates)]
         tasks = [_Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
         try:
@@ -369,6 +377,7 @@ class Evaluator:
             "versions": package_versions(("numpy", "ogbench", "gymnasium", "mujoco")),
             "seed": seed,
             "backend": backend,
+            "precision": self.precision,
             "rows": rows,
         }
 
@@ -380,7 +389,7 @@ class Evaluator:
         with _born_quiet():
             while len(self._pool) < workers:
                 ours, theirs = spawn.Pipe()
-                args = (theirs, self.env, self.success_timing, self.backend)
+                args = (theirs, self.env, self.success_timing, self.backend, self.precision)
                 process = spawn.Process(target=_serve, args=args, daemon=True)
                 process.start()
                 theirs.close()  # so that the child's end closes with the child
@@ -430,7 +439,8 @@ def evaluate(
     Evaluator.run : what is returned, and the errors.
     """
     env = load(policy_path).env if env is None else env
-    with Evaluator(env, config.success_timing, config.workers, config.backend) as evaluator:
+    how = (config.success_timing, config.workers, config.backend, config.precision)
+    with Evaluator(env, *how) as evaluator:
         return evaluator.run(
             policy_path, config.steps, config.candidates, config.episodes, config.seed, progress
         )

@@ -38,7 +38,7 @@ class NativeSession:
     policy
         Its weights are packed anew; nothing of it is kept.
     precision
-        fp32 or bf16.
+        fp32, bf16 or int8.
     threads
         1 to 64. Above 1, the others spin for 200 us after a call and then park.
 

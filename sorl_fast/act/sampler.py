@@ -27,7 +27,7 @@ __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 BACKENDS = ("numpy", "native", "torch", "triton")
 PRECISIONS = {
     "numpy": ("fp32",),
-    "native": ("fp32", "bf16"),
+    "native": ("fp32", "bf16", "int8"),
     "torch": ("fp32",),
     "triton": ("fp32", "tf32", "bf16", "fp16"),
 }
@@ -76,8 +76,8 @@ class Sampler:
         numpy (the definition), native, torch or triton. None: what the environment variable
         SORL_BACKEND names, or else native where it is installed, numpy where not.
     precision
-        fp32, or what products read where the backend has it: bf16 (native, triton), tf32 or fp16
-        (triton).
+        fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
+        hidden layers in 8 bits, all else as in bf16), tf32 or fp16 (triton).
     threads
         Threads of the native backend, at least 1. numpy and torch take theirs from the process
         (OMP_NUM_THREADS, `torch.set_num_threads`), which is not this object's to change.
@@ -310,7 +310,7 @@ def _choose(backend: str | None) -> str:
 
 def _make_session(backend: str, policy: Policy, precision: str, threads: int) -> Session:
     """Make the chosen backend's session; the one place that knows which this build has."""
-    known = PRECISIONS["triton"]
+    known = tuple(dict.fromkeys(p for has in PRECISIONS.values() for p in has))
     if precision not in known:
         raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(known)}")
     _integer("threads", threads, 1, 2**31)

@@ -184,7 +184,10 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             else:
                 source = "eval.jsonl, last line" if run.evaluation else "not evaluated"
             if evaluation:
-                source += f" ({evaluation.get('backend')}, seed {evaluation.get('seed')})"
+                precision = evaluation.get("precision", "fp32")
+                source += (
+                    f" ({evaluation.get('backend')} {precision}, seed {evaluation.get('seed')})"
+                )
             lines.append(
                 {
                     "folder": str(run.folder),

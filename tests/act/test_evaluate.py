@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from sorl_fast.act import evaluate as module
 from sorl_fast.act.evaluate import Evaluator, Simulator, evaluate, rollout, wilson
-from sorl_fast.act.policy_file import Policy, save
+from sorl_fast.act.policy_file import Policy, load, save
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput
 
@@ -185,6 +186,29 @@ def test_an_unknown_backend_is_named(maze_policy):
     with Evaluator(MAZE, backend="abacus") as evaluator, pytest.raises(BadInput, match="abacus"):
         evaluator.run(maze_policy, (1,), (1,), 1, 0)
     assert multiprocessing.active_children() == []
+
+
+def test_an_unknown_precision_is_named(maze_policy):
+    with Evaluator(MAZE, precision="int9") as evaluator, pytest.raises(BadInput, match="int9"):
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+
+
+def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
+    messages = iter([load(maze_policy), module._Task(1, 1, 0, 0)])
+    made, sent = [], []
+
+    def recv():
+        for message in messages:
+            return message
+        raise EOFError
+
+    monkeypatch.setattr(module, "Simulator", lambda *_: None)
+    monkeypatch.setattr(module, "_check_dims", lambda *_: None)
+    monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how))
+    monkeypatch.setattr(module, "rollout", lambda *_: "episode")
+    module._serve(SimpleNamespace(recv=recv, send=sent.append), MAZE, "post", "native", "int8")
+    assert made == [("native", "int8")]
+    assert sent == [(module._Task(1, 1, 0, 0), "episode", None)]
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])

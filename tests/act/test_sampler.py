@@ -511,10 +511,13 @@ def test_the_variable_raises_if_what_it_names_is_not_there(variable, message, mo
     ("kwargs", "message"),
     [
         ({"backend": "cuda"}, "backend is 'cuda', but must be one of numpy, native, torch, triton"),
-        ({"precision": "fp64"}, "precision is 'fp64', but must be one of fp32, tf32, bf16, fp16"),
+        (
+            {"precision": "fp64"},
+            "precision is 'fp64', but must be one of fp32, bf16, int8, tf32, fp16",
+        ),
         (
             {"backend": "native", "precision": "fp16"},
-            "precision is 'fp16', but the native backend has fp32, bf16 only",
+            "precision is 'fp16', but the native backend has fp32, bf16, int8 only",
         ),
         (
             {"backend": "numpy", "precision": "bf16"},

@@ -186,7 +186,7 @@ def test_run_alone_and_the_example(rivals, policy_path, tmp_path, capsys):
     given = (tmp_path / "args").read_text().split()
     assert given[0] == policy_path
     assert given[1:7] == ["--hz", "500", "--steps", "8", "--seconds", "1"]
-    assert given[7:] == ["--candidates", "1", "--threads", "1", "--bf16"]
+    assert given[7:] == ["--candidates", "1", "--threads", "1", "--precision", "bf16"]
 
 
 def test_an_example_that_fails(rivals, policy_path, tmp_path):

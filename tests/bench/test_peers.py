@@ -46,7 +46,7 @@ def error_of(contender, policy, cell):
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
-@pytest.mark.parametrize("precision", shapes.PRECISIONS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_torch(policy, cell, precision, torch_threads):
     error = error_of(Torch(precision, 1), policy, cell)
     assert error < (1e-5 if precision == "fp32" else 0.05)

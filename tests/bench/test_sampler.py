@@ -265,11 +265,11 @@ def test_cells_of_ones_own(small, tmp_path, capsys):
 
 
 def test_ours_come_at_every_isa_the_default_first():
-    isas = {"fp32": ["scalar", "avx2"], "bf16": ["scalar"]}
+    isas = {"fp32": ["scalar", "avx2"], "bf16": ["scalar"], "int8": ["scalar"]}
     found = [(c.precision, c.threads, c.isa) for c in sampler._ours(isas)]
     assert found == [
         *(("fp32", t, isa) for t in (1, 2) for isa in ("avx2", "scalar")),
-        *(("bf16", t, "scalar") for t in (1, 2)),
+        *((p, t, "scalar") for p in ("bf16", "int8") for t in (1, 2)),
     ]
     assert {c.isa for c in sampler._ours({})} == {None}
 

@@ -39,7 +39,7 @@ def test_grid():
     assert len(wide) == 3
     assert len(shapes.GRID) == len(plain) + len(wide)
     assert set(shapes.QUICK) <= set(shapes.FULL)
-    assert len(shapes.FULL) == 4 * len(shapes.GRID)
+    assert len(shapes.FULL) == 6 * len(shapes.GRID)
 
 
 def test_every_other_lane_must_be_faster_than_every_peer():

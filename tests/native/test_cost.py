@@ -18,7 +18,9 @@ CSRC = Path(__file__).parents[2] / "csrc"
 RECORD = Path(__file__).with_name("cost.json")
 COMPILER = os.environ.get("CXX", "g++")
 # valgrind knows no AVX-512.
-PATHS = [f"{isa} {precision}" for isa in ("scalar", "avx2") for precision in ("fp32", "bf16")]
+PATHS = [
+    f"{isa} {precision}" for isa in ("scalar", "avx2") for precision in ("fp32", "bf16", "int8")
+]
 
 
 def compiler_version():

@@ -95,7 +95,7 @@ def policy(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["find_package shared", "find_package static", "pkg-config"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 @pytest.mark.parametrize(
     ("rows", "steps", "candidates", "threads"), [(1, 8, 1, 1), (1, 4, 8, 1), (5, 2, 3, 2)]
 )

@@ -63,9 +63,10 @@ extern "C" {
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* a candidate with a non-finite action or Q was left out */
 
-/* Precision of the networks. z, LayerNorm and Q are float32 in both. */
+/* Precision of the networks. z, LayerNorm and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
 #define SORL_PRECISION_BF16 1 /* bfloat16 weights and activations, float32 accumulation */
+#define SORL_PRECISION_INT8 2 /* hidden layers in 8-bit integers, all else as with bfloat16 */
 
 typedef struct sorl_policy sorl_policy;
 typedef struct sorl_session sorl_session;
@@ -73,12 +74,13 @@ typedef struct sorl_session sorl_session;
 /* How a session is made. Fill it with sorl_options_init(), then change what you need. */
 typedef struct sorl_options {
   uint32_t struct_size;   /* sizeof(sorl_options) of the caller's header: set by sorl_options_init */
-  int32_t precision;      /* SORL_PRECISION_FP32 (default) or SORL_PRECISION_BF16 */
+  int32_t precision;      /* SORL_PRECISION_FP32 (default), SORL_PRECISION_BF16 or _INT8 */
   int32_t threads;        /* 1 (default) to 64, the caller's own thread included */
   int32_t max_rows;       /* most rows B of a call, at least 1 (default 1) */
   int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1) */
-  const char *isa;        /* "scalar", "neon", "avx2", "avx512", "avx512_bf16" or "amx"; NULL
-                             (default): the environment's SORL_CPU_ISA, or the fastest there is */
+  const char *isa;        /* "scalar", "neon", "neon_dotprod", "avx2", "avx_vnni", "avx512",
+                             "avx512_vnni", "avx512_bf16" or "amx"; NULL (default): the environment's
+                             SORL_CPU_ISA, or the fastest there is */
 } sorl_options;
 
 /* ---- the library ---------------------------------------------------------------------------- */

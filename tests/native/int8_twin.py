@@ -1,0 +1,71 @@
+"""The int8 path in plain numpy, float64: csrc/kernels/int8.hpp's rounding, and no other.
+
+Hidden layers read GELU's output x as FLOOR + q s, q in 0 to 255 and one s for each GROUP values of a row,
+and weights as q s, q in -127 to 127 and one s a column. The LayerNorm before a critic's product is applied
+after it.
+"""
+
+import itertools
+import math
+
+import numpy as np
+
+from sorl_fast.act.reference import aggregate, gelu, layer_norm
+
+GROUP = 32
+FLOOR = -0.17005
+LEAST = 1 / 64
+
+
+def weights(w):
+    """Round w [in, out] to 8 bits by columns."""
+    step = np.abs(w).max(0) / 127
+    return np.rint(w / np.where(step > 0, step, 1)) * step
+
+
+def activations(x):
+    """Round x [rows, width] to 8 bits by groups; what is beyond the width is zero, as it is there."""
+    rows, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, -width % GROUP))).reshape(rows, -1, GROUP)
+    step = np.maximum(padded.max(-1, keepdims=True) - FLOOR, LEAST) / 255
+    return (FLOOR + np.rint((padded - FLOOR) / step) * step).reshape(rows, -1)[:, :width]
+
+
+def velocity(actor, obs, z, t, log2_steps):
+    """Return the actor's velocity [rows, A]."""
+    x = np.concatenate([obs, z, np.tile([t, log2_steps], (len(z), 1))], 1)
+    for i, (w, b) in enumerate(actor[:-1]):
+        x = gelu(x @ w + b if i == 0 else activations(x) @ weights(w) + b)
+    w, b = actor[-1]
+    return x @ w + b
+
+
+def value(critic, obs, action, steps):
+    """Return the Q values [E, rows]."""
+    inputs = np.concatenate([obs, action, np.full((len(action), 1), steps)], 1)
+    members = []
+    for e in range(len(critic[0][0])):
+        layers = [[x[e] for x in layer] for layer in critic]
+        x = gelu(inputs @ layers[0][0] + layers[0][1])
+        for (_, _, g, c), (w, b, *_) in itertools.pairwise(layers[:-1]):
+            folded = weights(g[:, None] * w)
+            mean, inverse = x.mean(-1, keepdims=True), 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+            x = gelu(inverse * (activations(x) @ folded - mean * folded.sum(0)) + c @ w + b)
+        x = layer_norm(x, *layers[-2][2:])
+        members.append((x @ layers[-1][0] + layers[-1][1])[:, 0])
+    return np.stack(members)
+
+
+def sample(policy, obs, noise, steps):
+    """Return the actions [B, A] and aggregated Q [B] of one candidate an observation, noise [B, A]."""
+    actor, critic = (
+        [[x.astype("f8") for x in layer] for layer in net] for net in (policy.actor, policy.critic)
+    )
+    x = obs.astype("f8")
+    if policy.obs_mean is not None:
+        x = (x - policy.obs_mean) / policy.obs_std
+    z = noise.astype("f8")
+    for i in range(steps):
+        z = z + velocity(actor, x, z, i / steps, math.log2(steps)) / steps
+    action = np.clip(z, policy.action_low, policy.action_high)
+    return action, aggregate(value(critic, x, action, steps), policy.q_agg)

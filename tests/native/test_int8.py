@@ -1,0 +1,90 @@
+"""The int8 path rounds as int8_twin.py does, and only so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from native import int8_twin
+from native.twin import make_policy
+
+from sorl_fast.act.native import _SAME_NAME
+from sorl_fast.act.reference import best_of_n
+from sorl_fast.act.sampler import Sampler, Status
+
+_native = pytest.importorskip("sorl_fast._native", reason="the extension is not built")
+
+SHAPES = {
+    "cube": {"H": 128},
+    "odd, min, normalised": {"O": 7, "A": 2, "H": 33, "E": 3, "q_agg": "min", "normalise": True},
+    "two layers": {"O": 69, "A": 21, "H": 96, "depth": 2},
+    "nothing hidden to quantise": {"O": 3, "A": 1, "H": 40, "depth": 1},
+}
+
+
+def exact_in_bf16(w, rows):
+    """Return w [..., in, out] whose first `rows` inputs come through the packing in bf16 unchanged.
+
+    Two inputs share a word, and the second one's fraction ends in the first one's bits: see WeightsBf16 in
+    csrc/kernels/dense.hpp. So only every other input is heard.
+    """
+    bits = np.ascontiguousarray(w[..., :rows, :]).view(np.uint32) & np.uint32(0xFFFF0000)
+    heard = bits.view(np.float32).copy()
+    heard[..., ::2, :] = 0
+    return np.concatenate([heard, w[..., rows:, :]], axis=-2)
+
+
+def with_exact_ends(policy):
+    """Return the policy with first and last layers that the int8 path computes in float32's precision."""
+    inputs = (policy.obs_dim, policy.act_dim)
+
+    def first(w):
+        x, z = exact_in_bf16(w, inputs[0]), exact_in_bf16(w[..., inputs[0] :, :], inputs[1])
+        return np.concatenate([x[..., : inputs[0], :], z], axis=-2)
+
+    (w, b), *hidden, (last, c) = policy.actor
+    actor = ((first(w), b), *hidden, (exact_in_bf16(last, len(last)), c))
+    (w, *rest), *others = policy.critic
+    return dataclasses.replace(policy, actor=actor, critic=((first(w), *rest), *others))
+
+
+@pytest.mark.parametrize("isa", _native.isas("int8"))
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("M", [1, 4])
+def test_rounds_as_its_twin(monkeypatch, isa, shape, M):
+    """What is left are values that float32 puts on the other side of the middle between two steps."""
+    policy = with_exact_ends(make_policy(**shape))
+    rng = np.random.default_rng(M)
+    obs = rng.normal(size=(200, policy.obs_dim)).astype("f4")
+    noise = rng.normal(size=(200, 1, policy.act_dim)).astype("f4")
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    sampler = Sampler(policy, "native", "int8")
+    action, info = sampler.act(obs, M, noise=noise, return_info=True)
+    twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M)
+    exact = best_of_n(policy, obs, noise, M, dtype=np.float64)
+    for ours, twin, truth in ((action, twin_action, exact.action), (info.q, twin_q, exact.q)):
+        assert np.abs(ours - twin).mean() <= 0.05 * np.abs(ours - truth).mean() + 1e-6
+
+
+def changed(policy, layer, **arrays):
+    """Return a native session over the policy with other arrays in one of the actor's layers."""
+    actor = list(policy.actor)
+    actor[layer] = tuple(arrays.get(name, x) for name, x in zip("wb", actor[layer], strict=True))
+    fields = {name: getattr(policy, name) for name in _SAME_NAME} | {"actor": tuple(actor)}
+    model = _native.Model(**fields, q_min=False, precision="int8")
+    return _native.Session(model, 1, 64, 1)
+
+
+@pytest.mark.parametrize("isa", _native.isas("int8"))
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_number_inside_is_not_rounded_away(monkeypatch, isa, layer, bad):
+    """A non-finite value of any layer reaches the result, where it is seen and the action held."""
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    policy = make_policy(H=64, depth=3)
+    b = policy.actor[layer][1].copy()
+    b[3] = bad
+    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
+    session = changed(policy, layer, b=b)
+    session.act_into(np.zeros((4, 28), "f4"), action, 2, 1, 0, 0, 0, status=status)
+    assert np.array_equal(action, np.zeros((4, 5), "f4"))
+    assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
