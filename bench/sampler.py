@@ -267,21 +267,28 @@ def lane_text(lane: Lane, rows: Sequence[Row]) -> str:
 def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
     """Return a line each lane: our median, the best peer's, the ratio, and the floor it must reach."""
     lines = ["\nMedian of sorl-fast against the best peer of the same precision and threads"]
-    short = 0
+    raced = short = 0
     for lane in lanes:
         ours, best, ratio = compare(lane, rows)
-        if ours is None or best is None or ratio is None:
+        if ours is None:
+            continue
+        line = (
+            f"  {lane.cell!s:22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
+            f"{ours['limit_fraction']:4.0%} of the limit; "
+        )
+        if best is None or ratio is None:
+            lines.append(line + "no peer")
             continue
         floor = shapes.floor(lane)
         reached = ratio >= floor
+        raced += 1
         short += not reached
         verdict = "reached" if reached else f"SHORT by {1 - ratio / floor:.0%}"
         lines.append(
-            f"  {lane.cell!s:22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
-            f"{ours['limit_fraction']:4.0%} of the limit; {best['contender']:13s} "
-            f"{best['p50_us']:10.1f} us: {ratio:5.2f} x, floor {floor:g}: {verdict}"
+            f"{line}{best['contender']:13s} {best['p50_us']:10.1f} us: {ratio:5.2f} x, floor {floor:g}: "
+            f"{verdict}"
         )
-    lines.append(f"{short} of {len(lines) - 1} lanes are short of their floor")
+    lines.append(f"{short} of {raced} lanes are short of their floor")
     return "\n".join(lines)
 
 

@@ -151,10 +151,14 @@ def test_summary_judges_each_lane_by_its_floor(monkeypatch):
     monkeypatch.setattr(shapes, "FLOORS", {ONE: 2.0})
     rows = [row("sorl-fast", 100.0), row("peer", 180.0)]
     rows += [row("sorl-fast", 100.0, MANY), row("peer", 101.0, MANY)]
-    lines = sampler.summary([ONE, MANY], rows).splitlines()
+    alone = ONE._replace(precision="int8")
+    rows.append(row("sorl-fast", 100.0, alone))
+    lines = sampler.summary([ONE, MANY, alone, ONE._replace(threads=2)], rows).splitlines()
     assert "1.80 x, floor 2: SHORT by 10%" in lines[2]
     assert "1.01 x, floor 1: reached" in lines[3]
-    assert lines[4] == "1 of 2 lanes are short of their floor"
+    assert "int8 1T       100.0 us" in lines[4]
+    assert lines[4].endswith("no peer")
+    assert lines[5] == "1 of 2 lanes are short of their floor"
 
 
 def test_lane_text_has_the_cpp_and_cold_columns_beside_their_call():

@@ -20,10 +20,11 @@ TABLE = [
 ]
 
 
-def test_quick_is_the_table():
+def test_quick_is_the_table_and_its_cells_in_int8():
     quick = [(*lane.cell[:3], lane.precision, lane.threads) for lane in shapes.QUICK]
-    assert quick == [row[:5] for row in TABLE]
-    assert [shapes.floor(lane) for lane in shapes.QUICK] == [row[5] for row in TABLE]
+    assert quick[: len(TABLE)] == [row[:5] for row in TABLE]
+    assert [shapes.floor(lane) for lane in shapes.FLOORS] == [row[5] for row in TABLE]
+    assert quick[len(TABLE) :] == [(*row[:3], "int8", row[4]) for row in TABLE]
     assert {lane.cell[3:] for lane in shapes.QUICK} == {(28, 5)}
 
 
