@@ -26,6 +26,9 @@ static_assert(SORL_STATUS_NONFINITE_RESULT == sorl::nonfinite_result, "");
 static_assert(SORL_STATUS_HELD == sorl::held, "");
 static_assert(SORL_STATUS_CLIPPED == sorl::clipped, "");
 static_assert(SORL_STATUS_CANDIDATE_REJECTED == sorl::candidate_rejected, "");
+static_assert(SORL_PRECISION_FP32 == static_cast<int>(Precision::fp32), "");
+static_assert(SORL_PRECISION_BF16 == static_cast<int>(Precision::bf16), "");
+static_assert(SORL_PRECISION_INT8 == static_cast<int>(Precision::int8), "");
 
 constexpr std::uint32_t kStatusBits = 31;
 
@@ -229,7 +232,6 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
     sorl_options options;
     const std::int32_t code = read_options(given, options, text);
     if (code != SORL_OK) return code;
-    static_assert(int(Precision::bf16) == SORL_PRECISION_BF16 && int(Precision::int8) == SORL_PRECISION_INT8);
     const auto precision = static_cast<Precision>(options.precision);
     Isa isa{};
     if (!sorl::choose_isa(precision, options.isa, isa, text)) return SORL_ERROR_ISA;

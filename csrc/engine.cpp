@@ -169,8 +169,8 @@ struct Engine::Impl {
     const Scratch& own = scratch[thread];
     const Scratch& shared = together ? scratch[0] : own;
     const int A = p.act_dim, N = call.candidates, M = call.steps;
-    // A thread's columns: of int8 whole groups.
-    const int unit = k.int8 == nullptr ? k.panel : kQuantisedGroup, units = p.width / unit;
+    // Where a thread's columns may begin and end: with int8 at whole groups only.
+    const int unit = k.int8 == nullptr ? k.panel : kInt8Group, units = p.width / unit;
     const int unit_begin = together ? share(units, thread) : 0;
     const int unit_end = together ? share(units, thread + 1) : units;
     const int panel_begin = unit_begin * unit / k.panel, panel_end = unit_end * unit / k.panel;
@@ -215,8 +215,8 @@ struct Engine::Impl {
       d.bias = side.actor.bias + static_cast<std::size_t>(M - 1 + i) * p.width;
       d.init = own.init;
       d.y = shared.act[turn & 1];
-      std::size_t layers = side.actor.hidden.size();  // still to come
-      const bool quantised = k.int8 != nullptr && layers > 0;
+      const std::vector<PackedLayer>& hidden = side.actor.hidden;
+      const bool quantised = k.int8 != nullptr && !hidden.empty();
       if (quantised) {
         d.y = own.pre;
         d.y_stride = p.width * sizeof(float);
@@ -224,24 +224,23 @@ struct Engine::Impl {
       }
       k.dense(d);
       if (quantised) {
-        k.int8->quantise(own.pre, d.y_stride, n, p.width, unit_begin * unit, unit_end * unit, shared.act[turn & 1],
-                         side.act_stride);
+        k.int8->quantise(own.pre, d.y_stride, nullptr, n, p.width, unit_begin * unit, unit_end * unit,
+                         shared.act[turn & 1], side.act_stride);
         d.panel_begin = unit_begin;
         d.panel_end = unit_end;
         d.y_stride = side.act_stride;
-        d.output = Output::gelu;
       }
       meet();
       d.init = nullptr;
       d.x_stride = side.act_stride;
       d.k = p.width;
-      for (const PackedLayer& layer : side.actor.hidden) {
+      for (const PackedLayer& layer : hidden) {
         d.x = shared.act[turn & 1];
         d.w = layer.w;
         d.bias = layer.b;
         d.y = shared.act[++turn & 1];
         if (quantised) {
-          if (--layers == 0) d.output = Output::gelu_float;  // the last layer reads floats
+          d.output = &layer == &hidden.back() ? Output::gelu_float : Output::gelu;  // the head reads floats
           k.int8->dense(d, nullptr, own.pre);
         } else {
           k.dense(d);
@@ -335,10 +334,10 @@ struct Engine::Impl {
       d.x = s.act[0];
       d.x_stride = side.act_stride;
       d.k = p.width;
-      d.panel_end = p.width / kQuantisedGroup;
+      d.panel_end = p.width / kInt8Group;
       for (const PackedLayer& layer : net.hidden) {
         k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
-        k.int8->quantise(s.pre, d.y_stride, n, p.width, 0, p.width, s.act[0], side.act_stride);
+        k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
         d.w = layer.w;
         d.bias = layer.b;
         k.int8->dense(d, s.affine, nullptr);

@@ -15,7 +15,7 @@
 namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
-inline constexpr int kQuantisedGroup = 32;  // int8: values of a row that share one step; columns of a panel
+inline constexpr int kInt8Group = 32;  // int8: values of a row that share one step; columns of a panel
 inline constexpr std::size_t kLine = 64;  // bytes of a cache line
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -67,9 +67,9 @@ struct Head {
   std::size_t y_stride;  // bytes
 };
 
-// x -> (x + shift) * scale, of a row.
+// x -> (x + shift) * scale, of a row whose least value is `floor`.
 struct RowAffine {
-  float scale, shift;
+  float scale, shift, floor;
 };
 
 // The hidden layers in int8: kernels/int8.hpp.
@@ -77,13 +77,14 @@ struct Int8 {
   std::size_t (*packed_bytes)(int k, int n);
   // gain [in], or null: ones, times w [in][out].
   void (*pack)(const float* w, const float* gain, int in, int out, int k, int n, void* packed);
-  // Columns [begin, end), whole groups, of float rows [width] to quantised rows.
-  void (*quantise)(const float* x, std::size_t x_stride, int rows, int width, int begin, int end, void* y,
-                   std::size_t y_stride) noexcept;
   // What LayerNorm, less its gain and offset, does to each of float rows [padded].
   void (*affine)(const float* x, std::size_t x_stride, int rows, int width, int padded, RowAffine* to) noexcept;
-  // y = gelu(affine(x) @ w + bias), columns of panels of a group; affine null: x itself. x is quantised and
-  // as wide as y; y quantised (Output::gelu, by way of spare [rows][k]) or float (gelu_float).
+  // Columns [begin, end), whole groups, of float rows [width] to quantised rows. affine, here and below:
+  // null for GELU's output itself.
+  void (*quantise)(const float* x, std::size_t x_stride, const RowAffine* affine, int rows, int width, int begin,
+                   int end, void* y, std::size_t y_stride) noexcept;
+  // y = gelu(affine(x) @ w + bias), columns of panels of a group. x is quantised and as wide as y; y quantised
+  // (Output::gelu, by way of spare [rows][k]) or float (gelu_float).
   void (*dense)(const Dense&, const RowAffine*, float* spare) noexcept;
 };
 

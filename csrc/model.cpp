@@ -151,10 +151,10 @@ class Packer {
       }
       // The LayerNorm before is folded in: its gain into the weights, its offset into the bias.
       const LayerView& before = v_.critic[l - 1];
-      const void* panels = quantised(k, layer.w + at * H, before.g + at);
+      const void* folded = quantised(k, layer.w + at * H, before.g + at);
       float* b = row(layer.b + at, H, W);
       if (!bump_.counting()) fold_offset(b, layer.w + at * H, before.c + at);
-      net.hidden.push_back({panels, b, g, c});
+      net.hidden.push_back({folded, b, g, c});
     }
     const LayerView& last = v_.critic[v_.depth];
     net.head_w = row(last.w + static_cast<std::size_t>(e) * H, H, W);

@@ -181,7 +181,9 @@ def _eval(args: argparse.Namespace) -> int:
     if args.json:
         write_bytes(args.json, data)
     if folder is not None:
-        write_bytes(folder / "evaluation.json", data)
+        # in another precision it is no figure of the training: it stands beside that one
+        suffix = "" if config.precision == "fp32" else f"-{config.precision}"
+        write_bytes(folder / f"evaluation{suffix}.json", data)
     print(terminal_table(result))
     return 0
 

@@ -42,7 +42,9 @@ GPU_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 # times as far as the definition with weights and observations rounded to the precision.
 SAMPLER_FLOOR = {"fp32": 1e-5, "tf32": 4e-3, "fp16": 4e-3, "bf16": 2e-2, "int8": 5e-2}
 SAMPLER_HONEST = 6.0
-FRACTION = {"fp32": 23, "tf32": 10, "fp16": 10, "bf16": 7, "int8": 6}  # bits of a number's fraction
+# Bits of a number's fraction. int8 has no fraction: its steps, 1/127 and 1/255 of the largest number
+# near, are those of 6 bits at a number of half that size.
+FRACTION = {"fp32": 23, "tf32": 10, "fp16": 10, "bf16": 7, "int8": 6}
 
 SILENCE = 180.0
 

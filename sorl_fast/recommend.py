@@ -9,16 +9,17 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .act.policy_file import Policy, load
-from .act.sampler import Sampler
+from .act.sampler import KNOWN_PRECISIONS, Sampler
 from .config import available_cores
 from .errors import BadInput
 
@@ -48,6 +49,7 @@ class Option(NamedTuple):
     threads: int
     p50_us: float  # one action for one observation, called from Python
     p99_us: float
+    evaluated: str = "fp32"  # the precision in which the rate was found
 
     def __str__(self) -> str:
         return (
@@ -60,10 +62,10 @@ class Recommendation(NamedTuple):
     """Every option, in the order of M and N, and the one to take."""
 
     env: str  # where success was evaluated
-    evaluated: str  # in which precision
     options: tuple[Option, ...]
     budget_us: float
     choice: Option | None  # None: nothing fits the budget
+    left_out: Mapping[str, str] = MappingProxyType({})  # precisions that are not there, and why
 
 
 def choose(options: Iterable[Option], budget_us: float) -> Option | None:
@@ -104,7 +106,7 @@ class Evaluation(NamedTuple):
     rates: tuple[Rate, ...]
 
 
-def read_rates(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
+def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     """Read an evaluation.json, whose cells must all be such as the policy can act with.
 
     Raises
@@ -126,7 +128,13 @@ def read_rates(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
     if len({rate[:2] for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
-    return Evaluation(str(values.get("env")), str(values.get("precision", "fp32")), rates)
+    precision = values.get("precision", "fp32")  # older files do not say
+    if precision not in KNOWN_PRECISIONS:
+        known = ", ".join(KNOWN_PRECISIONS)
+        raise BadInput(
+            f"evaluation {path}: precision is {precision!r}, but must be one of {known}; {redo}"
+        )
+    return Evaluation(str(values.get("env")), precision, rates)
 
 
 def _rate(row: Any, where: str, policy: Policy) -> Rate:
@@ -192,10 +200,11 @@ def recommend(
     budget_us
         Microseconds that an action may take, at the 99th percentile; above 0.
     evaluation
-        Another evaluation.json than the run's.
+        Another evaluation.json than the run's. Where an evaluation-PRECISION.json of the same
+        environment lies beside it, that precision's success is read from there, as far as it goes.
     precisions, threads
-        What to try. Thread counts above this process's cores are left out. Success is taken to be the
-        same in every precision, as an evaluation is made in one.
+        What to try. Thread counts above this process's cores are left out, and so are precisions that
+        this machine or SORL_CPU_ISA does not allow.
     seconds
         Time for each option; at least 200 calls are made.
     backend
@@ -218,30 +227,69 @@ def recommend(
     path = Path(run).expanduser()
     path = path / "policy.safetensors" if path.is_dir() else path
     policy = load(path)
-    env, evaluated, rates = read_rates(evaluation or path.parent / "evaluation.json", policy)
+    file = Path(evaluation or path.parent / "evaluation.json")
+    base = read_evaluation(file, policy)
     counts = [n for n in threads if n <= available_cores()]
-    ways = [*itertools.product(precisions, counts)]
-    if not ways:
+    if not counts:
         raise BadInput(
             f"threads is {list(threads)}, but this process may use {available_cores()} cores only"
         )
+    samplers, left_out = _samplers(policy, backend, precisions, counts)
+    found = {p: _rates_in(p, base, file, policy) for p in precisions if p not in left_out}
     options: list[Option] = []
-    total = len(ways) * len(rates)
-    for precision, count in ways:
-        sampler = Sampler(policy, backend=backend, precision=precision, threads=count)
-        for rate in rates:
+    total = len(samplers) * len(base.rates)
+    for (precision, count), sampler in samplers.items():
+        for rate, evaluated in found[precision]:
             times = time_acts(sampler, rate.steps, rate.candidates, seconds)
             p50, p99 = (float(np.quantile(times, q, method="higher")) for q in (0.5, 0.99))
-            options.append(Option(rate, precision, count, p50, p99))
+            options.append(Option(rate, precision, count, p50, p99, evaluated))
             if progress is not None:
                 progress(len(options), total)
     options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
-    return Recommendation(env, evaluated, tuple(options), budget_us, choose(options, budget_us))
+    choice = choose(options, budget_us)
+    return Recommendation(base.env, tuple(options), budget_us, choice, left_out)
+
+
+def _samplers(
+    policy: Policy, backend: str, precisions: Sequence[str], counts: Sequence[int]
+) -> tuple[dict[tuple[str, int], Sampler], dict[str, str]]:
+    """Make a sampler for each precision and thread count, and say which precisions cannot be had."""
+    samplers: dict[tuple[str, int], Sampler] = {}
+    left_out: dict[str, str] = {}
+    for precision in precisions:
+        try:
+            for count in counts:
+                sampler = Sampler(policy, backend=backend, precision=precision, threads=count)
+                samplers[precision, count] = sampler
+        except BadInput as err:
+            left_out[precision] = str(err)
+    if not samplers:
+        raise BadInput(next(iter(left_out.values()), f"precisions is {list(precisions)}: name one"))
+    return samplers, left_out
+
+
+def _rates_in(
+    precision: str, base: Evaluation, file: Path, policy: Policy
+) -> list[tuple[Rate, str]]:
+    """Return each of `base`'s cells, and the precision that its success was found in.
+
+    That is `precision` where `base` or a file beside it was made in it, else `base`'s.
+    """
+    own: dict[tuple[int, int], Rate] = {}
+    beside = file.with_name(f"evaluation-{precision}.json")
+    if precision != base.precision and beside.exists():
+        other = read_evaluation(beside, policy)
+        if other.env == base.env and other.precision == precision:
+            own = {rate[:2]: rate for rate in other.rates}
+    return [
+        (own[rate[:2]], precision) if rate[:2] in own else (rate, base.precision)
+        for rate in base.rates
+    ]
 
 
 def text(result: Recommendation) -> str:
     """Return the table and the advice as `sorl-fast recommend` prints them."""
-    env, evaluated, options, budget, choice = result
+    env, options, budget, choice, left_out = result
     lines = [
         f"Success in {env}; times of this machine, one action a call",
         f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
@@ -256,6 +304,7 @@ def text(result: Recommendation) -> str:
             f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
             f"{mark}".rstrip()
         )
+    lines += [f"Left out: {precision}: {reason}" for precision, reason in left_out.items()]
     lines.append("")
     if choice is None:
         nearest = min(options, key=lambda option: option.p99_us)
@@ -273,9 +322,10 @@ def text(result: Recommendation) -> str:
             f"Not told apart by this evaluation (the 95% intervals overlap), and cheaper: {option}: "
             f"success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
-    if choice.precision != evaluated:
+    if choice.precision != choice.evaluated:
         lines.append(
-            f"Success was evaluated in {evaluated}; that {choice.precision} succeeds as often is assumed. "
-            f"To be sure: sorl-fast eval RUN --precision {choice.precision}"
+            f"Success was evaluated in {choice.evaluated}; that {choice.precision} succeeds as often is "
+            f"assumed. To be sure: sorl-fast eval RUN --precision {choice.precision}, with the same "
+            "--steps, --candidates and --episodes"
         )
     return "\n".join(lines)

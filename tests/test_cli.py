@@ -1,6 +1,7 @@
 """Arguments reach configs; bad input ends with exit code 2 and a message, never a traceback."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 
@@ -60,6 +61,23 @@ def test_bad_input_exits_with_2_and_a_message(argv, says, capsys):
 def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
     assert cli.main(["eval", str(tmp_path)]) == 2
     assert "no policy.safetensors" in capsys.readouterr().err
+
+
+def test_an_evaluation_in_another_precision_replaces_none(tmp_path, monkeypatch, capsys):
+    """The fp32 evaluation of a run is hours of work: another precision's stands beside it."""
+    row = {"steps": 1, "candidates": 1, "episodes": 1, "successes": 0, "success": 0.0}
+    row |= {"ci_low": 0.0, "ci_high": 0.8, "actions_per_second": 1.0}
+    row |= {"episode_length": 1.0, "returns": 0.0}
+
+    def evaluate(policy, config, **_):
+        return {"env": "e", "success_timing": "post", "precision": config.precision, "rows": [row]}
+
+    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    (tmp_path / "policy.safetensors").touch()
+    for precision in ("fp32", "int8"):
+        assert cli.main(["eval", str(tmp_path), "--precision", precision]) == 0
+    for name, precision in (("evaluation", "fp32"), ("evaluation-int8", "int8")):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["precision"] == precision
 
 
 def test_envs_lists_settings_and_where_the_data_comes_from(capsys):

@@ -115,19 +115,20 @@ def test_not_worse_names_cheaper_cells_with_overlapping_intervals_once():
 
 def test_text_names_the_choice_and_the_overlap():
     options = (option(1, 1, 0.75, 100.0), option(8, 8, 0.9, 400.0, "bf16", 2))
-    out = text(Recommendation("cube", "fp32", options, 500.0, options[1]))
+    out = text(Recommendation("cube", options, 500.0, options[1]))
     assert "Within 500 us at p99 the best is M = 8, N = 8, bf16, 2 threads: success 90.0%" in out
     assert "cheaper: M = 1, N = 1, fp32, 1 thread" in out
     assert "evaluated in fp32; that bf16 succeeds as often is assumed" in out
     assert "sorl-fast eval RUN --precision bf16" in out
-    assert "assumed" not in text(Recommendation("cube", "bf16", options, 500.0, options[1]))
+    known = options[1]._replace(evaluated="bf16")
+    assert "assumed" not in text(Recommendation("cube", (options[0], known), 500.0, known))
     assert "<-- this one" in out
     assert "too slow" not in out
 
 
 def test_text_says_when_nothing_fits():
     options = (option(1, 1, 0.3, 50.0), option(8, 8, 0.9, 400.0))
-    out = text(Recommendation("cube", "fp32", options, 20.0, None))
+    out = text(Recommendation("cube", options, 20.0, None))
     assert "Nothing fits 20 us: the fastest is M = 1, N = 1, fp32, 1 thread with p99 = 50.0" in out
     assert out.count("too slow") == 2
 
@@ -165,7 +166,47 @@ def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_pa
         backend="numpy",
     )
     assert [o.rate[:2] for o in result.options] == [(2, 1)]
-    assert result.evaluated == "bf16"
+    assert [o.evaluated for o in result.options] == ["bf16"]
+
+
+def test_each_precision_has_its_own_success_where_it_was_evaluated(run_folder):
+    pytest.importorskip("sorl_fast._native")
+    values = {"env": "toy-v0", "precision": "int8", "rows": [row(1, 1, 0.1)]}
+    (run_folder / "evaluation-int8.json").write_text(json.dumps(values))
+    result = recommend(run_folder, 1e9, precisions=["fp32", "int8"], threads=[1], seconds=0.0)
+    found = {(*o.rate[:2], o.precision): (o.rate.success, o.evaluated) for o in result.options}
+    assert found[1, 1, "int8"] == (0.1, "int8")
+    assert found[1, 1, "fp32"] == (0.2, "fp32")
+    assert found[4, 2, "int8"] == (0.8, "fp32")
+    # another environment's says nothing
+    values["env"] = "other-v0"
+    (run_folder / "evaluation-int8.json").write_text(json.dumps(values))
+    result = recommend(run_folder, 1e9, precisions=["int8"], threads=[1], seconds=0.0)
+    assert {o.evaluated for o in result.options} == {"fp32"}
+
+
+def test_a_precision_that_is_not_there_is_left_out_and_named(run_folder):
+    result = recommend(run_folder, 1e9, threads=[1], seconds=0.0, backend="numpy")
+    assert {o.precision for o in result.options} == {"fp32"}
+    assert set(result.left_out) == {"bf16", "int8"}
+    assert "Left out: int8: precision is 'int8', but the numpy backend has fp32 only" in text(
+        result
+    )
+    with pytest.raises(BadInput, match="the numpy backend has fp32 only"):
+        recommend(run_folder, 1e9, precisions=["bf16"], threads=[1], backend="numpy")
+    with pytest.raises(BadInput, match="name one"):
+        recommend(run_folder, 1e9, precisions=[], threads=[1], backend="numpy")
+
+
+def test_an_instruction_set_that_int8_has_not_leaves_the_others(run_folder, monkeypatch):
+    native = pytest.importorskip("sorl_fast._native")
+    wanted = next((isa for isa in native.isas("fp32") if isa not in native.isas("int8")), None)
+    if wanted is None:
+        pytest.skip("every instruction set of fp32 has int8 here")
+    monkeypatch.setenv("SORL_CPU_ISA", wanted)
+    result = recommend(run_folder, 1e9, threads=[1], seconds=0.0)
+    assert {o.precision for o in result.options} == {"fp32", "bf16"}
+    assert wanted in result.left_out["int8"]
 
 
 def test_threads_above_the_cores_are_left_out(run_folder, monkeypatch):
@@ -232,6 +273,12 @@ def test_no_policy(tmp_path):
         pytest.param("{", "is not JSON", id="not JSON"),
         pytest.param("[]", "has no rows", id="not an object"),
         pytest.param('{"rows": []}', "has no rows", id="no rows"),
+        pytest.param(
+            '{"precision": null, "rows": [{"steps": 1, "candidates": 1, "success": 0, "ci_low": 0, '
+            '"ci_high": 0}]}',
+            "precision is None, but must be one of fp32",
+            id="precision",
+        ),
         pytest.param('{"rows": [3]}', "row 0: the row is 3, but must be an object", id="row"),
     ],
 )

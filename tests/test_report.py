@@ -233,6 +233,7 @@ def test_an_evaluation_older_than_the_run_is_said_so(tmp_path, no_pictures):
         (run / "evaluation.json").write_text(json.dumps({"step": step} | result))
         text = Page(write_report([run])).text
         assert ("was evaluated after 1,500 updates and trained on since" in text) == said
+        assert "(numpy fp32, seed" in text
 
 
 @pytest.mark.slow

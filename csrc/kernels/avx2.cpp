@@ -11,10 +11,8 @@ namespace {
 struct Avx2Int8 : Avx2 {
   static constexpr int tile_rows = 2;
   static constexpr int tile_vectors(int rows) { return rows == 1 ? 4 : 2; }
-  using i = __m256i;
+  using i = u;
 
-  static i zero_words() { return _mm256_setzero_si256(); }
-  static i spread(const void* p) { return _mm256_set1_epi32(four_bytes(p)); }
   // vpmaddubsw would saturate: two products of 255 by 127 are more than 16 bits hold.
   static i dot(i sum, i x, i w) {
     const i x_even = _mm256_and_si256(x, _mm256_set1_epi16(0x00FF)), x_odd = _mm256_srli_epi16(x, 8);
@@ -28,7 +26,7 @@ struct Avx2Int8 : Avx2 {
 
 const Kernels* avx2_kernels(Precision precision) {
   if (precision != Precision::int8) return tables<Avx2>(Isa::avx2, precision, 96);
-  static const Kernels int8 = int8_table<Avx2Int8>(*tables<Avx2>(Isa::avx2, Precision::bf16, 96), Isa::avx2);
+  static const Kernels int8 = int8_table<Avx2Int8>(*avx2_kernels(Precision::bf16), Isa::avx2);
   return &int8;
 }
 

@@ -36,6 +36,9 @@ struct Avx2 {
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
   }
+  // Of 8-bit products: kernels/int8.hpp.
+  static u zero_words() { return _mm256_setzero_si256(); }
+  static u spread(const void* four) { return _mm256_set1_epi32(four_bytes(four)); }
   static f max(f a, f b) { return _mm256_max_ps(a, b); }
   static float highest(f a) {
     const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -6,7 +6,7 @@
 namespace sorl {
 
 const Kernels* avx512_kernels(Precision precision) {
-  return precision == Precision::int8 ? nullptr : tables<Avx512>(Isa::avx512, precision, 128);
+  return tables<Avx512>(Isa::avx512, precision, 128);
 }
 
 }  // namespace sorl

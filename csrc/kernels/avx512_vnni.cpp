@@ -20,7 +20,8 @@ struct Avx512Vnni : Avx512 {
   static f max(f a, f b) { return _mm512_max_ps(a, b); }
   static float highest(f a) { return _mm512_reduce_max_ps(a); }
   static void to_bytes(unsigned char* p, f a) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(a)));
+    const __m512i words = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(words));
   }
 };
 

@@ -10,10 +10,8 @@ namespace {
 struct AvxVnni : Avx2 {
   static constexpr int tile_rows = 3;
   static constexpr int tile_vectors(int rows) { return rows == 1 ? 4 : 2; }
-  using i = __m256i;
+  using i = u;
 
-  static i zero_words() { return _mm256_setzero_si256(); }
-  static i spread(const void* p) { return _mm256_set1_epi32(four_bytes(p)); }
   static i dot(i sum, i x, i w) { return _mm256_dpbusd_avx_epi32(sum, x, w); }
 };
 

@@ -37,6 +37,11 @@ inline float float_of(std::uint32_t u) {
   std::memcpy(&x, &u, sizeof x);
   return x;
 }
+inline std::int32_t four_bytes(const void* p) {
+  std::int32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return word;
+}
 // Round to nearest even; weights are finite.
 inline std::uint32_t to_bf16(float x) {
   const std::uint32_t u = bits_of(x);

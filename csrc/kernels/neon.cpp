@@ -5,8 +5,6 @@
 
 namespace sorl {
 
-const Kernels* neon_kernels(Precision precision) {
-  return precision == Precision::int8 ? nullptr : tables<Neon>(Isa::neon, precision, 96);
-}
+const Kernels* neon_kernels(Precision precision) { return tables<Neon>(Isa::neon, precision, 96); }
 
 }  // namespace sorl

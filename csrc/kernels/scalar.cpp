@@ -83,7 +83,7 @@ struct Scalar {
 
 struct ScalarInt8 : Scalar {
   static constexpr int tile_rows = 1;
-  static constexpr int tile_vectors(int) { return kGroup / W; }
+  static constexpr int tile_vectors(int) { return kInt8Group / W; }
   struct i {
     std::int32_t v[W];
   };
@@ -120,10 +120,8 @@ struct ScalarInt8 : Scalar {
   }
   // Of a NaN any byte: its group's step says that it was one.
   static void to_bytes(unsigned char* p, f a) {
-    for (int j = 0; j < W; ++j) {
-      const float bounded = a.v[j] > 0.0f ? (a.v[j] < 255.0f ? a.v[j] : 255.0f) : 0.0f;
-      p[j] = static_cast<unsigned char>(bounded + 12582912.0f - 12582912.0f);
-    }
+    const f whole = round(each([&](int j) { return a.v[j] > 0.0f ? (a.v[j] < 255.0f ? a.v[j] : 255.0f) : 0.0f; }));
+    for (int j = 0; j < W; ++j) p[j] = static_cast<unsigned char>(whole.v[j]);
   }
 };
 
@@ -131,7 +129,7 @@ struct ScalarInt8 : Scalar {
 
 const Kernels* scalar_kernels(Precision precision) {
   if (precision != Precision::int8) return tables<Scalar>(Isa::scalar, precision, 64);
-  static const Kernels int8 = int8_table<ScalarInt8>(*tables<Scalar>(Isa::scalar, Precision::bf16, 64), Isa::scalar);
+  static const Kernels int8 = int8_table<ScalarInt8>(*scalar_kernels(Precision::bf16), Isa::scalar);
   return &int8;
 }
 

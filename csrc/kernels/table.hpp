@@ -29,12 +29,12 @@ Kernels table(Isa isa, int block_rows) {
   return k;
 }
 
-// Both precisions of V, chosen by the caller.
+// fp32 and bf16 of V; null for int8, which is not the template's.
 template <class V>
 const Kernels* tables(Isa isa, Precision precision, int block_rows) {
   static const Kernels fp32 = table<V, WeightsF32<V>>(isa, block_rows);
   static const Kernels bf16 = table<V, WeightsBf16<V>>(isa, block_rows);
-  return precision == Precision::fp32 ? &fp32 : &bf16;
+  return precision == Precision::fp32 ? &fp32 : precision == Precision::bf16 ? &bf16 : nullptr;
 }
 
 }  // namespace

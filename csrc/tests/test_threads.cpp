@@ -43,7 +43,7 @@ std::vector<float> run(const sorl_fast::Policy& policy, int threads, std::int32_
 }  // namespace
 
 int main() {
-  const std::string bytes = sorl_test::make_policy({kObs, kAct, 32, 2, 2, 8, false, true});
+  const std::string bytes = sorl_test::make_policy({kObs, kAct, 96, 2, 2, 8, false, true});
   const sorl_fast::Policy policy(bytes.data(), bytes.size());
   for (const std::int32_t precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
     const std::vector<float> alone = run(policy, 1, precision);

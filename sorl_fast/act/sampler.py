@@ -31,6 +31,7 @@ PRECISIONS = {
     "torch": ("fp32",),
     "triton": ("fp32", "tf32", "bf16", "fp16"),
 }
+KNOWN_PRECISIONS = tuple(dict.fromkeys(p for has in PRECISIONS.values() for p in has))
 
 
 class Info(NamedTuple):
@@ -77,7 +78,7 @@ class Sampler:
         SORL_BACKEND names, or else native where it is installed, numpy where not.
     precision
         fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
-        hidden layers in 8 bits, all else as in bf16), tf32 or fp16 (triton).
+        hidden layers in 8 bits, other weights in bf16), tf32 or fp16 (triton).
     threads
         Threads of the native backend, at least 1. numpy and torch take theirs from the process
         (OMP_NUM_THREADS, `torch.set_num_threads`), which is not this object's to change.
@@ -310,9 +311,9 @@ def _choose(backend: str | None) -> str:
 
 def _make_session(backend: str, policy: Policy, precision: str, threads: int) -> Session:
     """Make the chosen backend's session; the one place that knows which this build has."""
-    known = tuple(dict.fromkeys(p for has in PRECISIONS.values() for p in has))
-    if precision not in known:
-        raise BadInput(f"precision is {precision!r}, but must be one of {', '.join(known)}")
+    if precision not in KNOWN_PRECISIONS:
+        known = ", ".join(KNOWN_PRECISIONS)
+        raise BadInput(f"precision is {precision!r}, but must be one of {known}")
     _integer("threads", threads, 1, 2**31)
     if precision not in PRECISIONS[backend]:
         has = ", ".join(PRECISIONS[backend])

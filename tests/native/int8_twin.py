@@ -1,8 +1,8 @@
 """The int8 path in plain numpy, float64: csrc/kernels/int8.hpp's rounding, and no other.
 
-Hidden layers read GELU's output x as FLOOR + q s, q in 0 to 255 and one s for each GROUP values of a row,
-and weights as q s, q in -127 to 127 and one s a column. The LayerNorm before a critic's product is applied
-after it.
+Hidden layers read GELU's output x as floor + q s, q in 0 to 255 and one s for each GROUP values of a row,
+and weights as q s, q in -127 to 127 and one s a column. The floor is FLOOR in the actor, and each row's own
+least value in a critic, whose LayerNorm is applied after the product.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from sorl_fast.act.reference import aggregate, gelu, layer_norm
 
 GROUP = 32
 FLOOR = -0.17005
-LEAST = 1 / 64
+LEAST = 1e-30
 
 
 def weights(w):
@@ -23,19 +23,19 @@ def weights(w):
     return np.rint(w / np.where(step > 0, step, 1)) * step
 
 
-def activations(x):
+def activations(x, floor):
     """Round x [rows, width] to 8 bits by groups; what is beyond the width is zero, as it is there."""
     rows, width = x.shape
     padded = np.pad(x, ((0, 0), (0, -width % GROUP))).reshape(rows, -1, GROUP)
-    step = np.maximum(padded.max(-1, keepdims=True) - FLOOR, LEAST) / 255
-    return (FLOOR + np.rint((padded - FLOOR) / step) * step).reshape(rows, -1)[:, :width]
+    step = np.maximum(padded.max(-1, keepdims=True) - floor, LEAST) / 255
+    return (floor + np.rint((padded - floor) / step) * step).reshape(rows, -1)[:, :width]
 
 
 def velocity(actor, obs, z, t, log2_steps):
     """Return the actor's velocity [rows, A]."""
     x = np.concatenate([obs, z, np.tile([t, log2_steps], (len(z), 1))], 1)
     for i, (w, b) in enumerate(actor[:-1]):
-        x = gelu(x @ w + b if i == 0 else activations(x) @ weights(w) + b)
+        x = gelu(x @ w + b if i == 0 else activations(x, FLOOR) @ weights(w) + b)
     w, b = actor[-1]
     return x @ w + b
 
@@ -50,7 +50,8 @@ def value(critic, obs, action, steps):
         for (_, _, g, c), (w, b, *_) in itertools.pairwise(layers[:-1]):
             folded = weights(g[:, None] * w)
             mean, inverse = x.mean(-1, keepdims=True), 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-            x = gelu(inverse * (activations(x) @ folded - mean * folded.sum(0)) + c @ w + b)
+            rounded = activations(x, x.min(-1)[:, None, None])
+            x = gelu(inverse * (rounded @ folded - mean * folded.sum(0)) + c @ w + b)
         x = layer_norm(x, *layers[-2][2:])
         members.append((x @ layers[-1][0] + layers[-1][1])[:, 0])
     return np.stack(members)

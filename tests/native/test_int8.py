@@ -49,27 +49,52 @@ def with_exact_ends(policy):
 
 @pytest.mark.parametrize("isa", _native.isas("int8"))
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("M", [1, 4])
-def test_rounds_as_its_twin(monkeypatch, isa, shape, M):
-    """What is left are values that float32 puts on the other side of the middle between two steps."""
+@pytest.mark.parametrize(("M", "B"), [(1, 200), (4, 200), (1, 1), (1, 2), (1, 3), (1, 5)])
+def test_rounds_as_its_twin(monkeypatch, isa, shape, M, B):
+    """What is left are values that float32 puts on the other side of the middle between two steps.
+
+    The 200 observations go B at a time: tiles have other forms for few rows.
+    """
     policy = with_exact_ends(make_policy(**shape))
     rng = np.random.default_rng(M)
     obs = rng.normal(size=(200, policy.obs_dim)).astype("f4")
     noise = rng.normal(size=(200, 1, policy.act_dim)).astype("f4")
     monkeypatch.setenv("SORL_CPU_ISA", isa)
     sampler = Sampler(policy, "native", "int8")
-    action, info = sampler.act(obs, M, noise=noise, return_info=True)
+    parts = [
+        sampler.act(obs[i : i + B], M, noise=noise[i : i + B], return_info=True)
+        for i in range(0, 200, B)
+    ]
+    action = np.concatenate([action for action, _ in parts])
+    q = np.concatenate([info.q for _, info in parts])
     twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M)
     exact = best_of_n(policy, obs, noise, M, dtype=np.float64)
-    for ours, twin, truth in ((action, twin_action, exact.action), (info.q, twin_q, exact.q)):
+    for ours, twin, truth in ((action, twin_action, exact.action), (q, twin_q, exact.q)):
         assert np.abs(ours - twin).mean() <= 0.05 * np.abs(ours - truth).mean() + 1e-6
 
 
-def changed(policy, layer, **arrays):
-    """Return a native session over the policy with other arrays in one of the actor's layers."""
-    actor = list(policy.actor)
-    actor[layer] = tuple(arrays.get(name, x) for name, x in zip("wb", actor[layer], strict=True))
-    fields = {name: getattr(policy, name) for name in _SAME_NAME} | {"actor": tuple(actor)}
+@pytest.mark.parametrize("isa", _native.isas("int8"))
+@pytest.mark.parametrize(("scale", "offset"), [(0.1, 0), (0.001, 0), (100, 0), (1, 10), (1, -2)])
+def test_the_scale_that_a_layer_norm_takes_away_costs_nothing(monkeypatch, isa, scale, offset):
+    """However small, large or shifted a critic's layer is before its LayerNorm, Q stays as near."""
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    policy = make_policy(O=3, A=2, H=72, depth=3)
+    (w, b, g, c), *rest = policy.critic
+    first = (w * np.float32(scale), b * np.float32(scale) + np.float32(offset), g, c)
+    policy = dataclasses.replace(policy, critic=(first, *rest))
+    rng = np.random.default_rng(0)
+    obs, noise = rng.normal(size=(100, 3)).astype("f4"), rng.normal(size=(100, 1, 2)).astype("f4")
+    _, info = Sampler(policy, "native", "int8").act(obs, 1, noise=noise, return_info=True)
+    error = np.abs(info.q - best_of_n(policy, obs, noise, 1, dtype=np.float64).q).max()
+    assert error <= 0.03 * np.ptp(info.q)
+
+
+def changed(policy, network, layer, **arrays):
+    """Return a native session over the policy with other arrays in one layer of one network."""
+    layers = list(getattr(policy, network))
+    names = "wbgc"[: len(layers[layer])]
+    layers[layer] = tuple(arrays.get(n, x) for n, x in zip(names, layers[layer], strict=True))
+    fields = {name: getattr(policy, name) for name in _SAME_NAME} | {network: tuple(layers)}
     model = _native.Model(**fields, q_min=False, precision="int8")
     return _native.Session(model, 1, 64, 1)
 
@@ -77,14 +102,43 @@ def changed(policy, layer, **arrays):
 @pytest.mark.parametrize("isa", _native.isas("int8"))
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_bad_number_inside_is_not_rounded_away(monkeypatch, isa, layer, bad):
+def test_a_bad_number_inside_the_actor_is_not_rounded_away(monkeypatch, isa, layer, bad):
     """A non-finite value of any layer reaches the result, where it is seen and the action held."""
     monkeypatch.setenv("SORL_CPU_ISA", isa)
     policy = make_policy(H=64, depth=3)
     b = policy.actor[layer][1].copy()
     b[3] = bad
     action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
-    session = changed(policy, layer, b=b)
+    session = changed(policy, "actor", layer, b=b)
     session.act_into(np.zeros((4, 28), "f4"), action, 2, 1, 0, 0, 0, status=status)
     assert np.array_equal(action, np.zeros((4, 5), "f4"))
+    assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
+
+
+@pytest.mark.parametrize("isa", _native.isas("int8"))
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_number_inside_a_critic_is_not_rounded_away(monkeypatch, isa, layer, bad):
+    """It makes every candidate's Q not finite: all are rejected, and the action held."""
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    policy = make_policy(H=64, depth=3)
+    b = policy.critic[layer][1].copy()
+    b[1, -1] = bad
+    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
+    session = changed(policy, "critic", layer, b=b)
+    session.act_into(np.zeros((4, 28), "f4"), action, 2, 3, 0, 0, 0, status=status)
+    assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
+
+
+@pytest.mark.parametrize("isa", _native.isas("int8"))
+def test_a_weight_that_overflows_with_its_gain_is_seen(monkeypatch, isa):
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    policy = make_policy(H=64, depth=3)
+    g, w = policy.critic[0][2].copy(), policy.critic[1][0].copy()
+    g[0, 5], w[0, 5, 7] = 1e30, 1e30
+    first = (*policy.critic[0][:2], g, policy.critic[0][3])
+    policy = dataclasses.replace(policy, critic=(first, *policy.critic[1:]))
+    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
+    session = changed(policy, "critic", 1, w=w)
+    session.act_into(np.zeros((4, 28), "f4"), action, 2, 3, 0, 0, 0, status=status)
     assert (status == Status.NONFINITE_RESULT | Status.HELD).all()

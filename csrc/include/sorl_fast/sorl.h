@@ -63,10 +63,11 @@ extern "C" {
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* a candidate with a non-finite action or Q was left out */
 
-/* Precision of the networks. z, LayerNorm and Q are float32 in all. */
+/* Precision of the networks; z and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
-#define SORL_PRECISION_BF16 1 /* bfloat16 weights and activations, float32 accumulation */
-#define SORL_PRECISION_INT8 2 /* hidden layers in 8-bit integers, all else as with bfloat16 */
+#define SORL_PRECISION_BF16 1 /* bfloat16 weights and activations; float32 sums, LayerNorm */
+#define SORL_PRECISION_INT8 2 /* 8-bit integers in hidden layers, a critic's LayerNorm gains
+                                 folded into the weights; first and last layers: bfloat16 weights */
 
 typedef struct sorl_policy sorl_policy;
 typedef struct sorl_session sorl_session;
