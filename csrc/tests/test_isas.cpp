@@ -20,7 +20,7 @@ using Vector = std::vector<double>;
 constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8"};
 // Absolute, on actions and on Q. But for fp32 these are sanity bounds for untrained weights; those that users are
 // told are measured on a trained policy.
-constexpr double kBounds[] = {1e-5, 0.1, 0.15};
+constexpr double kBounds[] = {1e-5, 0.1, 0.1};
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
