@@ -218,22 +218,23 @@ struct Int8Layer {
   }
 };
 
-// The rate of products, for the benchmark. Each chain has weights of its own, read anew in each round: else a
-// compiler finds that what several of them compute is the same.
+// The rate of products, for the benchmark. No two chains have the same operands as far as a compiler can know:
+// else it finds that they compute the same.
 template <class V>
 inline double int8_burn(long n) noexcept {
   constexpr int chains = 12;
-  volatile std::int32_t ones = 0x01010101;
-  const std::int32_t values = ones;
+  constexpr std::size_t bytes = V::W * 4;
+  alignas(64) char ones[chains / 2 * bytes];
+  std::memset(ones, 1, sizeof ones);
+  const char* volatile somewhere = ones;
   typename V::i acc[chains];
   for (auto& a : acc) a = V::zero_words();
-  const auto x = V::spread(&values);
-  for (long r = 0; r < n; ++r)
+  const typename V::i x[2] = {V::spread(somewhere), V::spread(somewhere)};
+  for (long r = 0; r < n; ++r) {
+    const char* w = somewhere;
 #pragma GCC unroll 64
-    for (int i = 0; i < chains; ++i) {
-      const std::int32_t word = ones;
-      acc[i] = V::dot(acc[i], x, V::spread(&word));
-    }
+    for (int i = 0; i < chains; ++i) acc[i] = V::dot(acc[i], x[i % 2], V::load_words(w + i / 2 * bytes));
+  }
   auto all = V::to_float(acc[0]);
   for (int i = 1; i < chains; ++i) all = V::add(all, V::to_float(acc[i]));
   volatile float sink = V::sum(all);
