@@ -99,18 +99,10 @@ def changed(policy, network, layer, **arrays):
     return _native.Session(model, 1, 64, 1)
 
 
-@pytest.mark.parametrize("isa", _native.isas("int8"))
-@pytest.mark.parametrize("layer", [0, 1, 2, 3])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_bad_number_inside_the_actor_is_not_rounded_away(monkeypatch, isa, layer, bad):
-    """A non-finite value of any layer reaches the result, where it is seen and the action held."""
-    monkeypatch.setenv("SORL_CPU_ISA", isa)
-    policy = make_policy(H=64, depth=3)
-    b = policy.actor[layer][1].copy()
-    b[3] = bad
-    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
-    session = changed(policy, "actor", layer, b=b)
-    session.act_into(np.zeros((4, 28), "f4"), action, 2, 1, 0, 0, 0, status=status)
+def assert_held(session, candidates):
+    """Check that every candidate is rejected and the action held."""
+    action, status = np.full((4, 5), np.nan, "f4"), np.empty(4, "u4")
+    session.act_into(np.zeros((4, 28), "f4"), action, 2, candidates, 0, 0, 0, status=status)
     assert np.array_equal(action, np.zeros((4, 5), "f4"))
     assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
 
@@ -118,16 +110,14 @@ def test_a_bad_number_inside_the_actor_is_not_rounded_away(monkeypatch, isa, lay
 @pytest.mark.parametrize("isa", _native.isas("int8"))
 @pytest.mark.parametrize("layer", [0, 1, 2, 3])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_bad_number_inside_a_critic_is_not_rounded_away(monkeypatch, isa, layer, bad):
-    """It makes every candidate's Q not finite: all are rejected, and the action held."""
+@pytest.mark.parametrize(("network", "candidates"), [("actor", 1), ("critic", 3)])
+def test_a_bad_number_inside_is_not_rounded_away(monkeypatch, isa, layer, bad, network, candidates):
+    """A non-finite value of any layer reaches the result, the action or its Q, where it is seen."""
     monkeypatch.setenv("SORL_CPU_ISA", isa)
     policy = make_policy(H=64, depth=3)
-    b = policy.critic[layer][1].copy()
-    b[1, -1] = bad
-    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
-    session = changed(policy, "critic", layer, b=b)
-    session.act_into(np.zeros((4, 28), "f4"), action, 2, 3, 0, 0, 0, status=status)
-    assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
+    b = getattr(policy, network)[layer][1].copy()
+    b[..., -1] = bad
+    assert_held(changed(policy, network, layer, b=b), candidates)
 
 
 @pytest.mark.parametrize("isa", _native.isas("int8"))
@@ -138,7 +128,4 @@ def test_a_weight_that_overflows_with_its_gain_is_seen(monkeypatch, isa):
     g[0, 5], w[0, 5, 7] = 1e30, 1e30
     first = (*policy.critic[0][:2], g, policy.critic[0][3])
     policy = dataclasses.replace(policy, critic=(first, *policy.critic[1:]))
-    action, status = np.empty((4, 5), "f4"), np.empty(4, "u4")
-    session = changed(policy, "critic", 1, w=w)
-    session.act_into(np.zeros((4, 28), "f4"), action, 2, 3, 0, 0, 0, status=status)
-    assert (status == Status.NONFINITE_RESULT | Status.HELD).all()
+    assert_held(changed(policy, "critic", 1, w=w), 3)
