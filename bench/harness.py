@@ -36,6 +36,7 @@ Floats = NDArray[np.floating[Any]]
 PAUSE = 0.02  # seconds before a block: longer than any pool here spins (ONNX Runtime: about a millisecond)
 WARM_UP = 3  # calls at the start of a block that are not counted
 ROUNDS = 5
+LONG = 0.5  # seconds of a call in which waking up is lost: it is not made twice to warm up
 
 # How far an action may be from the float64 definition's, and how far the Q of the candidate that it
 # belongs to may be below the best one's. bf16 and int8 round weights and activations to 8 bits: with the
@@ -181,17 +182,23 @@ def time_calls(
 ) -> Floats:
     """Time calls one by one for about `seconds`, at least `least` of them; `between` is not timed.
 
-    A first call that takes longer than the whole block is its warm-up and is not made again.
+    A first call that takes longer than the whole block is its warm-up and is not made again. One that
+    takes longer than `LONG` is no warm-up but the first of the times.
     """
     clock = time.perf_counter_ns
     with no_garbage_collection():
+        times: list[int] = []
         start = clock()
         for _ in range(warm_up):
+            before = clock()
             call()
+            took = clock() - before
+            if took > LONG * 1e9 and between is None:
+                times.append(took)
+                break
             if clock() - start > seconds * 1e9:
                 break
-        times: list[int] = []
-        end = clock() + int(seconds * 1e9)
+        end = (start if times else clock()) + int(seconds * 1e9)
         while len(times) < most and (len(times) < least or clock() < end):
             if between is not None:
                 between()
@@ -253,7 +260,8 @@ def time_cpp(running: Running, seconds: float, p50: float, rounds: int = ROUNDS)
     blocks = []
     for _ in range(rounds):
         time.sleep(PAUSE)
-        running.cpp(min(WARM_UP, calls))
+        if p50 <= LONG:
+            running.cpp(min(WARM_UP, calls))
         blocks.append(np.array(running.cpp(calls)))
     return np.concatenate(blocks)
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from sorl_fast.atomic import write_bytes, write_file
@@ -53,6 +54,8 @@ def run(argv: Sequence[str]) -> int:
         The native module or a peer is not installed, an argument is wrong, or a file cannot be written.
     """
     args = _parse(argv)
+    if args.show:
+        return _show(args.show, args.png)
     native = peers.import_native()
     names = [p for p in peers.PEERS if not (args.quick and p == "torch-compile")]
     rivals = peers.make_peers(names if args.peers is None else args.peers)
@@ -73,7 +76,10 @@ def run(argv: Sequence[str]) -> int:
     for cell in dict.fromkeys(lane.cell for lane in lanes):
         here = [lane for lane in lanes if lane.cell == cell]
         try:
-            rows = race(here, contenders, policies[cell[3:]], limits, args.seconds, args.cold_calls)
+            policy = policies[cell[3:]]
+            rows = race(
+                here, contenders, policy, limits, args.seconds, args.cold_calls, args.rounds
+            )
         except harness.Disagreement as err:
             print(f"sorl-bench sampler: {cell}: {err}", file=sys.stderr)
             return 1
@@ -113,6 +119,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--cold-calls", type=int, help="calls on cold caches, B = 1 (default: 200, quick 50)"
     )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=harness.ROUNDS,
+        help=f"blocks that a contender's time is spread over (default: {harness.ROUNDS}); fewer if calls "
+        "take seconds",
+    )
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        metavar="FILE",
+        help="measure nothing: compare what earlier runs on one machine wrote with --json, as if it were "
+        "one run (with --png: draw it)",
+    )
     args = parser.parse_args(argv)
     args.seconds = (0.3 if args.quick else 2.0) if args.seconds is None else args.seconds
     args.cold_calls = (50 if args.quick else 200) if args.cold_calls is None else args.cold_calls
@@ -120,6 +140,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise BadInput(f"seconds is {args.seconds}, but must be above 0 and below 3600")
     if not 0 <= args.cold_calls < 10**6:
         raise BadInput(f"cold-calls is {args.cold_calls}, but must be in [0, 1000000)")
+    if not 1 <= args.rounds <= 100:
+        raise BadInput(f"rounds is {args.rounds}, but must be in [1, 100]")
+    if args.show and (args.quick or args.cells or args.json):
+        raise BadInput("--show measures nothing: leave --quick, --cells and --json out")
     if args.quick and args.cells:
         raise BadInput("--quick has cells of its own: leave it or --cells out")
     if args.png and find_spec("matplotlib") is None:
@@ -153,6 +177,7 @@ def race(
     limits: Limits,
     seconds: float,
     cold_calls: int,
+    rounds: int = harness.ROUNDS,
 ) -> list[Row]:
     """Check and time everyone who may run in one of the lanes, all of the same cell.
 
@@ -199,24 +224,65 @@ def race(
         }
 
     runners = [entry[2] for entry in racing]
-    warm = [Figures.of(times) for times in harness.interleave(runners, seconds)]
+    warm = [Figures.of(times) for times in harness.interleave(runners, seconds, rounds)]
     rows = [row(entry, "", figures) for entry, figures in zip(racing, warm, strict=True)]
     for entry, figures in zip(racing, warm, strict=True):
         if entry[2].cpp is not None:
-            times = harness.time_cpp(entry[2], seconds, figures.p50_us * 1e-6)
+            times = harness.time_cpp(entry[2], seconds, figures.p50_us * 1e-6, rounds)
             rows.append(row(entry, CPP, Figures.of(times)))
     if cell.batch == 1 and cold_calls > 0:
-        calls = -(-cold_calls // harness.ROUNDS)
+        calls = -(-cold_calls // rounds)
         evict = harness.CacheEvictor()
-        cold = harness.interleave(runners, 0.0, between=evict, least=calls, most=calls)
+        cold = harness.interleave(runners, 0.0, rounds, between=evict, least=calls, most=calls)
         rows += [row(entry, COLD, Figures.of(t)) for entry, t in zip(racing, cold, strict=True)]
     return rows
 
 
+def _show(paths: Sequence[str], png: str | None) -> int:
+    """Print the summary of what earlier runs measured, and draw it; a lane's last run counts."""
+    machine: dict[str, Any] = {}
+    by_lane: dict[Lane, list[Row]] = {}
+    for path in paths:
+        try:
+            result = json.loads(Path(path).read_text())
+            lanes: dict[Lane, list[Row]] = {}
+            for row in result["rows"]:
+                lanes.setdefault(_lane_of(row), []).append(row)
+            here = {key: result["machine"][key] for key in ("cpu", "cores", "versions", "commit")}
+        except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as err:
+            raise BadInput(
+                f"{path} is not what `sorl-bench sampler --json` writes: {err!r}"
+            ) from None
+        for key, value in here.items():
+            if machine.setdefault(key, value) != value:
+                raise BadInput(
+                    f"{path} and {paths[0]} cannot be shown as one run: {key} is {value!r} in the first "
+                    f"and {machine[key]!r} in the second"
+                )
+        by_lane |= lanes
+    lanes_found = sorted(by_lane, key=_place)
+    rows = [row for lane in lanes_found for row in by_lane[lane]]
+    print(summary(lanes_found, rows))
+    if png:
+        _plot(png, lanes_found, {"machine": machine, "rows": rows})
+    return 0
+
+
+def _place(lane: Lane) -> tuple[Any, ...]:
+    """Order lanes as the grid does: the small shape first, cells by size, then precision and threads."""
+    cell = lane.cell
+    return (cell[3:], cell[:3], shapes.PRECISIONS.index(lane.precision), lane.threads)
+
+
+def _lane_of(row: Row) -> Lane:
+    """Return the lane that a row was measured in."""
+    cell = Cell(*(row[f] for f in ("batch", "steps", "candidates", "obs_dim", "act_dim")))
+    return Lane(cell, row["precision"], row["threads"])
+
+
 def in_lane(row: Row, lane: Lane) -> bool:
     """Return whether a row was measured in the lane."""
-    cell = Cell(*(row[f] for f in ("batch", "steps", "candidates", "obs_dim", "act_dim")))
-    return lane == Lane(cell, row["precision"], row["threads"])
+    return lane == _lane_of(row)
 
 
 def compare(lane: Lane, rows: Sequence[Row]) -> tuple[Row | None, Row | None, float | None]:

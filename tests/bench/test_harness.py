@@ -133,6 +133,21 @@ def test_time_calls_leaves_warm_up_and_between_out():
     assert (times >= 0).all()
 
 
+@pytest.mark.parametrize(("least", "calls"), [(1, 1), (2, 2)])
+def test_a_long_call_is_not_made_twice_to_warm_up(monkeypatch, least, calls):
+    monkeypatch.setattr(harness, "LONG", 0.0)
+    log = []
+    times = harness.time_calls(lambda: log.append("call"), 1e-9, least=least)
+    assert len(times) == len(log) == calls
+
+
+def test_a_long_call_on_cold_caches_is_warmed_up(monkeypatch):
+    monkeypatch.setattr(harness, "LONG", 0.0)
+    log = []
+    harness.time_calls(lambda: log.append("call"), 0.0, lambda: log.append("between"))
+    assert log == ["call", "between", "call"]
+
+
 def test_time_calls_without_collector():
     states = []
     harness.time_calls(lambda: states.append(gc.isenabled()), 0.0, least=2, warm_up=1)
@@ -175,6 +190,14 @@ def test_time_cpp_warms_up_and_asks_for_as_many_calls_as_fit(monkeypatch):
     times = harness.time_cpp(Running(None, None, cpp=cpp), 1.0, p50=1e-3, rounds=2)
     assert asked == [harness.WARM_UP, 500] * 2
     assert len(times) == 1000
+
+
+def test_time_cpp_does_not_warm_up_long_calls(monkeypatch):
+    monkeypatch.setattr(harness, "PAUSE", 0.0)
+    asked = []
+    running = Running(None, None, cpp=lambda calls: asked.append(calls) or [1.0] * calls)
+    harness.time_cpp(running, 0.3, p50=1.0, rounds=2)
+    assert asked == [1, 1]
 
 
 def test_the_evictor_lets_the_thread_go_where_it_was():

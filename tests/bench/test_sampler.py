@@ -286,6 +286,42 @@ def test_the_picture(small, tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def written(path, rows, cpu="a cpu"):
+    machine = {"cpu": cpu, "cores": 2, "versions": {}, "commit": "abc"}
+    path.write_text(json.dumps({"limits": {}, "machine": machine, "rows": rows}))
+    return str(path)
+
+
+def test_show_makes_one_run_of_several(tmp_path, capsys):
+    first = written(
+        tmp_path / "a", [row("sorl-fast", 9.0), row("peer", 9.0), row("sorl-fast", 5.0, MANY)]
+    )
+    second = written(tmp_path / "b", [row("sorl-fast", 10.0), row("peer", 20.0)])
+    assert sampler.run(["--show", first, second]) == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "B=1 M=2 N=3" in lines[1] and "2.00 x" in lines[1]  # the second file's ratio
+    assert "B=4 M=2 N=1" in lines[2] and "no peer" in lines[2]
+    assert lines[3] == "0 of 1 lanes are short of their floor"
+
+
+def test_show_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    path = written(tmp_path / "a", [row("sorl-fast", 9.0), row("onnxruntime", 9.0)])
+    assert sampler.run(["--show", path, "--png", str(tmp_path / "a.png")]) == 0
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_show_refuses_what_is_not_one_run(tmp_path):
+    here = written(tmp_path / "a", [row("sorl-fast", 9.0)])
+    there = written(tmp_path / "b", [row("sorl-fast", 9.0)], cpu="another")
+    with pytest.raises(BadInput, match="cpu is 'another' in the first and 'a cpu' in the second"):
+        sampler.run(["--show", here, there])
+    for text in ("{}", "[]", "x", '{"rows": [{"batch": 1}]}'):
+        (tmp_path / "b").write_text(text)
+        with pytest.raises(BadInput, match="b is not what `sorl-bench sampler --json` writes"):
+            sampler.run(["--show", here, str(tmp_path / "b")])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -293,6 +329,9 @@ def test_the_picture(small, tmp_path):
         (["--seconds", "nan"], "seconds is nan"),
         (["--cold-calls", "-1"], "cold-calls is -1, but must be in"),
         (["--quick", "--cells", "1,1,1"], "leave it or --cells out"),
+        (["--rounds", "0"], "rounds is 0, but must be in"),
+        (["--show", "x.json", "--quick"], "--show measures nothing: leave"),
+        (["--show", "missing.json"], "missing.json is not what"),
     ],
 )
 def test_bad_arguments(small, argv, message):
