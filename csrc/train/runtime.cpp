@@ -73,8 +73,8 @@ void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
   if (team_ == nullptr) team_ = std::make_unique<Team>(threads_, kSpin);
   if (!team_->alive()) throw std::bad_alloc();
   if (ops == nullptr) return;
-  const std::size_t shared = ops->shared_bytes(*shape, rows, steps, threads_);
-  const std::size_t own = ops->own_bytes(*shape, rows, steps, threads_);
+  const std::size_t shared = ops->shared_bytes(*shape, rows, steps);
+  const std::size_t own = ops->own_bytes(*shape);
   if (shared_.bytes() < shared) shared_ = Memory(shared);
   scratch_.shared = shared_.data();
   for (int t = 0; t < threads_; ++t) {

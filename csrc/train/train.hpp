@@ -122,8 +122,8 @@ struct Ops {
   std::size_t (*bias_floats)(const Shape&);
   std::size_t (*saved_bytes)(const Shape&, int rows, int steps);
   // Bytes of Scratch::shared and of each Scratch::own.
-  std::size_t (*shared_bytes)(const Shape&, int rows, int steps, int threads);
-  std::size_t (*own_bytes)(const Shape&, int rows, int steps, int threads);
+  std::size_t (*shared_bytes)(const Shape&, int rows, int steps);
+  std::size_t (*own_bytes)(const Shape&);
   void (*pack)(Team&, const Net&, bool forward, bool backward);
   void (*forward)(Team&, const Forward&);
   void (*backward)(Team&, const Backward&);

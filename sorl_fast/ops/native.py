@@ -91,7 +91,7 @@ def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
 
 
 def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> int:
-    """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/mlp.hpp: Saved."""
+    """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/plan.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
     size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
 
