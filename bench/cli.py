@@ -1,10 +1,14 @@
-"""`sorl-bench NAME ...`: one file a benchmark, each with `run(argv) -> exit code`."""
+"""`sorl-bench NAME ...`: one file a benchmark, each with `run(argv) -> exit code`.
+
+Exit codes: 0 well, 1 a wrong result or a broken promise, 2 bad input.
+"""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
 from ..errors import BadInput
+from .harness import Disagreement
 
 BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
@@ -31,6 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BadInput as err:
         print(f"sorl-bench {argv[0]}: {err}", file=sys.stderr)
         return err.exit_code
+    except Disagreement as err:
+        print(f"sorl-bench {argv[0]}: {err}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as err:
+        print(
+            f"sorl-bench {argv[0]}: {err.name} is not installed: pip install 'sorl-fast[train]'",
+            file=sys.stderr,
+        )
+        return BadInput.exit_code
 
 
 if __name__ == "__main__":

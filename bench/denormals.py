@@ -89,6 +89,8 @@ def run(argv: Sequence[str]) -> int:
     cell = Cell(1, 8, 8, 28, 5)
     policy = shapes.make_policy(cell.obs_dim, cell.act_dim)
     rows = []
+    machine = harness.machine(isas, [])
+    print(harness.headline(machine))
     before = os.environ.get("SORL_CPU_ISA")
     print(f"{cell}, one thread: time with denormal numbers over time without, at most {PROMISE}")
     try:
@@ -107,6 +109,6 @@ def run(argv: Sequence[str]) -> int:
         if before is not None:
             os.environ["SORL_CPU_ISA"] = before
     if args.json:
-        result = {"machine": harness.machine(isas, []), "rows": rows}
+        result = {"machine": machine, "rows": rows}
         write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
     return int(any(max(r["observation_ratio"], r["weights_ratio"]) > PROMISE for r in rows))

@@ -333,3 +333,20 @@ def machine(isas: Mapping[str, Sequence[str]], packages: Sequence[str]) -> dict[
         "versions": package_versions(packages),
         "commit": commit(),
     }
+
+
+def headline(machine: Mapping[str, Any]) -> str:
+    """Return what a reader of figures must know first, from `machine()`: where, of what, how idle."""
+    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
+    isas = "; ".join(f"{p}: {', '.join(names)}" for p, names in machine["isas"].items())
+    text = (
+        f"{machine['cpu']}, {machine['cores']} cores, L2 {(machine['l2_bytes'] or 0) >> 20} MiB a core, "
+        f"{machine['system']}, load {machine['load']:.2f}\ninstruction sets: {isas}\n{versions}\n"
+        f"commit {machine['commit']}"
+    )
+    if machine["load"] > 0.3:
+        text += (
+            "\nBUSY: other programs are running (or ended less than a minute ago), so these figures are "
+            "disturbed"
+        )
+    return text

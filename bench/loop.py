@@ -23,7 +23,6 @@ import numpy as np
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes
-from sorl_fast.doctor import cpu_model
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -31,6 +30,7 @@ from .harness import Contender, Figures
 from .peers import SorlFast
 from .shapes import Cell
 
+BUILD_EXAMPLE = "cmake -S csrc -B build -DSORL_EXAMPLES=ON && cmake --build build"
 WARM_UP = 100  # calls before the first period
 TABLE = 1000  # observations and noises made beforehand and used in turn
 
@@ -127,14 +127,16 @@ def run(argv: Sequence[str]) -> int:
         raise BadInput(f"steps is {args.steps}, but must be one of {allowed}. Set --steps")
     contenders: list[Contender] = [SorlFast(args.precision, args.threads)]
     if not args.alone:
-        contenders += [p for p in peers.make_peers(["onnxruntime"]) if p.threads == args.threads]
+        rivals = peers.make_peers(["onnxruntime"], otherwise="leave it out with --alone")
+        contenders += [p for p in rivals if p.threads == args.threads]
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
     result: dict[str, Any] = {"machine": harness.machine(isas, peers.PACKAGES)}
     result |= {name: getattr(args, name) for name in ("hz", "seconds", "steps", "candidates")}
     result["rows"] = []
+    print(harness.headline(result["machine"]))
     print(
-        f"{cpu_model()}, load {os.getloadavg()[0]:.2f}; M = {args.steps}, "
-        f"N = {args.candidates}, {args.hz:g} Hz for {args.seconds:g} s each   (microseconds)"
+        f"M = {args.steps}, N = {args.candidates}, {args.hz:g} Hz for {args.seconds:g} s each   "
+        "(microseconds)"
     )
     with _fifo() if args.fifo else contextlib.nullcontext():
         for contender in contenders:
@@ -182,9 +184,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.hz * args.seconds < 1:
         raise BadInput(f"{args.hz} Hz for {args.seconds} s is less than one period. Set --seconds")
     if args.example and not os.access(args.example, os.X_OK):
-        raise BadInput(
-            f"{args.example} is not a program. Build it: cmake -S csrc -B build && cmake --build build"
-        )
+        raise BadInput(f"{args.example} is not a program. Build it: {BUILD_EXAMPLE}")
     return args
 
 
@@ -268,7 +268,7 @@ def read_example(output: str) -> dict[str, Any]:
     if not (latency and wake_up and missed and isa):
         raise BadInput(
             f"the example printed {output[:200]!r}, which is no report of control_loop. Build the "
-            "example of this version: cmake -S csrc -B build && cmake --build build"
+            f"example of this version: {BUILD_EXAMPLE}"
         )
     return {
         "contender": "sorl-fast c++",

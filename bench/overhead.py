@@ -76,6 +76,9 @@ def run(argv: Sequence[str]) -> int:
     if not 1 <= args.blocks <= 10_000:
         raise BadInput(f"blocks is {args.blocks}, but must be in [1, 10000]. Set --blocks")
     native = peers.import_native()
+    isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
+    machine = harness.machine(isas, [])
+    print(harness.headline(machine))
     figures = measure(args.blocks)
     print(f"{CELL}, hidden {HIDDEN}, one thread: c++ {figures['c++']:.2f} us a call")
     broken = False
@@ -87,7 +90,6 @@ def run(argv: Sequence[str]) -> int:
             f"(at most {promise:g}): {'BROKEN' if beyond > promise else 'kept'}"
         )
     if args.json:
-        isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
-        result = {"machine": harness.machine(isas, []), "microseconds": figures}
+        result = {"machine": machine, "microseconds": figures}
         write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
     return int(broken)

@@ -376,8 +376,17 @@ _NEEDS = {
 }
 
 
-def make_peers(names: Sequence[str]) -> list[Contender]:
+def make_peers(
+    names: Sequence[str], otherwise: str = "choose others with --peers"
+) -> list[Contender]:
     """Return the named peers at each precision and number of threads that they have.
+
+    Parameters
+    ----------
+    names
+        Of `PEERS`.
+    otherwise
+        What a user may do instead of installing one.
 
     Raises
     ------
@@ -392,7 +401,7 @@ def make_peers(names: Sequence[str]) -> list[Contender]:
             if find_spec(package) is None:
                 raise BadInput(
                     f"{name} needs {package}, which is not installed: pip install 'sorl-fast[peers]', "
-                    "or choose others with --peers"
+                    f"or {otherwise}"
                 )
         found += _PEERS[name]
     return found

@@ -359,17 +359,7 @@ def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
 
 
 def _headline(machine: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {text}" for name, text in machine["versions"].items())
-    isas = "; ".join(f"{p}: {', '.join(names)}" for p, names in machine["isas"].items())
-    text = (
-        f"{machine['cpu']}, {machine['cores']} cores, L2 {(machine['l2_bytes'] or 0) >> 20} MiB a core, "
-        f"{machine['system']}\ninstruction sets: {isas}\n{versions}\ncommit {machine['commit']}"
-    )
-    if machine["load"] > 0.3:
-        text += (
-            f"\nLOAD {machine['load']:.2f}: other programs are running (or ended less than a minute "
-            "ago), so these figures are disturbed"
-        )
+    text = harness.headline(machine)
     if "amx" not in machine["isas"]["bf16"]:
         text += "\nno AMX here: the floors of bf16 were set for machines that have it"
     return text

@@ -24,10 +24,11 @@ from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
 from sorl_fast.config import AgentConfig, available_cores
 from sorl_fast.data.dataset import TransitionData
+from sorl_fast.errors import BadInput
 from sorl_fast.learn.noise import NoiseSource, UpdateNoise
 from sorl_fast.learn.update import METRICS, Learner
 
-from .harness import PAUSE, machine
+from .harness import PAUSE, Disagreement, headline, machine
 
 O, A = 28, 5  # cube-single
 STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
@@ -182,10 +183,6 @@ class Runner:
         return dict(zip(PHASES, (sampling, critic, actor, step + other_step), strict=True))
 
 
-class Disagreement(AssertionError):
-    """A contender computes something else. Its time would mean nothing."""
-
-
 def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
     """Return the largest relative error of a first update's metrics.
 
@@ -228,9 +225,23 @@ def run(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sorl-bench train", description=__doc__)
     parser.add_argument("--json", metavar="FILE", help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="for everyone")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=min(available_cores(), ops.MAX_THREADS),
+        help=f"for everyone, at most {ops.MAX_THREADS}",
+    )
     parser.add_argument("--rounds", type=int, default=0, help="0: 3 with --quick, else 8")
     args = parser.parse_args(argv)
+    if not 0 <= args.rounds <= 1000:
+        raise BadInput(f"rounds is {args.rounds}, but must be in [0, 1000]. Set --rounds")
+    if not 1 <= args.threads <= ops.MAX_THREADS:
+        raise BadInput(
+            f"threads is {args.threads}, but must be in [1, {ops.MAX_THREADS}], which is all that "
+            "training uses. Set --threads"
+        )
+    info = machine({p: _native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
+    print(headline(info))
     rounds = args.rounds or (3 if args.quick else 8)
     threads = args.threads
     limits = {
@@ -243,9 +254,7 @@ def run(argv: Sequence[str]) -> int:
     for batch in (256,) if args.quick else (256, 1024):
         rows += _race(contenders, make_setting(batch), threads, rounds, limits)
     result = {
-        "machine": machine(
-            {p: _native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"]
-        ),
+        "machine": info,
         "limits_gflops": {p: rate / 1e9 for p, rate in limits.items()},
         "nominal_gflop": {str(b): _mean_flop(b) / 1e9 for b in {r["batch"] for r in rows}},
         "rows": rows,
@@ -321,12 +330,8 @@ def table(result: dict[str, Any]) -> str:
             f"{row['ms_per_update']:8.1f}{by_k}{row['limit_fraction']:9.0%} "
             f"{eager / row['ms_per_update']:8.2f}   {phases}"
         )
-    info, limits = result["machine"], result["limits_gflops"]
-    lines.append(
-        f"{info['cpu']}, {info['cores']} cores, load {info['load']:.2f}; limits "
-        + ", ".join(f"{p} {v:.0f} GFLOP/s" for p, v in limits.items())
-        + f"; training on {info['isas']}"
-    )
-    if "amx" not in info["isas"]["bf16"]:
+    limits = result["limits_gflops"]
+    lines.append("limits " + ", ".join(f"{p} {v:.0f} GFLOP/s" for p, v in limits.items()))
+    if "amx" not in result["machine"]["isas"]["bf16"]:
         lines.append("no AMX here: the floors of bf16 were set for machines that have it")
     return "\n".join(lines)

@@ -286,6 +286,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 // Runs `measure` on `threads` threads at once and adds their rates up.
 template <class Measure>
 double rate(int threads, Measure measure) {
+  if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", but must be at least 1");
   const py::gil_scoped_release release;
   std::vector<double> rates(static_cast<std::size_t>(threads));
   std::vector<std::thread> team;

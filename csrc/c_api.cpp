@@ -71,12 +71,15 @@ std::int32_t guarded(char* error, std::size_t size, F&& body) noexcept {
   } catch (const std::bad_alloc&) {
     // no std::string here: it might have to allocate
     if (error != nullptr && size != 0) {
-      std::strncpy(error, "memory is short", size - 1);
+      std::strncpy(error, "memory is short: free some, or ask for fewer rows, candidates or threads", size - 1);
       error[size - 1] = '\0';
     }
     return SORL_ERROR_MEMORY;
   } catch (...) {
-    if (error != nullptr && size != 0) error[0] = '\0';
+    if (error != nullptr && size != 0) {
+      std::strncpy(error, "a fault of the library: please report it", size - 1);
+      error[size - 1] = '\0';
+    }
     return SORL_ERROR_INTERNAL;
   }
 }
@@ -118,7 +121,8 @@ std::int32_t read_options(const sorl_options* given, sorl_options& options, std:
   sorl_options_init(&options);
   if (given != nullptr) {
     if (given->struct_size < offsetof(sorl_options, isa) + sizeof options.isa) {
-      text = "options.struct_size is too small: call sorl_options_init first";
+      text = out_of_bounds("options.struct_size", given->struct_size,
+                           "that of sorl_options: call sorl_options_init first");
       return SORL_ERROR_ARGUMENT;
     }
     std::memcpy(&options, given, std::min<std::size_t>(given->struct_size, sizeof options));
@@ -237,6 +241,11 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
     if (!sorl::choose_isa(precision, options.isa, isa, text)) return SORL_ERROR_ISA;
     std::shared_ptr<const Model> model = policy->models->get(*policy->file, precision, isa, text);
     if (!model) return SORL_ERROR_MEMORY;
+    const std::int64_t total = std::int64_t{options.max_rows} * options.max_candidates;
+    if (total > Engine::max_numbers / policy->view.act_dim) {
+      text = out_of_bounds("max_rows * max_candidates", total, "at most 2^30 / the action's dimension");
+      return SORL_ERROR_ARGUMENT;
+    }
     auto handle = std::make_unique<sorl_session>();
     handle->engine = Engine::make(std::move(model), options.threads, options.max_rows,
                                   options.max_candidates, text);

@@ -117,6 +117,7 @@ struct Engine::Impl {
     pages = Pages(bytes);
     lay_out(pages.data());
     std::memset(pages.data(), 0, bytes);  // every page is there before the first call
+    team.run(touch, this);
     reset();
   }
 
@@ -371,9 +372,17 @@ struct Engine::Impl {
     return x > p.high[a] ? p.high[a] : x;
   }
 
+  // A thread's first tile instruction makes the system allocate its tiles' state: here for the workers, and
+  // for the caller in whatever its first call is, also one so small that it uses no tile.
+  static void touch(void* self, int) noexcept {
+    const Kernels& k = *static_cast<Impl*>(self)->p.many_side.kernels;
+    if (k.enter != nullptr) k.enter();
+    if (k.leave != nullptr) k.leave();
+  }
+
   void thread_work(int thread) noexcept {
     const FlushDenormals flush;
-    const Kernels& k = *call.side->kernels;
+    const Kernels& k = *p.many_side.kernels;
     if (k.enter != nullptr) k.enter();
     if (call.together) {
       sample(thread, 0, call.total);
@@ -484,13 +493,13 @@ std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int thr
   if (max_rows < 1) return refuse("max_rows", max_rows, "at least 1");
   if (max_candidates < 1) return refuse("max_candidates", max_candidates, "at least 1");
   const std::int64_t total = static_cast<std::int64_t>(max_rows) * max_candidates;
-  if (total > (std::int64_t{1} << 30) / model->act_dim())
-    return refuse("max_rows * max_candidates", static_cast<long>(total), "below 2^30 / act_dim");
+  if (total > max_numbers / model->act_dim())
+    return refuse("max_rows * max_candidates", static_cast<long>(total), "at most 2^30 / act_dim");
   try {
     return std::unique_ptr<Engine>(new Engine(
         std::make_unique<Impl>(std::move(model), threads, max_rows, max_candidates)));
   } catch (const std::bad_alloc&) {
-    error = "out of memory for a session's scratch";
+    error = "memory is short for a session's scratch: ask for fewer rows, candidates or threads";
   } catch (const std::system_error& e) {
     error = std::string("can't start a worker thread: ") + e.what();
   }

@@ -98,6 +98,7 @@ class Model {
 class Engine {
  public:
   static constexpr int max_threads = 64;
+  static constexpr std::int64_t max_numbers = std::int64_t{1} << 30;  // of all candidates' actions of a call
 
   // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1. Null and `error` otherwise, or
   // when memory or threads are short.
@@ -109,8 +110,9 @@ class Engine {
 
   // Samples `rows` actions. obs [B][O]; noise [B][N][A], or null: Philox of (seed, call, row_offset);
   // actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is not null.
-  // On one thread: no allocation, lock or system call; with more, at most one wake of each worker and,
-  // after the caller has moved to another core, the calls that keep the workers off it.
+  // On one thread: no allocation, lock or system call; with more, at most one wake of each worker,
+  // sched_yield while it waits long for them and, after the caller has moved to another core, the calls
+  // that keep the workers off it. In a child of fork the first call starts the workers anew.
   int act(const float* obs, const float* noise, int rows, int steps, int candidates,
           std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
           std::int32_t* candidate, float* q, std::uint32_t* status) noexcept;

@@ -90,6 +90,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+        _sync_folder(part)
         part.rename(path)  # fails if `path` is a folder that holds something
         _sync_folder(path.parent)
     except OSError as err:

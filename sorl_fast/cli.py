@@ -22,6 +22,7 @@ from .config import (
     EvalConfig,
     TrainConfig,
     agent_config,
+    dataset_name,
 )
 from .errors import BadInput, Diverged, Stopped
 from .version import __version__
@@ -140,6 +141,8 @@ def _train(args: argparse.Namespace) -> int:
         config = TrainConfig.from_dict(saved_run.to_dict() | run_flags)
         agent = AgentConfig.from_dict(saved_agent.to_dict() | agent_flags)
     else:
+        if dataset_name(run_flags.get("env", "")) == run_flags.get("env"):
+            run_flags.setdefault("eval_every", 0)  # nothing here simulates it
         config = _make(TrainConfig, run_flags)
         agent = agent_config(config.env, **agent_flags)
     with _extra("train"):
@@ -190,10 +193,12 @@ def _eval(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield callback(done, total), shown as a bar."""
-    with _extra("train"):
+    """Yield callback(done, total), shown as a bar where tqdm is installed: a robot has none."""
+    try:
         from tqdm import tqdm
-
+    except ModuleNotFoundError:
+        yield lambda done, total: None
+        return
     with tqdm(unit=unit, smoothing=0) as bar:
 
         def progress(done: int, total: int) -> None:

@@ -122,16 +122,16 @@ class TrainConfig:
     seed: int = option(0, help="seeds the weights, the minibatches and all noise")
     log_every: int = option(500, help="updates between lines of log.jsonl; 0: never")
     val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
-    eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never")
+    eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never, as where --env is no single task of OGBench")
     eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
-    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; those above m_disc are left out")
+    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; only those that the policy is trained for, 1, 2, 4, ... m_disc")
     eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")
     checkpoint_every: int = option(10_000, help="updates between checkpoints; 0: only at the end")
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
     workers: int = option(2, help="processes of the periodic evaluation")
     device: str = option("cpu", help="torch device of the training: cpu, cuda, cuda:1, ...")
     precision: Precision = option("fp32", help="fp32, or what products alone read instead: bf16 (faster on a GPU, or where the CPU has AMX), and on a GPU tf32 or fp16")
-    threads: int = option(0, help="threads of the training; 0: one a core that this process may use")
+    threads: int = option(0, help="threads of the training; 0: one a core that this process may use; a CPU's native operations use 8 at most")
     download: bool = option(False, help="let ogbench download missing data files")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
     # fmt: on
@@ -156,7 +156,8 @@ class TrainConfig:
         for name in ("eval_steps", "eval_candidates"):
             value = getattr(self, name)
             ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
-            _check(ok, name, value, "one or more integers of at least 1")
+            ok = ok and len(set(value)) == len(value)
+            _check(ok, name, value, "one or more integers of at least 1, each once")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""

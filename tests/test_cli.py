@@ -105,6 +105,14 @@ def test_the_package_imports_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_own_data_need_no_word_about_evaluation(own_file, tmp_path):
+    run = tmp_path / "run"
+    argv = ["train", "--env", "mine", "--data", str(own_file), "--q-coef", "1", "--hidden", "8"]
+    assert cli.main([*argv, "--steps", "2", "--out", str(run)]) == 0
+    assert json.loads((run / "config.json").read_text())["train"]["eval_every"] == 0
+    assert cli.main([*argv, "--steps", "2", "--eval-every", "1", "--out", str(tmp_path / "b")]) == 2
+
+
 def test_inspect_prints_the_policy(own_file, tmp_path, capsys):
     run = str(tmp_path / "run")
     train = ["train", "--env", "mine", "--data", str(own_file), "--q-coef", "1", "--hidden", "8"]

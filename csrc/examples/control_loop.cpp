@@ -114,6 +114,7 @@ int run(const Arguments& given) {
   options.precision = given.precision;
   options.threads = given.threads;
   options.max_candidates = given.candidates;
+  real_time();  // before the session: its workers inherit the scheduling class
   sorl_fast::Session session(policy, options);
   const int steps = given.steps != 0 ? given.steps : policy.max_steps();
   std::vector<float> observation(static_cast<std::size_t>(policy.obs_dim()));
@@ -127,7 +128,6 @@ int run(const Arguments& given) {
   std::uint32_t call = 0;
   std::int32_t status = 0;
 
-  real_time();
   for (int i = 0; i < 100; ++i) {  // warm-up
     status = session.act(observation.data(), action.data(), steps, given.candidates, 0, call++);
     if (status < 0) throw sorl_fast::Error(status, sorl_error_name(status));

@@ -199,6 +199,7 @@ void dense(const Dense& d) noexcept {
   d.rows <= 16 ? few_rows(d) : many_rows(d);
 }
 
+void enter() noexcept { configure(16); }
 void leave() noexcept { _tile_release(); }
 
 double burn_tiles(long n) noexcept {
@@ -236,6 +237,7 @@ Kernels make() {
   k.dense = dense;
   k.norm = norm<V, StoreBf16>;
   k.normals = philox_normals;
+  k.enter = enter;
   k.leave = leave;
   k.burn = burn_tiles;
   k.read = read_all<V>;

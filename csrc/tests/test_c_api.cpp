@@ -98,6 +98,9 @@ void session_errors() {
   options.struct_size = 4;
   CHECK(code(&options) == SORL_ERROR_ARGUMENT);
   options = Options();
+  options.max_rows = options.max_candidates = 1 << 20;
+  CHECK(code(&options) == SORL_ERROR_ARGUMENT && std::strstr(text, std::to_string(1ll << 40).c_str()) != nullptr);
+  options = Options();
   options.isa = "abacus";
   CHECK(code(&options) == SORL_ERROR_ISA && std::strstr(text, "abacus") != nullptr);
   options.isa = "scalar";

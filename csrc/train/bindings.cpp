@@ -4,6 +4,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,9 +55,9 @@ class TrainNet {
     std::size_t i = 0;
     const std::size_t expected = shape_.norm ? 4 * std::size_t(shape_.depth) + 2 : 2 * (std::size_t(shape_.depth) + 1);
     if (addresses.size() != expected) throw py::value_error("another number of parameters than layers ask for");
+    Layer layers[kMaxDepth + 1] = {};
     for (int l = 0; l <= shape_.depth; ++l) {
-      Layer& layer = net_.layers[l];
-      layer = Layer{};
+      Layer& layer = layers[l];
       layer.w = at<const float>(addresses[i++]);
       layer.b = at<const float>(addresses[i++]);
       if (!shape_.norm || l == shape_.depth) continue;
@@ -64,12 +65,15 @@ class TrainNet {
       layer.c = at<const float>(addresses[i++]);
     }
     const py::gil_scoped_release release;
-    if (backward && net_.backward == nullptr) {
-      backward_ = Memory(ops_->backward_bytes(shape_));
-      net_.backward = backward_.data();
-    }
-    Runtime::get().call(nullptr, nullptr, 0, 0,
-                        [&](Team& team, const Scratch&) { ops_->pack(team, net_, forward, backward); });
+    // All of it inside the call: two threads may meet here at a network's first use.
+    Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
+      std::copy(layers, layers + shape_.depth + 1, net_.layers);
+      if (backward && net_.backward == nullptr) {
+        backward_ = Memory(ops_->backward_bytes(shape_));
+        net_.backward = backward_.data();
+      }
+      ops_->pack(team, net_, forward, backward);
+    });
   }
 
   void forward(int rows, int steps, bool rollout, Address obs, Address act, Address extra0, Address extra1,
@@ -91,7 +95,7 @@ class TrainNet {
   // `grads`: addresses as in `pack`, or empty: no gradient of the weights. 0: no gradient of that input.
   void backward(int rows, int steps, bool rollout, Address grad, Address saved,
                 const std::vector<Address>& grads, Address grad_obs, Address grad_act) {
-    if (net_.backward == nullptr) throw py::value_error("not packed for backward");
+    if (rows == 0) return;
     LayerGrad layers[kMaxDepth + 1] = {};
     std::size_t i = 0;
     for (int l = 0; l <= shape_.depth && !grads.empty(); ++l) {
@@ -103,6 +107,7 @@ class TrainNet {
     }
     const py::gil_scoped_release release;
     Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
+      if (net_.backward == nullptr) throw py::value_error("not packed for backward");
       Backward b{};
       b.net = &net_;
       b.rows = rows, b.steps = steps, b.rollout = rollout;

@@ -8,6 +8,7 @@ N candidates, M Euler steps, O observation, A action. Only numpy is imported her
 imported by the worker processes.
 """
 
+import atexit
 import contextlib
 import itertools
 import math
@@ -296,7 +297,7 @@ class Evaluator:
             raise BadInput(
                 f"{env!r} cannot be simulated: evaluation needs a single-task environment of OGBench, "
                 "such as cube-single-play-singletask-task2-v0 (`sorl-fast envs` lists them). A policy "
-                "trained on your own data is evaluated on your own robot"
+                "trained on your own data is evaluated on your own robot: train it with --eval-every 0"
             )
         for package in ("ogbench", "gymnasium", "mujoco"):
             if find_spec(package) is None:
@@ -316,8 +317,13 @@ class Evaluator:
 
     def close(self) -> None:
         """End the worker processes at once; a later `run` starts new ones."""
+        atexit.unregister(self.close)
         while self._pool:
             self._pool.pop().end()
+
+    def check(self, policy: Policy) -> str:
+        """Return the backend that would sample the policy here; raise BadInput if none can."""
+        return Sampler(policy, self.backend, self.precision).backend
 
     def run(
         self,
@@ -361,8 +367,7 @@ class Evaluator:
         """
         policy = load(policy_path)
         _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
-        # refuses a backend or precision that is not there before anything starts
-        backend = Sampler(policy, self.backend, self.precision).backend
+        backend = self.check(policy)
         cells = [*itertools.product(steps, candidates)]
         tasks = [_Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
         try:
@@ -386,6 +391,9 @@ class Evaluator:
             self._pool.remove(worker)
             worker.end()
         spawn = multiprocessing.get_context("spawn")
+        # Before multiprocessing's own hook, which would wait for workers that heed no signal.
+        atexit.unregister(self.close)
+        atexit.register(self.close)
         with _born_quiet():
             while len(self._pool) < workers:
                 ours, theirs = spawn.Pipe()

@@ -65,6 +65,10 @@ class NativeSession:
         self.act_into = self._session.act_into
         self.act_plain = self._session.act
 
+    def reset(self) -> None:
+        """Forget the last good action."""
+        self._session.reset()
+
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         """Return the caller's numbers as contiguous float32, or raise BadInput."""
         numbers = as_floats(name, value)
@@ -80,7 +84,10 @@ class NativeSession:
         q = np.empty(B, np.float32) if want_q or candidates > 1 else None
         status = np.empty(B, np.uint32)
         key, z = (noise, None) if isinstance(noise, NoiseKey) else (NoiseKey(0, 0, 0), noise)
-        self.act_into(obs, action, steps, candidates, *key, z, candidate, q, status)
+        try:
+            self.act_into(obs, action, steps, candidates, *key, z, candidate, q, status)
+        except ValueError as err:
+            raise BadInput(str(err)) from None
         if q is None:
             q = np.full(B, np.nan, np.float32)
         return action, Info(candidate.astype(np.int64), q, status)

@@ -60,6 +60,9 @@ class Session(Protocol):
     def array(self, name: str, value: Any) -> Any:
         """Return the caller's numbers as float32 in the backend's kind of array, or raise BadInput."""
 
+    def reset(self) -> None:
+        """Forget the last good action."""
+
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
@@ -109,6 +112,10 @@ class Sampler:
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
         self._seed = secrets.randbits(64)
         self._calls = 0
+
+    def reset(self) -> None:
+        """Forget the last good action, as at the start of an episode: held rows get 0, clipped."""
+        self._session.reset()
 
     @classmethod
     def load(
@@ -176,7 +183,10 @@ class Sampler:
         if self._act_plain is not None and noise is None and not return_info:
             own = seed is None and call is None
             key = (self._seed, self._calls & 0xFFFFFFFF) if own else (seed, call or 0)
-            plain = self._act_plain(obs, steps, candidates, *key, row_offset)
+            try:
+                plain = self._act_plain(obs, steps, candidates, *key, row_offset)
+            except ValueError as err:
+                raise BadInput(str(err)) from None
             if plain is not None:
                 self._calls += own
                 return plain
@@ -229,8 +239,12 @@ class Sampler:
             float32 [O] or [B, O].
         out
             float32 [A] or [B, A], written.
-        steps, candidates, seed, call, noise, row_offset
+        steps, candidates, seed, row_offset
             As in `act`.
+        call
+            In [0, 2^32); read only with a seed, for without one this Sampler counts its calls.
+        noise
+            float32 [N, A] or [B, N, A] to be used instead of the seed's, or None.
         status
             uint32 [B], written, or None.
 
@@ -334,7 +348,10 @@ class NumpySession:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._last = _rest(policy)
+        self.reset()
+
+    def reset(self) -> None:
+        self._last = _rest(self._policy)
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         return as_floats(name, value)
@@ -382,7 +399,10 @@ class TorchSession:
         self._ops = ops
         self._policy = policy
         self._weights: dict[Any, Any] = {}
-        self._last = torch.from_numpy(_rest(policy))
+        self.reset()
+
+    def reset(self) -> None:
+        self._last = self._torch.from_numpy(_rest(self._policy))
 
     def array(self, name: str, value: Any) -> Any:
         torch = self._torch

@@ -42,6 +42,8 @@ class TritonSession(TorchSession):
     def __init__(
         self, policy: Policy, precision: str, recorder: Callable[[Any], Any] | None = None
     ) -> None:
+        self._places: dict[Any, _Place] = {}
+        self._place: _Place | None = None
         super().__init__(policy, "triton")
         from .. import ops
 
@@ -56,8 +58,15 @@ class TritonSession(TorchSession):
         )
         self._kernels: Any = triton
         self._precision = precision
-        self._places: dict[Any, _Place] = {}
-        self._place: _Place | None = None
+
+    def reset(self) -> None:
+        """Forget the last good action, also where recorded graphs read it."""
+        super().reset()
+        if self._place is not None:
+            torch = self._torch
+            with torch.inference_mode(False), torch.no_grad():
+                place = self._at(self._place.last.device)
+                place.last.copy_(self._last)
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool

@@ -150,7 +150,7 @@ class _Failure:
 def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) -> CollectReport:
     """Collect `recipe`, which need not be OGBench's own; otherwise as `collect`."""
     started = time.monotonic()
-    out = Path(config.out)
+    out = Path(config.out).expanduser()
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out} is a file, but must be a folder. Choose another --out")
     train = _Split("train", 0, config.episodes, out / f"{recipe.dataset}.npz")

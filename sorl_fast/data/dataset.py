@@ -270,6 +270,10 @@ def _own_transitions(path: Path) -> dict[str, np.ndarray]:
     for name in _OWN_FIELDS:
         if name not in arrays:
             raise BadInput(f"{path} has no field {name!r}. {_OWN_REMEDY}")
+    for name, x in arrays.items():
+        if x.ndim == 0:
+            raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
+        _check_dtype(str(path), name, x)
     if "next_observations" not in arrays:
         arrays = _with_next_observations(arrays, path)
     limit = float(np.abs(arrays["actions"]).max(initial=0.0))
@@ -330,11 +334,16 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
         x = arrays[name]
         if x.shape != shape:
             raise BadInput(f"{source}: {name} has shape {x.shape}, but must have {shape}")
-        if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.iscomplexobj(x):
-            raise BadInput(f"{source}: {name} has dtype {x.dtype}, but must be real numbers")
-        finite = np.isfinite(x).reshape(rows, -1).all(1)
+        _check_dtype(source, name, x)
+        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite
+            finite = np.isfinite(x.astype(np.float32)).reshape(rows, -1).all(1)
         if not finite.all():
             raise BadInput(
-                f"{source}: {name} is not finite in row {int(np.argmin(finite))}; remove that row or "
-                "repair it"
+                f"{source}: {name} is not finite as float32 in row {int(np.argmin(finite))}; remove "
+                "that row or repair it"
             )
+
+
+def _check_dtype(source: str, name: str, x: np.ndarray) -> None:
+    if not (np.issubdtype(x.dtype, np.number) or x.dtype == bool) or np.iscomplexobj(x):
+        raise BadInput(f"{source}: {name} has dtype {x.dtype}, but must be real numbers")

@@ -26,6 +26,8 @@ class Network(nn.Module):
             for layer in layers
         )
         self._layers = self._gather()
+        # load_state_dict(..., assign=True) replaces the parameters
+        self.register_load_state_dict_post_hook(_gather_again)  # type: ignore[no-untyped-call]
 
     def _gather(self) -> list[tuple[Tensor, ...]]:
         # once, not at every call: reading a ParameterDict costs as much as a small product
@@ -45,6 +47,11 @@ class Network(nn.Module):
         return {
             f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)
         }
+
+
+def _gather_again(network: nn.Module, _: object) -> None:
+    assert isinstance(network, Network)
+    network._layers = network._gather()
 
 
 def _ordered(layer: nn.Module) -> list[tuple[str, Tensor]]:

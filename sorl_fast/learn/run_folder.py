@@ -1,14 +1,20 @@
 """A run's folder: config.json, log.jsonl, log.csv, eval.jsonl, checkpoints/, policy.safetensors."""
 
+import contextlib
+import fcntl
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from ..atomic import write_bytes
 from ..config import AgentConfig, TrainConfig
 from ..errors import BadInput
+from .checkpoint import checkpoint_folders
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -24,6 +30,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, columns: Sequence[str]):
         self.path = Path(path).expanduser()
+        self._lock: IO[str] | None = None
         self._columns = ("step", *columns)
 
     @property
@@ -44,15 +51,71 @@ class RunFolder:
         BadInput
             The folder holds something already, or cannot be written.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise BadInput(
-                f"--out {self.path} exists and is not empty. Continue it with --resume, or choose "
-                "another folder"
-            )
+        if self.path.exists() and (not self.path.is_dir() or self._holds_something()):
+            if checkpoint_folders(self.checkpoints):
+                remedy = "Continue it with --resume, or choose"
+            elif (self.path / "config.json").is_file():
+                remedy = (
+                    "It is a run that stopped before its first checkpoint: remove it, or choose"
+                )
+            else:
+                remedy = "Choose"
+            raise BadInput(f"--out {self.path} exists and is not empty. {remedy} another folder")
+        with contextlib.suppress(OSError):  # the first file says what is wrong
+            self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
         self.write_config(info)
         self._rewrite("log.jsonl", [])
         self._rewrite("eval.jsonl", [])
         self._rewrite_csv([])
+
+    def _holds_something(self) -> bool:
+        return any(path.name != _LOCK for path in self.path.iterdir())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def lock(self, patience: float = 0.0) -> None:
+        """Keep other trainings out of the folder until this object's block, or the process, ends.
+
+        Parameters
+        ----------
+        patience
+            Seconds to wait for another training to end: one that was told to may be saving.
+
+        Raises
+        ------
+        BadInput
+            Another process is still training there.
+        """
+        if self._lock is not None:
+            return
+        try:
+            lock = (self.path / _LOCK).open("w")
+        except OSError:
+            return  # no folder, or read-only: whoever reads or writes there next says so
+        until = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() < until:
+                    time.sleep(0.1)
+                    continue
+                lock.close()
+                raise BadInput(
+                    f"another process is training in {self.path}. Stop it or wait for it, or choose "
+                    "another --out"
+                ) from None
+            except OSError:
+                break  # a file system without locks
+        self._lock = lock
 
     def write_config(self, info: Mapping[str, Any]) -> None:
         """Write config.json, whole or not at all."""

@@ -32,6 +32,7 @@ from .update import METRICS, Learner
 PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
 CHECK_EVERY = 100  # updates between looks at the losses; a look waits for the device
 VAL_BATCHES = 8
+LOCK_SECONDS = 15.0  # that a resumed run waits for the one before, which may have been told to stop
 VAL_METRICS = ("critic_loss", "fm_loss", "sc_loss", "q_loss", "q_mean")
 COLUMNS = ("seconds", "updates_per_second", *METRICS, *(f"val_{m}" for m in VAL_METRICS))
 
@@ -176,7 +177,15 @@ class _Run:
         # What is left to torch beside native operations is too small to share out, and its threads
         # would spin on the cores that csrc's need.
         torch.set_num_threads(1 if ops.backend(self.device) == "native" else threads)
-        self.folder = RunFolder(config.out, COLUMNS)
+        # what cannot be evaluated, or written, is said before anything is made
+        self.evaluation_steps = _evaluation_steps(agent, config)
+        self.evaluator: Evaluator | None = None
+        if self.evaluation_steps:
+            self.evaluator = stack.enter_context(Evaluator(config.env, workers=config.workers))
+        writer = _tensorboard_writer(config)
+        self.folder = stack.enter_context(RunFolder(config.out, COLUMNS))
+        if resume:
+            self.folder.lock(LOCK_SECONDS)
         saved = self._saved_run() if resume else None
         self.data = load_data(
             config.env,
@@ -189,6 +198,8 @@ class _Run:
         self.learner = Learner(
             self.data.train.obs_dim, self.data.train.act_dim, agent, self.host, self.device
         )
+        if self.evaluator is not None:
+            self.evaluator.check(self._policy())
         self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
         self.step = 0
         self.seconds = 0.0  # spent training, not evaluating; summed over resumes
@@ -208,8 +219,10 @@ class _Run:
             self.evaluation_owed = _due(self.step, before.eval_every) and not self.folder.evaluated(
                 self.step
             )
-        self.tensorboard = _tensorboard(config, stack)
-        self.evaluator: Evaluator | None = None
+        self.tensorboard = None
+        if writer is not None:
+            self.tensorboard = writer(str(self.folder.path / "tensorboard"))
+            stack.callback(self.tensorboard.close)
         self._stack = stack
         self._stop = stack.enter_context(_stop_flag())
 
@@ -261,7 +274,7 @@ class _Run:
             total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
         )
         self._stack.callback(bar.close)
-        if self.evaluation_owed and config.eval_every > 0:
+        if self.evaluation_owed and self.evaluator is not None:
             self._evaluate(bar)
         start = time.perf_counter()
         logged_at, logged_step = self.seconds, self.step
@@ -275,6 +288,7 @@ class _Run:
                 "save": _due(self.step, config.checkpoint_every) or self.step == total,
                 "eval": _due(self.step, config.eval_every),
             }
+            due["save"] |= due["eval"]  # an evaluation may fail: no update is lost by it
             stopping = bool(self._stop)
             if any(due.values()) or stopping or self.updates.pending >= CHECK_EVERY:
                 self._look()
@@ -364,22 +378,21 @@ class _Run:
         keep = self.config.keep_checkpoints
         save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
 
-    def _export(self) -> None:
+    def _policy(self) -> Policy:
         mean, std = self.data.obs_mean, self.data.obs_std
-        save_policy(self.folder.policy, export_policy(self.learner, self.config.env, mean, std))
+        return export_policy(self.learner, self.config.env, mean, std)
+
+    def _export(self) -> None:
+        save_policy(self.folder.policy, self._policy())
 
     def _evaluate(self, bar: "tqdm[Any]") -> None:
         """Evaluate in other processes, from the policy file: no random state here is touched."""
         self._export()
         config = self.config
-        if self.evaluator is None:
-            self.evaluator = self._stack.enter_context(
-                Evaluator(config.env, workers=config.workers)
-            )
-        steps = tuple(m for m in config.eval_steps if m in self.agent.train_steps)
+        assert self.evaluator is not None
         result = self.evaluator.run(
             self.folder.policy,
-            steps,
+            self.evaluation_steps,
             config.eval_candidates,
             config.eval_episodes,
             config.seed,
@@ -460,7 +473,22 @@ def _stop_flag() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def _tensorboard(config: TrainConfig, stack: ExitStack) -> Any:
+def _evaluation_steps(agent: AgentConfig, config: TrainConfig) -> tuple[int, ...]:
+    """Return the Euler steps of the periodic evaluations; none if the run makes no evaluation."""
+    if not 0 < config.eval_every <= config.steps:
+        return ()
+    steps = tuple(m for m in config.eval_steps if m in agent.train_steps)
+    if not steps:
+        raise BadInput(
+            f"eval_steps is {' '.join(map(str, config.eval_steps))}, but a policy with m_disc = "
+            f"{agent.m_disc} has {', '.join(map(str, agent.train_steps))} Euler steps. Set --eval-steps "
+            "to some of these, or --eval-every 0"
+        )
+    return steps
+
+
+def _tensorboard_writer(config: TrainConfig) -> Any:
+    """Return the class that writes TensorBoard's events, or None if nobody asked for it."""
     if not config.tensorboard:
         return None
     try:
@@ -469,6 +497,4 @@ def _tensorboard(config: TrainConfig, stack: ExitStack) -> Any:
         raise BadInput(
             "--tensorboard needs a package that is not here: pip install 'sorl-fast[tensorboard]'"
         ) from err
-    writer: Any = SummaryWriter(str(Path(config.out) / "tensorboard"))
-    stack.callback(writer.close)
-    return writer
+    return SummaryWriter

@@ -5,6 +5,10 @@ Every operation is defined by its plain PyTorch form in `reference`. float32 CPU
 (`triton`), to PyTorch's products (`chain`) or to the reference, whichever `table` found right and
 fastest there. Anything else goes to the reference. SORL_BACKEND = native, torch or triton overrides,
 and raises if that backend can't serve.
+
+The backends keep packed copies of a network's parameters, made anew when a parameter's version counter
+moves: write parameters in place under `torch.no_grad`, as optimisers and load_state_dict do. Writes that
+torch does not count (through `.data`, or a numpy view) go unseen until `forget` is called.
 """
 
 import importlib
@@ -27,6 +31,7 @@ __all__ = [
     "best_of_n",
     "configure",
     "critic_ensemble",
+    "forget",
     "normals",
     "rollout",
     "sampling_way",
@@ -36,6 +41,7 @@ __all__ = [
 ]
 
 BACKENDS = ("native", "torch", "triton")
+MAX_THREADS = 8  # of the native operations: more would wait for each other at batch 256
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 
 _precision = {"cpu": "fp32", "cuda": "fp32"}
@@ -122,6 +128,13 @@ def _triton(device: torch.device) -> ModuleType | None:
             "on a machine with a GPU, or leave SORL_BACKEND unset"
         )
     return None
+
+
+def forget() -> None:
+    """Forget all packed copies of parameters, so that the next operations see any write to them."""
+    for backend in (_native_or_why, _triton_or_why):
+        if isinstance(backend, ModuleType):
+            backend.forget()
 
 
 def triton_device() -> torch.device:
@@ -224,7 +237,7 @@ def configure(
         _triton(device)
     elif (native := _native()) is not None:
         native.choose_isa(precision)
-        native._native.set_train_threads(min(threads, 8))
+        native._native.set_train_threads(min(threads, MAX_THREADS))
     elif precision != "fp32":
         raise BadInput(
             f"precision is {precision!r}, but only the native backend has it. Use --precision fp32"
@@ -291,7 +304,7 @@ def _choose_on_cpu(layers: Layers | None, inputs: Sequence[Tensor], rows: int) -
     fits = inputs[0].device.type == "cpu" and _plain((*inputs, *params))
     if layers is not None:
         fits = fits and rows > 0 and 2 <= len(layers) <= native.MAX_DEPTH + 1
-        fits = fits and all(x.is_contiguous() for x in params)
+        fits = fits and all(x.is_contiguous() and not x.is_inference() for x in params)
     if fits:
         return native
     if _wanted() == "native" and inputs[0].dtype == torch.float32 and rows:

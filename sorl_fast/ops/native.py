@@ -9,6 +9,7 @@ Everything here takes float32 CPU tensors; `sorl_fast.ops` sends others elsewher
 
 import math
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -110,6 +111,7 @@ class _Packed:
     """One network's weights as csrc reads them, and the versions of the parameters they came from."""
 
     def __init__(self, sizes: Sizes, params: Sequence[Tensor], precision: str, isa: str):
+        _check_parameters(sizes, params)
         self.net = _native.TrainNet(**sizes._asdict(), precision=precision, isa=isa)
         # Aliases: they keep the memory, and so its address, from going to other parameters while the
         # packed copy is known by that address.
@@ -133,7 +135,31 @@ class _Packed:
         return self.net
 
 
+def _check_parameters(s: Sizes, params: Sequence[Tensor]) -> None:
+    """Refuse what csrc, which reads by address, would read beyond."""
+    E = (s.members,) if s.norm else ()
+    for layer in range(s.depth + 1):
+        fan_in = s.hidden if layer else s.obs + s.act + s.extra
+        width = s.out if layer == s.depth else s.hidden
+        vector = (*E, width)
+        shapes = [(*E, fan_in, width), vector] + [vector] * 2 * (s.norm and layer < s.depth)
+        here, params = params[: len(shapes)], params[len(shapes) :]
+        for want, p in zip(shapes, here, strict=True):
+            if p.shape != want:
+                raise BadInput(
+                    f"a parameter of layer {layer} has the shape {list(p.shape)}, but must have "
+                    f"{list(want)} with observations of {s.obs} and actions of {s.act} numbers"
+                )
+
+
 _packed: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
+_lock = threading.Lock()  # several threads may call the operations
+
+
+def forget() -> None:
+    """Forget all packed parameters; see `sorl_fast.ops.forget`."""
+    with _lock:
+        _packed.clear()
 
 
 def _network(
@@ -141,13 +167,14 @@ def _network(
 ) -> _Packed:
     sizes = sizes_of(kind, params, obs, act)
     key = (precision, isa, sizes, *(p.data_ptr() for p in params))
-    found = _packed.get(key)
-    if found is None:
-        found = _packed[key] = _Packed(sizes, params, precision, isa)
-        while len(_packed) > _KEPT:
-            _packed.popitem(last=False)
-    else:
-        _packed.move_to_end(key)
+    with _lock:
+        found = _packed.get(key)
+        if found is None:
+            found = _packed[key] = _Packed(sizes, params, precision, isa)
+            while len(_packed) > _KEPT:
+                _packed.popitem(last=False)
+        else:
+            _packed.move_to_end(key)
     return found
 
 
@@ -177,6 +204,9 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     obs, act = obs.contiguous(), act.contiguous()
     B, A = act.shape
+    if obs.shape[0] != B or any(x is not None and x.shape != (B,) for x in extra):
+        given = [list(x.shape) for x in (obs, act, *extra) if x is not None]
+        raise BadInput(f"the inputs have the shapes {given}, but must all have the same rows")
     isa = choose_isa(precision)
     packed = _network(kind, params, obs.shape[1], A, precision, isa)
     sizes = sizes_of(kind, params, obs.shape[1], A)
@@ -246,6 +276,10 @@ def _backward(
             f"a forward kept {saved.numel()} bytes, but {precision} on {isa} keeps {kept}: it ran on "
             "another instruction set. Set SORL_CPU_ISA before the first operation, or not at all"
         )
+    if B == 0:
+        grads = [torch.zeros(p.shape) for p in params if weights]
+        inputs = [torch.zeros(0, n) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked]
+        return grads + inputs
     # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
     grads = [
         _lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
@@ -282,8 +316,10 @@ def _adam_ema_step(
     grads = [g.contiguous() for g in grads]
     more_grads = [g.contiguous() for g in more_grads]
     lists = [addresses(grads)] + ([addresses(more_grads)] if more_grads else [])
+    # arithmetic is float32 always, also where SORL_CPU_ISA names what multiplies bf16 only
+    wanted, there = os.environ.get("SORL_CPU_ISA", ""), isas("fp32")
     norm = _native.adam(
-        *(_native.train_isas("fp32")[-1], addresses(params), lists),  # arithmetic is float32 always
+        *(wanted if wanted in there else there[-1], addresses(params), lists),
         *(addresses(first), addresses(second), addresses(targets), [p.numel() for p in params]),
         *(step, lr, b1, b2, eps, clip_norm, tau),
     )

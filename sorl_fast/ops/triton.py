@@ -75,6 +75,11 @@ def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precis
     return found.packed
 
 
+def forget() -> None:
+    """Forget all packed copies; see `sorl_fast.ops.forget`."""
+    _copies.clear()
+
+
 def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
     """Return where a copy of the parameters may be used: device, stream, recording; None: nowhere else."""
     if any(type(p) is not Tensor and type(p) is not Parameter for p in params):

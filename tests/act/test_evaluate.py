@@ -312,6 +312,24 @@ def test_results_do_not_depend_on_the_number_of_workers(cube_policy):
 
 
 @pytest.mark.slow
+def test_an_evaluator_that_nobody_closes_lets_the_program_end(maze_policy):
+    code = (
+        "import sys\nfrom sorl_fast.act.evaluate import Evaluator\n"
+        "if __name__ == '__main__':\n"
+        f"    evaluator = Evaluator({MAZE!r}, workers=1)\n"
+        "    evaluator.run(sys.argv[1], (1,), (1,), 1, 0)\n"
+        "    print('ran')\n"
+    )
+    script = maze_policy.with_name("script.py")
+    script.write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(script), str(maze_policy)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ran\n"
+
+
+@pytest.mark.slow
 def test_success_timing_reaches_the_simulator():
     for timing in ("post", "pre"):
         for env in (CUBE, MAZE):

@@ -224,6 +224,23 @@ def test_rows_without_an_action_hold_the_last_good_one_from_before_the_call(back
 
 
 @every
+def test_reset_forgets_the_last_good_action(backend):
+    sampler = Sampler(POLICY, backend=backend)
+    assert sampler.act(observations(1)[0], seed=1).any()
+    sampler.reset()
+    assert sampler.act([NAN] * 3).tolist() == Sampler(POLICY, backend).act([NAN] * 3).tolist()
+    good = sampler.act(observations(1)[0], seed=1)
+    np.testing.assert_array_equal(sampler.act([NAN] * 3), good)
+
+
+def test_more_than_the_native_backend_can_hold_is_bad_input():
+    sampler = Sampler(POLICY, "native")
+    for more in ({}, {"return_info": True}):
+        with pytest.raises(BadInput, match=r"max_rows \* max_candidates is"):
+            sampler.act(np.zeros((2**10, 3), np.float32), 1, 2**25, seed=0, **more)
+
+
+@every
 def test_a_held_action_is_the_callers_to_change(backend):
     sampler = Sampler(POLICY, backend=backend)
     good = sampler.act(observations(1)[0], seed=1)

@@ -214,3 +214,12 @@ def test_machine():
     assert "no-such-package" not in found["versions"]
     assert found["isas"] == {"fp32": ["scalar"]}
     assert found["cores"] >= 1
+
+
+def test_the_headline_says_where_and_how_idle():
+    machine = harness.machine({"fp32": ["avx2"]}, ["numpy"]) | {"load": 0.1}
+    text = harness.headline(machine)
+    assert machine["cpu"] in text
+    assert f"commit {machine['commit']}" in text
+    assert "BUSY" not in text
+    assert "BUSY" in harness.headline(machine | {"load": 0.5})

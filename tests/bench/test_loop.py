@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ class FakeNative:
 def rivals(monkeypatch):
     found = [Definition("onnxruntime")]
     monkeypatch.setattr(peers, "import_native", lambda: FakeNative)
-    monkeypatch.setattr(peers, "make_peers", lambda names: found)
+    monkeypatch.setattr(peers, "make_peers", lambda names, **_: found)
     monkeypatch.setattr(loop, "SorlFast", lambda precision, threads: Definition("sorl-fast"))
     return found
 
@@ -181,12 +182,24 @@ def test_run_alone_and_the_example(rivals, policy_path, tmp_path, capsys):
     argv = ["--hz", "500", "--seconds", "0.01", "--policy", policy_path, "--precision", "bf16"]
     assert loop.run([*argv, "--alone", "--example", str(example)]) == 0
     out = capsys.readouterr().out
-    assert "onnxruntime" not in out
+    assert "\nonnxruntime" not in out
     assert "sorl-fast c++ avx512 bf16, 1 thread: missed 7 of 10000 deadlines" in out
     given = (tmp_path / "args").read_text().split()
     assert given[0] == policy_path
     assert given[1:7] == ["--hz", "500", "--steps", "8", "--seconds", "1"]
     assert given[7:] == ["--candidates", "1", "--threads", "1", "--precision", "bf16"]
+
+
+def test_without_onnxruntime_it_says_how_to_go_on(monkeypatch, policy_path):
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"not installed: .*, or leave it out with --alone"):
+        loop.run(["--seconds", "0.01", "--policy", policy_path])
+
+
+def test_the_advised_build_makes_the_example():
+    asked = re.search(r"-D(\w+)=ON", loop.BUILD_EXAMPLE)[1]
+    lists = Path(__file__).parents[2] / "csrc" / "CMakeLists.txt"
+    assert re.search(rf"if\({asked}\).*control_loop", lists.read_text(), re.DOTALL)
 
 
 def test_an_example_that_fails(rivals, policy_path, tmp_path):

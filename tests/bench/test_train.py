@@ -9,6 +9,7 @@ import torch
 bench = pytest.importorskip("sorl_fast.bench.train")
 
 from sorl_fast.config import AgentConfig  # noqa: E402
+from sorl_fast.errors import BadInput  # noqa: E402
 
 
 def test_nominal_flop_is_that_of_the_paper_network():
@@ -76,3 +77,16 @@ def test_the_backend_is_put_back(monkeypatch):
     with runner.settled():
         assert bench.os.environ["SORL_BACKEND"] == "torch"
     assert "SORL_BACKEND" not in bench.os.environ
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--threads", "0"], r"threads is 0, but must be in \[1, 8\]"),
+        (["--threads", "9"], "threads is 9"),
+        (["--rounds", "-1"], "rounds is -1, but must be in"),
+    ],
+)
+def test_bad_arguments(argv, says):
+    with pytest.raises(BadInput, match=says):
+        bench.run(argv)

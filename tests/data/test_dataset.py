@@ -130,8 +130,8 @@ def with_nan(x):
         (changed(observations=None), "no field 'observations'"),
         (changed(masks=None), "no field 'masks'"),
         (changed(terminals=None), "neither next_observations nor terminals"),
-        (changed(observations=with_nan), "observations is not finite in row 3"),
-        (changed(rewards=with_nan), "rewards is not finite in row 3"),
+        (changed(observations=with_nan), "observations is not finite as float32 in row 3"),
+        (changed(rewards=with_nan), "rewards is not finite as float32 in row 3"),
         (changed(actions=lambda a: a * 3), r"actions reach 2\.\d+, but must lie in \[-1, 1\]"),
         (changed(masks=lambda m: m * 0.5), "masks must be 0"),
         (changed(rewards=lambda r: r[:-1]), "rewards"),
@@ -139,6 +139,12 @@ def with_nan(x):
         (changed(actions=lambda a: a[:, 0]), r"actions \(19,\)"),
         (changed(actions=lambda a: a[:, :0]), "A at least 1"),
         (changed(observations=lambda o: o.astype(complex)), "complex128"),
+        (changed(observations=lambda _: np.float64(1)), "observations is a single value"),
+        (changed(actions=lambda a: a.astype(str)), "actions has dtype <U"),
+        (
+            changed(rewards=lambda r: r + np.float64(1e39)),
+            "rewards is not finite as float32 in row 0",
+        ),
         (
             changed(next_observations=lambda _: np.zeros((20, 9))),
             r"next_observations has shape \(20, 9\)",

@@ -36,6 +36,15 @@ def test_names_and_shapes_are_those_of_the_policy_file():
     assert critic == {"0/w": (3, 10, 4), "1/w": (3, 4, 4), "2/w": (3, 4, 1), "2/b": (3, 1)} | hidden
 
 
+def test_layers_follow_replaced_parameters():
+    c = AgentConfig(q_coef=1.0, hidden=4, depth=2)
+    actor, other = (make_actor(2, 1, c, torch.Generator().manual_seed(s)) for s in (0, 1))
+    actor.load_state_dict(other.state_dict(), assign=True)
+    assert actor.layers()[0][0] is actor.tensors()["0/w"]
+    x, z, t = torch.ones(3, 2), torch.ones(3, 1), torch.zeros(3)
+    assert torch.equal(actor(x, z, t, t), other(x, z, t, t))
+
+
 @pytest.mark.parametrize("depth", [1, 5])
 def test_layers_follow_a_change_of_dtype(depth):
     c = AgentConfig(q_coef=1.0, hidden=4, depth=depth)

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from sorl_fast.config import TrainConfig, agent_config
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
 from sorl_fast.learn.checkpoint import load_latest
+from sorl_fast.learn.run_folder import RunFolder
 from sorl_fast.learn.train import train
 
 
@@ -178,6 +182,9 @@ class FakeEvaluator:
     def __exit__(self, *_):
         pass
 
+    def check(self, policy):
+        assert policy.train_steps
+
     def run(self, path, steps, candidates, episodes, seed, progress=None):
         policy_file.load(path)
         np.random.seed(0)  # noqa: NPY002
@@ -203,6 +210,38 @@ def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monke
     assert result.evaluation["rows"][0]["success"] == 0.5
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, r"'mine' cannot be simulated: .* --eval-every 0"),
+        ({"eval_steps": (3, 16)}, r"eval_steps is 3 16, but .* 1, 2, 4, 8 Euler steps"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_is_refused_before_anything_is_made(
+    own_file, tmp_path, changes, says
+):
+    with pytest.raises(BadInput, match=says):
+        train(agent(), config(own_file, tmp_path / "run", eval_every=40, **changes), progress=False)
+    assert not (tmp_path / "run").exists()
+    # one that is never due is nobody's business
+    train(agent(), config(own_file, tmp_path / "run", eval_every=41, **changes), progress=False)
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint(own_file, tmp_path):
+    run = tmp_path / "run"
+    train(agent(), config(own_file, run), progress=False)
+    with pytest.raises(BadInput, match=r"not empty\. Continue it with --resume, or choose"):
+        train(agent(), config(own_file, run), progress=False)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(BadInput, match="before its first checkpoint: remove it, or choose"):
+        train(agent(), config(own_file, run), progress=False)
+    with pytest.raises(BadInput, match="nothing to resume"):
+        train(agent(), config(own_file, run), resume=True, progress=False)
+    (run / "config.json").unlink()
+    with pytest.raises(BadInput, match=r"not empty\. Choose another folder"):
+        train(agent(), config(own_file, run), progress=False)
+
+
 def test_an_evaluation_that_was_cut_short_is_made_up_for(own_file, tmp_path, monkeypatch):
     class Broken(FakeEvaluator):
         def run(self, *args, **kwargs):
@@ -221,6 +260,41 @@ def test_an_evaluation_that_was_cut_short_is_made_up_for(own_file, tmp_path, mon
     assert [json.loads(x)["step"] for x in lines] == [10, 20, 30, 40]
     train(agent(), config(own_file, tmp_path / "whole", checkpoint_every=10), progress=False)
     assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_an_evaluation_that_fails_loses_no_update(own_file, tmp_path, monkeypatch):
+    class Broken(FakeEvaluator):
+        def run(self, *args, **kwargs):
+            raise BadInput("a simulator process ended")
+
+    monkeypatch.setattr(train_module, "Evaluator", Broken)
+    run = config(own_file, tmp_path / "run", eval_every=20, checkpoint_every=0)
+    with pytest.raises(BadInput, match="a simulator process ended"):
+        train(agent(), run, progress=False)
+    assert final_state(tmp_path / "run").step == 20
+    # it may be resumed without evaluations, also that one
+    for more in ({"eval_every": 0}, {"eval_every": 1000}, {"steps": 5, "eval_every": 20}):
+        train(agent(), replace(run, **more), resume=True, progress=False)
+    assert final_state(tmp_path / "run").step == 40
+
+
+def test_one_training_at_a_time_in_a_folder(own_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_module, "LOCK_SECONDS", 0.0)
+    run = config(own_file, tmp_path / "run")
+    train(agent(), run, progress=False)
+    with RunFolder(tmp_path / "run", ()) as other:
+        other.lock()
+        with pytest.raises(BadInput, match="another process is training in"):
+            train(agent(), run, resume=True, progress=False)
+        monkeypatch.setattr(train_module, "LOCK_SECONDS", 30.0)
+        threading.Timer(0.5, other.__exit__).start()
+        train(agent(), run, resume=True, progress=False)  # waits
+    with RunFolder(tmp_path / "new", ()) as other:
+        (tmp_path / "new").mkdir()
+        other.lock()
+        with pytest.raises(BadInput, match="another process is training in"):
+            train(agent(), config(own_file, tmp_path / "new"), progress=False)
+    train(agent(), config(own_file, tmp_path / "new"), progress=False)
 
 
 def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):

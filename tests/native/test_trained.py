@@ -67,5 +67,5 @@ def test_errors_stay_within_their_bounds(monkeypatch, policy, observations, prec
     largest = np.abs(exact.q).max()
     assert error.action <= ACTION[precision]
     assert error.q <= Q[precision] * largest
-    assert error.regret <= REGRET[precision] * largest
+    assert error.relative_regret <= REGRET[precision]
     assert (info.candidate == exact.candidate).mean() >= SAME[precision]

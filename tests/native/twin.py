@@ -76,4 +76,5 @@ def errors(policy, obs, noise, steps, action, info):
         action=np.abs(action - twin).max(initial=0),
         q=np.abs(info.q - alone.q).max(initial=0),
         regret=(exact.q - alone.q).max(initial=0),
+        relative_regret=((exact.q - alone.q) / np.abs(exact.q)).max(initial=0),
     )

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,6 +155,74 @@ def test_changed_weights_are_packed_again(lane):
     after = native.rollout(net, x, z, 2, lane)
     assert not torch.equal(before, after)
     agree([after], [reference.rollout(double(net), x.double(), z.double(), 2)], BOUND[lane])
+
+
+def test_a_write_that_torch_does_not_count_is_seen_after_forget():
+    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    before = ops.rollout(net, x, z, 2)
+    net[1][0].data.mul_(2)
+    ops.forget()
+    after = ops.rollout(net, x, z, 2)
+    assert not torch.equal(before, after)
+    agree([after], [reference.rollout(double(net), x.double(), z.double(), 2)], FLOAT32)
+
+
+def test_shapes_that_csrc_would_read_beyond_are_refused():
+    net, x, z, t = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2), torch.zeros(3)
+    ops.velocity(net, x, z, t, t)
+    for inputs in ((x, z, t[:1], t), (x, z, t, t[:2]), (x, normal(5, 2), t, t), (x, z[:0], t, t)):
+        with pytest.raises(BadInput, match="must all have the same rows"):
+            ops.velocity(net, *inputs)
+    for columns in (3, 5):
+        with pytest.raises(BadInput, match=r"layer 0 has the shape \[8, 32\]"):
+            ops.velocity(net, normal(3, columns), z, t, t)
+    net[1] = (net[1][0][:, :31].contiguous(), net[1][1])
+    with pytest.raises(
+        BadInput, match=r"layer 1 has the shape \[32, 31\], but must have \[32, 32\]"
+    ):
+        ops.velocity(net, x, z, t, t)
+
+
+def test_no_rows_have_gradients_of_zero():
+    net = layers(4, 2, 32, 2)
+    x, z = (torch.empty(0, n, requires_grad=True) for n in (4, 2))
+    y = native.rollout(net, x, z, 2, "fp32")
+    grads = torch.autograd.grad(y.sum(), [*flat(net), x, z])
+    assert all(not g.any() for g in grads)
+    assert [g.shape for g in grads[-2:]] == [(0, 4), (0, 2)]
+
+
+def test_threads_meet_at_a_networks_first_gradient():
+    x, z = normal(64, 4), normal(64, 2)
+
+    def gradients(net):
+        return torch.autograd.grad(native.rollout(net, x, z, 4, "fp32").sum(), flat(net))
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            net = layers(4, 2, 64, 3)
+            ops.forget()
+            found = list(pool.map(gradients, [net] * 4))
+            assert all(torch.equal(a, b) for g in found for a, b in zip(g, found[0], strict=True))
+
+
+def test_parameters_of_inference_mode_go_to_the_definition():
+    with torch.inference_mode():
+        net = [tuple(x.detach().clone() for x in layer) for layer in layers(4, 2, 32, 2)]
+        x, z = normal(3, 4), normal(3, 2)
+        assert torch.equal(ops.rollout(net, x, z, 2), reference.rollout(net, x, z, 2))
+
+
+def test_the_optimiser_obeys_the_instruction_set_where_it_can(monkeypatch):
+    asked = []
+    monkeypatch.setattr(native, "_native", SimpleNamespace(**vars(_native)))
+    monkeypatch.setattr(native._native, "adam", lambda isa, *_: asked.append(isa) or 1.0)
+    p = [torch.zeros(3)]
+    there = native.isas("fp32")
+    for wanted, got in ((there[0], there[0]), ("", there[-1]), ("no fp32", there[-1])):
+        monkeypatch.setenv("SORL_CPU_ISA", wanted)
+        native._adam_ema_step(p, p, [], p, p, p, 1, *[0.1] * 6)
+        assert asked.pop() == got
 
 
 def test_weights_changed_between_forward_and_backward_are_refused(lane):

@@ -12,7 +12,8 @@
  *
  * Real time. Only the functions marked "real-time safe" may be called from a control loop: they do
  * not allocate, lock, read files or call the system, once the session was called once (warm-up) and
- * the process has locked its memory (mlockall). Everything else belongs before the loop.
+ * the process has locked its memory (mlockall). Everything else belongs before the loop. In a child of
+ * fork() the first call of a session with threads > 1 starts its workers anew: it is a warm-up again.
  *
  * Shape letters: O observation, A action, B rows (observations) of a call, N candidates, M Euler
  * steps. Arrays are dense, row-major, float unless said, and belong to the caller.
@@ -50,7 +51,7 @@ extern "C" {
 #define SORL_ERROR_ARGUMENT (-1)  /* a value of the caller is out of bounds, or a pointer is null */
 #define SORL_ERROR_READ (-2)      /* the file is not there or cannot be read */
 #define SORL_ERROR_POLICY (-3)    /* the file is damaged, incomplete or no policy */
-#define SORL_ERROR_ISA (-4)       /* the instruction set is unknown or not on this machine */
+#define SORL_ERROR_ISA (-4)       /* the instruction set is unknown, not on this machine or not of this precision */
 #define SORL_ERROR_MEMORY (-5)    /* memory or threads are short */
 #define SORL_ERROR_STEPS (-6)     /* M is not one of 1, 2, 4, ..., sorl_policy_max_steps() */
 #define SORL_ERROR_TOO_LARGE (-7) /* more rows or candidates than the session was made for */
@@ -58,10 +59,10 @@ extern "C" {
 
 /* Status bits of a row. Zero: the action is the policy's own, untouched. */
 #define SORL_STATUS_NONFINITE_OBS 1       /* the observation has a NaN or an infinity */
-#define SORL_STATUS_NONFINITE_RESULT 2    /* no candidate had a finite action and a finite Q */
+#define SORL_STATUS_NONFINITE_RESULT 2    /* no candidate had a finite action and, if N > 1, a finite Q */
 #define SORL_STATUS_HELD 4                /* the action is the session's last good one, not a new one */
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
-#define SORL_STATUS_CANDIDATE_REJECTED 16 /* a candidate with a non-finite action or Q was left out */
+#define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, if N > 1, Q was left out */
 
 /* Precision of the networks; z and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
@@ -78,10 +79,15 @@ typedef struct sorl_options {
   int32_t precision;      /* SORL_PRECISION_FP32 (default), SORL_PRECISION_BF16 or _INT8 */
   int32_t threads;        /* 1 (default) to 64, the caller's own thread included */
   int32_t max_rows;       /* most rows B of a call, at least 1 (default 1) */
-  int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1) */
-  const char *isa;        /* "scalar", "neon", "neon_dotprod", "avx2", "avx_vnni", "avx512",
-                             "avx512_vnni", "avx512_bf16" or "amx"; NULL (default): the environment's
-                             SORL_CPU_ISA, or the fastest there is */
+  int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1);
+                             max_rows * max_candidates is at most 2^30 / A */
+  const char *isa;        /* NULL (default): the environment's SORL_CPU_ISA, or the fastest that this
+                             machine and build have; else one by name. Which precisions each has:
+                               "scalar", "avx2"            all three
+                               "avx512", "neon"            fp32, bf16
+                               "avx512_bf16", "amx"        bf16
+                               "avx_vnni", "avx512_vnni",
+                               "neon_dotprod"              int8 */
 } sorl_options;
 
 /* ---- the library ---------------------------------------------------------------------------- */
@@ -89,7 +95,7 @@ typedef struct sorl_options {
 /* SORL_ABI_VERSION of the library that is loaded. Any thread; real-time safe. */
 SORL_API uint32_t sorl_abi_version(void) SORL_NOEXCEPT;
 
-/* A few words for an error code, such as "out of memory"; never NULL, never to be freed; for any
+/* A few words for an error code, such as "memory or threads are short"; never NULL, never to be freed; for any
  * code of zero or more "ok". Any thread; real-time safe. */
 SORL_API const char *sorl_error_name(int32_t code) SORL_NOEXCEPT;
 
@@ -101,7 +107,8 @@ SORL_API const char *sorl_error_name(int32_t code) SORL_NOEXCEPT;
  * and `error`, a buffer of `error_size` bytes (NULL and 0 if not wanted), holds a zero-terminated
  * text, cut off where it does not fit. At most twice the file's size is held at any moment.
  *
- * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_READ, SORL_ERROR_POLICY or SORL_ERROR_MEMORY.
+ * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_READ, SORL_ERROR_POLICY, SORL_ERROR_MEMORY or
+ * SORL_ERROR_INTERNAL.
  * Any thread; not real-time safe. */
 SORL_API int32_t sorl_policy_load(const char *path, sorl_policy **policy, char *error,
                                   size_t error_size) SORL_NOEXCEPT;
@@ -148,7 +155,7 @@ SORL_API void sorl_options_init(sorl_options *options) SORL_NOEXCEPT;
  * On success *session is a new handle, to be given to sorl_session_free(); on failure it is NULL and
  * `error` tells why, as for sorl_policy_load().
  *
- * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_ISA or SORL_ERROR_MEMORY.
+ * Returns SORL_OK, SORL_ERROR_ARGUMENT, SORL_ERROR_ISA, SORL_ERROR_MEMORY or SORL_ERROR_INTERNAL.
  * Any thread, also while others use the policy; not real-time safe. */
 SORL_API int32_t sorl_session_create(const sorl_policy *policy, const sorl_options *options,
                                      sorl_session **session, char *error,
@@ -169,7 +176,8 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * row_offset  number of the first row, so that a batch may be split over calls or sessions
  * noise       [B, N, A] standard normals to use instead, or NULL
  * actions     [B, A], written: always finite, always within the policy's bounds
- * candidate   [B] index of the winner, or NULL      q       [B] its Q, or NULL
+ * candidate   [B] index of the winner, -1 where the row is held; or NULL
+ * q           [B] the winner's Q, a NaN where the row is held; or NULL
  * status      [B] SORL_STATUS_* bits, or NULL
  *
  * A row with a non-finite observation or result gets the session's last good action as it was before
@@ -180,10 +188,12 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  *
  * Returns the union of all rows' status bits (0: all is well), or, with no output touched,
  * SORL_ERROR_ARGUMENT, SORL_ERROR_STEPS or SORL_ERROR_TOO_LARGE.
- * One thread at a time for each session. Real-time safe. With threads > 1 it also spins, bounded, for
- * its workers, may wake each of them once, and after the calling thread has moved to another core makes
- * two system calls for each worker, to keep it off that core: pin the calling thread, and do so after
- * the session is made, for workers inherit their maker's cores. */
+ * One thread at a time for each session. Real-time safe. With threads > 1 it also wakes each of its
+ * workers at most once, and waits for them: it spins, and if they take longer than some 20,000 polls it
+ * yields its core between polls (sched_yield) until they are done, however long that is. After the
+ * calling thread has moved to another core it makes two system calls for each worker, to keep it off
+ * that core. So take the scheduling class (SCHED_FIFO) before the session is made, for workers inherit
+ * their maker's, and pin the calling thread afterwards, for they inherit its cores, too. */
 SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows, int32_t steps,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,

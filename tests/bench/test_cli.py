@@ -1,0 +1,28 @@
+"""What a benchmark raises ends in a sentence and an exit code."""
+
+import pytest
+from sorl_fast.bench import cli, overhead
+from sorl_fast.bench.harness import Disagreement
+
+from sorl_fast.errors import BadInput
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (BadInput("blocks is 0"), 2, "sorl-bench overhead: blocks is 0"),
+        (
+            Disagreement("act and act_into differ"),
+            1,
+            "sorl-bench overhead: act and act_into differ",
+        ),
+        (ModuleNotFoundError(name="torch"), 2, "torch is not installed: pip install"),
+    ],
+)
+def test_errors(monkeypatch, capsys, error, code, says):
+    def run(argv):
+        raise error
+
+    monkeypatch.setattr(overhead, "run", run)
+    assert cli.main(["overhead"]) == code
+    assert says in capsys.readouterr().err
