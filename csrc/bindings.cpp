@@ -1,5 +1,5 @@
-// sorl_fast._native: the only file that sees Python. It checks what Python hands over, lets go of the
-// interpreter lock and calls the engine.
+// sorl_fast._native: with train/bindings.cpp all that sees Python. It checks what Python hands over, lets go
+// of the interpreter lock and calls the engine.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>

@@ -140,3 +140,12 @@ def test_the_arrow_test_can_fail():
     tree = ast.parse("from ..learn import train\n")
     assert list(imports(tree, "data.dataset", package=False)) == [("learn.train", False)]
     assert not any("learn" in a for a in ALLOWED["data"])
+
+
+def test_only_the_bindings_see_python():
+    csrc = ROOT / "csrc"
+    files = [p for p in csrc.rglob("*") if p.suffix in (".cpp", ".hpp", ".h", ".c")]
+    assert len(files) > 40
+    assert {str(p.relative_to(csrc)) for p in files if "pybind11" in p.read_text()} == {
+        *("bindings.cpp", "train/bindings.cpp", "train/bindings.hpp"),
+    }
