@@ -24,10 +24,9 @@ run: .venv/installed
 	$(BIN)/sorl-fast collect --env cube-single-play-v0 --episodes 100 --seed 0 --workers 2 --out $(DATA)
 	@echo
 	@echo "2/4  Training a 256 x 3 network for 20,000 updates into $(RUN): about 6 minutes (goes on where it was if stopped)."
-	@ls -d $(RUN)/checkpoints/[0-9]* > /dev/null 2>&1 || rm -rf $(RUN)
 	$(BIN)/sorl-fast train --env $(ENV) --data $(DATA) --out $(RUN) --steps 20000 --seed 0 \
 	  --hidden 256 --depth 3 --actor-lr 3e-4 --critic-lr 3e-4 --log-every 250 --val-every 1000 \
-	  --checkpoint-every 2500 --eval-every 5000 --eval-episodes 10 --eval-steps 1 4 $$(test -d $(RUN) && echo --resume)
+	  --checkpoint-every 2500 --eval-every 5000 --eval-episodes 10 --eval-steps 1 4 $$(ls -d $(RUN)/checkpoints/[0-9]* > /dev/null 2>&1 && echo --resume)
 	@echo
 	@echo "3/4  Evaluating: Euler steps 1, 2, 4, 8 with 1 and 4 candidates, 25 episodes each: about a minute."
 	$(BIN)/sorl-fast eval $(RUN) --steps 1 2 4 8 --candidates 1 4 --episodes 25 --workers 2

@@ -270,7 +270,11 @@ def _own_transitions(path: Path) -> dict[str, np.ndarray]:
     for name in _OWN_FIELDS:
         if name not in arrays:
             raise BadInput(f"{path} has no field {name!r}. {_OWN_REMEDY}")
-    for name, x in arrays.items():
+    # what else the file holds is the user's business
+    for name in (*_OWN_FIELDS, "next_observations", "terminals"):
+        x = arrays.get(name)
+        if x is None:
+            continue
         if x.ndim == 0:
             raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
         _check_dtype(str(path), name, x)

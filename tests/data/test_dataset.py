@@ -43,6 +43,11 @@ def test_own_data_with_next_observations_are_taken_as_they_are(tmp_path):
     )
 
 
+def test_other_fields_of_own_data_are_nobodys_business(tmp_path):
+    arrays = own_arrays(T=20) | {"robot": np.array("arm"), "notes": np.array(["a", "b"])}
+    assert len(load_data("mine", write(tmp_path / "a.npz", **arrays)).train) == 19
+
+
 def test_a_validation_file_beside_it_is_found(own_file):
     pair = load_data("mine", own_file)
     assert pair.val is not None
