@@ -5,6 +5,7 @@ Exit codes: 0 well, 1 a wrong result or a broken promise, 2 bad input.
 
 import importlib
 import sys
+import time
 from collections.abc import Sequence
 
 from ..errors import BadInput
@@ -30,8 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, text in BENCHMARKS.items():
             print(f"  {name:10s} {text}")
         return 0 if argv and argv[0] in ("-h", "--help") else 2
+    started = time.monotonic()
     try:
-        return int(importlib.import_module(f".{argv[0]}", __package__).run(argv[1:]))
+        code = int(importlib.import_module(f".{argv[0]}", __package__).run(argv[1:]))
+        print(f"sorl-bench {argv[0]}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+        return code
     except BadInput as err:
         print(f"sorl-bench {argv[0]}: {err}", file=sys.stderr)
         return err.exit_code

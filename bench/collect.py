@@ -2,13 +2,13 @@
 
 import argparse
 import os
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from sorl_fast.config import CollectConfig, available_cores
 from sorl_fast.data.collect import CollectReport, collect
+from sorl_fast.doctor import cpu_model
 
 
 def run(argv: Sequence[str]) -> int:
@@ -33,7 +33,10 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the collection's seed")
     args = parser.parse_args(argv)
 
-    print(_machine())
+    print(
+        f"{cpu_model()}, {available_cores()} cores for this process, load {os.getloadavg()[0]:.2f} "
+        "before the start (should be near 0)"
+    )
     reports: dict[int, CollectReport] = {}
     with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
         for workers in (1, 2):
@@ -55,15 +58,3 @@ def run(argv: Sequence[str]) -> int:
             return 1
     print(f"2 workers are {one.seconds / two.seconds:.2f} times as fast as 1")
     return 0
-
-
-def _machine() -> str:
-    """Name the processor, and what else it was doing: other work makes the ratio meaningless."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.processor()
-    return (
-        f"{model}, {available_cores()} cores for this process, load {os.getloadavg()[0]:.2f} "
-        "before the start (should be near 0)"
-    )

@@ -1,7 +1,8 @@
 """How evenly a control loop runs, and how many of its deadlines it misses.
 
 `sorl-bench loop --hz 1000 --seconds 60`: the same Python loop first with sorl-fast, then with ONNX
-Runtime; and the C++ example's own loop if it was built.
+Runtime, then with arithmetic that takes as long but touches no memory, whose tail is the machine's
+own; and the C++ example's loop if it was built.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from .peers import SorlFast
 from .shapes import Cell
 
 BUILD_EXAMPLE = "cmake -S csrc -B build -DSORL_EXAMPLES=ON && cmake --build build"
+MACHINE = "registers only"  # the contender that shows the machine's own tail
 WARM_UP = 100  # calls before the first period
 TABLE = 1000  # observations and noises made beforehand and used in turn
 
@@ -146,6 +148,8 @@ def run(argv: Sequence[str]) -> int:
                 print(f"sorl-bench loop: {err}", file=sys.stderr)
                 return 1
             print(row_text(result["rows"][-1]), flush=True)
+        result["rows"].append(_machine(native.burn, result["rows"][0]["latency"]["p50_us"], args))
+        print(row_text(result["rows"][-1]), flush=True)
     if args.example:
         result["rows"].append(_example(policy, args))
         print(row_text(result["rows"][-1]))
@@ -203,15 +207,43 @@ def _loop(contender: Contender, policy: Policy, args: argparse.Namespace) -> dic
         noise[:] = noises[period % TABLE]
 
     running.settle()
-    for _ in range(WARM_UP):
-        running.call()
-    with harness.no_garbage_collection():
-        figures = run_loop(running.call, sense, args.hz, int(args.hz * args.seconds))
+    timed = _timed(running.call, sense, args)
     return {
         "contender": contender.name,
         "precision": contender.precision,
         "isa": running.isa,
         "threads": contender.threads,
+        **timed,
+    }
+
+
+def _machine(
+    burn: Callable[[int], object], call_us: float, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Run the loop over multiply-adds in registers that take `call_us` microseconds when undisturbed.
+
+    No cache is missed and no page touched: what makes one of these calls late makes any call late. Where
+    their p99.9 is above twice their p50, the core is not a quiet one.
+    """
+    rounds, quickest = 1000, math.inf
+    for _ in range(WARM_UP):
+        before = time.perf_counter()
+        burn(rounds)
+        quickest = min(quickest, time.perf_counter() - before)
+    rounds = max(1, round(rounds * call_us * 1e-6 / quickest))
+    timed = _timed(lambda: burn(rounds), lambda period: None, args)
+    return {"contender": MACHINE, "precision": "fp32", "isa": None, "threads": 1, **timed}
+
+
+def _timed(
+    act: Callable[[], Any], sense: Callable[[int], None], args: argparse.Namespace
+) -> dict[str, Any]:
+    """Warm up, run the loop, and return its figures as a row has them."""
+    for _ in range(WARM_UP):
+        act()
+    with harness.no_garbage_collection():
+        figures = run_loop(act, sense, args.hz, int(args.hz * args.seconds))
+    return {
         "periods": figures.periods,
         "missed": figures.missed,
         **{name: getattr(figures, name)._asdict() for name in ("latency", "wake_up", "jitter")},
@@ -290,8 +322,11 @@ def row_text(row: dict[str, Any]) -> str:
     for name in ("latency", "wake_up", "jitter"):
         if row[name] is not None:
             figures = Figures(**row[name])
-            lines.append(
+            text = (
                 f"  {name:8s} p50 {figures.p50_us:9.1f}  p99 {figures.p99_us:9.1f}  "
                 f"p99.9 {figures.p999_us:9.1f}  max {figures.max_us:9.1f}"
             )
+            if name == "latency":
+                text += f"  p99.9 / p50 {figures.p999_us / max(figures.p50_us, 1e-3):.1f}"
+            lines.append(text)
     return "\n".join(lines)

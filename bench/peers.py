@@ -10,12 +10,12 @@ Shape letters: B observations, N candidates, R = B N rows, O observation, A acti
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
+from sorl_fast.act.native import import_native, make_model
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.errors import BadInput
 
@@ -24,30 +24,6 @@ from .shapes import THREADS, Cell
 
 # Distributions behind the contenders, for the record in the machine's versions.
 PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
-
-
-def import_native() -> Any:
-    """Return `sorl_fast._native`.
-
-    Raises
-    ------
-    BadInput
-        This installation has no native module.
-    """
-    try:
-        return import_module("sorl_fast._native")
-    except ImportError as err:
-        raise BadInput(
-            f"this installation of sorl-fast has no working native module ({err}): install a wheel, or "
-            "build it with g++ by `pip install -e .`"
-        ) from err
-
-
-# Fields that the native model takes over from Policy by name.
-_SAME_NAME = (
-    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
-    *("action_low", "action_high", "obs_mean", "obs_std", "actor", "critic"),
-)
 
 
 @dataclass(frozen=True)
@@ -62,12 +38,7 @@ class SorlFast:
     def session(self, policy: Policy, max_rows: int, max_candidates: int) -> Any:
         """Return a native session over the policy, and its instruction set."""
         native = import_native()
-        model = native.Model(
-            **{name: getattr(policy, name) for name in _SAME_NAME},
-            q_min=policy.q_agg == "min",
-            precision=self.precision,
-            isa=self.isa,
-        )
+        model = make_model(native, policy, self.precision, self.isa)
         return native.Session(model, self.threads, max_rows, max_candidates), model.isa
 
     def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sorl_fast import _native, ops
+from sorl_fast import ops
+from sorl_fast.act.native import import_native
 from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
 from sorl_fast.config import AgentConfig, available_cores
@@ -240,16 +241,17 @@ def run(argv: Sequence[str]) -> int:
             f"threads is {args.threads}, but must be in [1, {ops.MAX_THREADS}], which is all that "
             "training uses. Set --threads"
         )
-    info = machine({p: _native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
+    native = import_native()
+    info = machine({p: native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
     print(headline(info))
     rounds = args.rounds or (3 if args.quick else 8)
     threads = args.threads
     limits = {
-        precision: _native.flop_rate(precision, threads=threads, seconds=0.3)
+        precision: native.flop_rate(precision, threads=threads, seconds=0.3)
         for precision in ("fp32", "bf16")
     }
     contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
-    contenders = [c for c in contenders if c.backend != "native" or _native.train_isas(c.precision)]
+    contenders = [c for c in contenders if c.backend != "native" or native.train_isas(c.precision)]
     rows: list[dict[str, Any]] = []
     for batch in (256,) if args.quick else (256, 1024):
         rows += _race(contenders, make_setting(batch), threads, rounds, limits)

@@ -145,22 +145,6 @@ class Session {
     engine_ = make(max_rows, max_candidates);
   }
 
-  // Room for larger calls; the last good action stays.
-  void reserve(int rows, int candidates) {
-    if (rows <= engine_->max_rows() && candidates <= engine_->max_candidates()) return;
-    int max_rows = std::max(rows, engine_->max_rows());
-    int max_candidates = std::max(candidates, engine_->max_candidates());
-    // A large batch after many candidates, or the other way round, needs no room for both at once.
-    constexpr std::int64_t plenty = std::int64_t{1} << 22;
-    if (static_cast<std::int64_t>(max_rows) * max_candidates > plenty) {
-      max_rows = std::max(rows, 1);
-      max_candidates = candidates;
-    }
-    auto larger = make(max_rows, max_candidates);
-    larger->continue_from(*engine_);
-    engine_ = std::move(larger);
-  }
-
   void act_into(const py::object& obs, const py::object& actions, int steps, int candidates,
                 std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
                 const py::object& noise, const py::object& candidate, const py::object& q,
@@ -173,6 +157,10 @@ class Session {
     std::int32_t* c = candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", rows, true);
     float* value = q.is_none() ? nullptr : borrow<float>(q, "q", rows, true);
     std::uint32_t* bits = status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", rows, true);
+    const std::int64_t most = (std::int64_t{1} << 32) - std::max<py::ssize_t>(rows, 1);
+    if (row_offset > most)
+      throw py::value_error("row_offset is " + std::to_string(row_offset) + ", but must be at most 2^32 - B = " +
+                            std::to_string(most));
     if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
     int result;
     {
@@ -205,8 +193,8 @@ class Session {
       }
     }
     const std::uint64_t M = numbers[0], N = numbers[1];
-    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 || numbers[2] + static_cast<std::uint64_t>(rows) > UINT32_MAX ||
-        numbers[3] > UINT32_MAX)
+    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 ||
+        numbers[2] > UINT32_MAX - static_cast<std::uint64_t>(rows) || numbers[3] > UINT32_MAX)
       return py::none();
     reserve(static_cast<int>(rows), static_cast<int>(N));
     const auto A = static_cast<py::ssize_t>(model_->act_dim());
@@ -245,11 +233,24 @@ class Session {
   }
 
   void reset() { engine_->reset(); }
-  int threads() const { return threads_; }
-  int max_rows() const { return engine_->max_rows(); }
-  int max_candidates() const { return engine_->max_candidates(); }
 
  private:
+  // Room for larger calls; the last good action stays.
+  void reserve(int rows, int candidates) {
+    if (rows <= engine_->max_rows() && candidates <= engine_->max_candidates()) return;
+    int max_rows = std::max(rows, engine_->max_rows());
+    int max_candidates = std::max(candidates, engine_->max_candidates());
+    // A large batch after many candidates, or the other way round, needs no room for both at once.
+    constexpr std::int64_t plenty = std::int64_t{1} << 22;
+    if (static_cast<std::int64_t>(max_rows) * max_candidates > plenty) {
+      max_rows = std::max(rows, 1);
+      max_candidates = candidates;
+    }
+    auto larger = make(max_rows, max_candidates);
+    larger->continue_from(*engine_);
+    engine_ = std::move(larger);
+  }
+
   std::unique_ptr<Engine> make(int max_rows, int max_candidates) const {
     std::string error;
     std::unique_ptr<Engine> engine;
@@ -303,9 +304,15 @@ const Kernels& kernels_of(const std::string& precision, const std::optional<std:
   return *find_kernels(parse_isa(p, isa), p);
 }
 
+// The machine's limits are those of its fastest instruction set, whatever SORL_CPU_ISA says.
+const Kernels& fastest(const std::string& precision) {
+  const Precision p = parse_precision(precision);
+  return *find_kernels(available_isas(p).back(), p);
+}
+
 double flop_rate(const std::string& precision, const std::optional<std::string>& isa, int threads,
                  double seconds) {
-  const Kernels& k = kernels_of(precision, isa);
+  const Kernels& k = isa ? kernels_of(precision, isa) : fastest(precision);
   return rate(threads, [&] {
     if (k.enter != nullptr) k.enter();
     double flop = 0, best = 0;
@@ -321,7 +328,7 @@ double flop_rate(const std::string& precision, const std::optional<std::string>&
 }
 
 double read_rate(std::size_t bytes, int threads, double seconds) {
-  const Kernels& k = kernels_of("fp32", std::nullopt);
+  const Kernels& k = fastest("fp32");
   bytes = std::max<std::size_t>(bytes / 1024 * 1024, 1024);
   return rate(threads, [&] {
     const Pages pages(bytes);
@@ -368,22 +375,17 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
            arg("critic"), arg("precision"), arg("isa") = py::none())
-      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); })
-      .def_property_readonly("precision", [](const Model& model) { return name(model.precision()); });
+      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); });
 
   py::class_<Session>(m, "Session", py::module_local(), "Scratch, last good action and worker threads over a Model.")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), arg("model"), arg("threads"),
            arg("max_rows"), arg("max_candidates"))
-      .def("reserve", &Session::reserve, arg("max_rows"), arg("max_candidates"))
       .def("act_into", &Session::act_into, arg("obs"), arg("actions"), arg("steps"),
            arg("candidates"), arg("seed"), arg("call"), arg("row_offset"), arg("noise") = py::none(),
            arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none())
       .def("act", &Session::act)
       .def("time", &Session::time, arg("obs"), arg("steps"), arg("candidates"), arg("calls"))
-      .def("reset", &Session::reset)
-      .def_property_readonly("threads", &Session::threads)
-      .def_property_readonly("max_rows", &Session::max_rows)
-      .def_property_readonly("max_candidates", &Session::max_candidates);
+      .def("reset", &Session::reset);
 
   m.def("isas", &isas, arg("precision"), "Instruction sets that are there, slowest first.");
   m.def("_assume_tiles_for_test", &assume_tiles_for_test, "For a test that emulates the instructions.");
@@ -391,6 +393,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), "Noise [B, N, A].");
   m.def("flop_rate", &flop_rate, arg("precision"), arg("isa") = py::none(), arg("threads") = 1,
         arg("seconds") = 0.05, "Multiply-add limit, FLOP a second.");
+  m.def("burn", [](long rounds) {
+    static const Kernels& kernels = fastest("fp32");
+    return kernels.burn(rounds);
+  }, arg("rounds"),
+        py::call_guard<py::gil_scoped_release>(), "Multiply-adds in registers; returns their FLOP.");
   m.def("read_rate", &read_rate, arg("bytes"), arg("threads") = 1, arg("seconds") = 0.05,
         "Read bandwidth of a working set per thread, bytes a second, all threads.");
 

@@ -117,7 +117,7 @@ struct Kernels {
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;
-  // Runs `n` rounds of 2048 * (rounds' own width) multiply-adds; returns FLOP done. For the benchmark.
+  // Runs `n` rounds of multiply-adds in registers; returns FLOP done. For benchmarks.
   double (*burn)(long n) noexcept;
   // Sums `bytes` of memory, a multiple of 256, aligned to 64.
   float (*read)(const void* p, std::size_t bytes) noexcept;

@@ -3,7 +3,7 @@
 //   control_loop POLICY [--hz 1000] [--seconds 10] [--steps 8] [--candidates 1] [--precision fp32] [--threads 1]
 //
 // Prints p50, p99, p99.9 and the maximum, in microseconds, of the action's latency (the time inside
-// sorl_act) and of the wake-up's delay, and how many periods ended after their deadline. For the
+// sorl_act) and of the wake-up's delay, and how many periods had no action before their end. For the
 // figures that a robot would see: a real-time kernel or an isolated core, and the right to lock memory
 // and to use SCHED_FIFO; without those rights it says so and goes on.
 #include <sched.h>
@@ -125,6 +125,7 @@ int run(const Arguments& given) {
   std::vector<std::int64_t> latency(count);
   std::vector<std::int64_t> delay(count);
   std::size_t missed = 0;
+  std::size_t actions = 0;
   std::uint32_t call = 0;
   std::int32_t status = 0;
 
@@ -142,14 +143,14 @@ int run(const Arguments& given) {
     const std::int64_t before = now_ns();
     status |= session.act(observation.data(), action.data(), steps, given.candidates, 0, call++);
     const std::int64_t end = now_ns();  // and its motors would be driven here
-    delay[i] = start - wake;
-    latency[i] = end - before;
+    delay[actions] = start - wake;
+    latency[actions++] = end - before;
     wake += period;
-    if (end > wake) {
-      ++missed;
-      while (wake < end) wake += period;  // the periods that are over are lost, not caught up
-    }
+    if (end > wake) ++missed;
+    for (; wake < end && i + 1 < count; ++i, wake += period) ++missed;  // begun by now: lost, not caught up
   }
+  latency.resize(actions);
+  delay.resize(actions);
   std::printf("%s, %s, M = %d, N = %d, %d thread(s), %d Hz for %d s\n", session.isa(),
               kPrecisions[given.precision], steps, given.candidates, given.threads, given.hz,
               given.seconds);

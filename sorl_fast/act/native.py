@@ -25,9 +25,24 @@ def import_native() -> Any:
         return import_module("sorl_fast._native")
     except ImportError as err:
         raise BadInput(
-            f"backend is 'native', but this installation of sorl-fast has no working native module "
-            f"({err}): install a wheel, or choose backend numpy"
+            f"this installation of sorl-fast has no working native module ({err}): install a wheel, build "
+            "it with g++ by `pip install -e .`, or choose backend numpy"
         ) from err
+
+
+def make_model(native: Any, policy: Policy, precision: str, isa: str | None = None) -> Any:
+    """Pack a policy for an instruction set; None: SORL_CPU_ISA's, or the fastest.
+
+    Raises
+    ------
+    BadInput
+        The instruction set is not there.
+    """
+    fields = {name: getattr(policy, name) for name in _SAME_NAME}
+    try:
+        return native.Model(**fields, q_min=policy.q_agg == "min", precision=precision, isa=isa)
+    except ValueError as err:
+        raise BadInput(str(err)) from None
 
 
 class NativeSession:
@@ -51,9 +66,8 @@ class NativeSession:
 
     def __init__(self, policy: Policy, precision: str, threads: int) -> None:
         native = import_native()
-        fields = {name: getattr(policy, name) for name in _SAME_NAME}
+        model = make_model(native, policy, precision)
         try:
-            model = native.Model(**fields, q_min=policy.q_agg == "min", precision=precision)
             self._session = native.Session(model, threads, 1, 1)
         except ValueError as err:
             raise BadInput(str(err)) from None

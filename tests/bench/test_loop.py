@@ -2,6 +2,7 @@
 
 import json
 import re
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,12 @@ class FakeNative:
     def isas(precision):
         return ["scalar"]
 
+    @staticmethod
+    def burn(rounds):
+        FakeNative.burnt.append(rounds)
+
+    burnt: typing.ClassVar[list[int]] = []
+
 
 @pytest.fixture
 def rivals(monkeypatch):
@@ -167,12 +174,32 @@ def test_run_puts_the_same_loop_of_the_peer_beside(rivals, policy_path, tmp_path
     argv = ["--hz", "1000", "--seconds", "0.02", "--policy", policy_path, "--json", str(path)]
     assert loop.run([*argv, "--steps", "2", "--candidates", "3"]) == 0
     values = json.loads(path.read_text())
-    assert [row["contender"] for row in values["rows"]] == ["sorl-fast", "onnxruntime"]
-    assert [row["periods"] for row in values["rows"]] == [20, 20]
+    contenders = ["sorl-fast", "onnxruntime", "registers only"]
+    assert [row["contender"] for row in values["rows"]] == contenders
+    assert [row["periods"] for row in values["rows"]] == [20, 20, 20]
     assert (values["steps"], values["candidates"]) == (2, 3)
     assert set(values["rows"][0]["jitter"]) == {"p50_us", "p99_us", "p999_us", "max_us"}
     out = capsys.readouterr().out
-    assert len(re.findall(r"missed \d+ of 20 deadlines", out)) == 2
+    assert len(re.findall(r"missed \d+ of 20 deadlines", out)) == 3
+    assert len(re.findall(r"latency .* p99\.9 / p50 \d", out)) == 3
+
+
+def test_the_machines_own_tail_is_that_of_a_call_as_long(monkeypatch):
+    burnt = []
+
+    def burn(rounds):  # a microsecond for ten rounds, and sometimes a neighbour's
+        burnt.append(rounds)
+        clock[0] += rounds * 1e-7 + (1e-3 if len(burnt) % 7 == 0 else 0.0)
+
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    args = loop._parse(["--hz", "1000", "--seconds", "0.002"])
+    row = loop._machine(burn, 250.0, args)
+    assert row["contender"] == "registers only"
+    assert burnt[-1] == 2500
+    assert row["periods"] == 2
+    loop._machine(burn, 1e-6, args)
+    assert burnt[-1] == 1  # never nothing
 
 
 def test_run_alone_and_the_example(rivals, policy_path, tmp_path, capsys):

@@ -104,15 +104,6 @@ def test_sorl_fast(policy, precision):
         assert len(running.cpp(3)) == 3
 
 
-def test_no_native_module(monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr(peers, "import_module", missing)
-    with pytest.raises(BadInput, match=r"no working native module .*pip install -e"):
-        peers.import_native()
-
-
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "openvino" else name)
     with pytest.raises(BadInput, match=r"openvino needs openvino.*sorl-fast\[peers\].*--peers"):
