@@ -10,9 +10,10 @@
 #            call or page fault; not among "all of them": before a release
 #   asan     the C++ tests under the address and undefined-behaviour sanitizers
 #   tsan     the threads' test under the thread sanitizer
+#   old      runs the C++ tests of the library as g++ builds it on a processor of 2008 that has no AVX (under qemu)
 #   aarch64  cross-builds, runs the C++ tests under qemu, and looks for NEON in the disassembly
-#   fuzz     fuzzes the loader for SORL_FUZZ_SECONDS (60; 0: no end) or SORL_FUZZ_RUNS inputs (no end),
-#            from the seeds of csrc/fuzz/make_corpus.py
+#   fuzz     shows that the seeds of csrc/fuzz/make_corpus.py reach every line of the JSON reader; then fuzzes
+#            the loader from them for SORL_FUZZ_SECONDS (60; 0: no end) or SORL_FUZZ_RUNS inputs (no end)
 #
 # Builds go into BUILD (build/native): its folders are kept, so that a second run is quick.
 set -euo pipefail
@@ -41,7 +42,7 @@ tests() { # folder, options of ctest
 
 stage_tools() {
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends cmake g++ clang libclang-rt-14-dev \
+  apt-get install -y -qq --no-install-recommends cmake g++ clang llvm libclang-rt-14-dev \
     g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind pkg-config > /dev/null
 }
 
@@ -62,7 +63,8 @@ stage_realtime() {
   configure gcc -DSORL_TESTS=ON -DSORL_EXAMPLES=ON -DCMAKE_CXX_COMPILER=g++ -DCMAKE_C_COMPILER=gcc
   make gcc test_realtime
   "$build/gcc/tests/test_realtime" "${SORL_REALTIME_CALLS:-1000000}" | tee "$build/realtime.txt"
-  grep -q "memory was locked" "$build/realtime.txt" || { echo "without the right to lock memory (ulimit -l) page faults are not counted"; return 1; }
+  grep -q "memory was locked, system calls were watched, allocations were counted" "$build/realtime.txt" ||
+    { echo "without the right to lock memory (ulimit -l), seccomp and glibc not all was looked at"; return 1; }
 }
 
 stage_clang() {
@@ -82,6 +84,15 @@ stage_tsan() {
   configure tsan -DSORL_TESTS=ON -DSORL_SANITIZE=thread
   make tsan test_threads test_team
   tests tsan -R 'test_threads|test_team'
+}
+
+stage_old() {
+  configure gcc -DSORL_TESTS=ON -DSORL_EXAMPLES=ON -DCMAKE_CXX_COMPILER=g++ -DCMAKE_C_COMPILER=gcc
+  make gcc test_isas test_c_api
+  local old=(qemu-x86_64 -cpu Nehalem)
+  "${old[@]}" "$build/gcc/tests/test_isas" | tee "$build/old.txt"
+  grep -q "instruction sets: scalar/fp32 scalar/bf16 scalar/int8: all passed" "$build/old.txt"
+  "${old[@]}" "$build/gcc/tests/test_c_api"
 }
 
 # How many instructions of an object file of the kernels match.
@@ -109,10 +120,20 @@ stage_aarch64() {
 
 stage_fuzz() {
   configure fuzz -DSORL_FUZZ=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang
-  make fuzz fuzz_policy_file
-  local seeds=$build/fuzz/seeds found=$build/fuzz/found
+  make fuzz fuzz_policy_file cover_policy_file
+  local seeds=$build/fuzz/seeds found=$build/fuzz/found cover=$build/fuzz/fuzz/cover_policy_file missed
+  rm -rf "$seeds"
   mkdir -p "$found"
   python3 csrc/fuzz/make_corpus.py "$seeds"
+  LLVM_PROFILE_FILE=$cover.raw "$cover" -runs=0 "$seeds" 2> /dev/null
+  llvm-profdata merge -o "$cover.data" "$cover.raw"
+  missed=$(llvm-cov show "$cover" -instr-profile "$cover.data" csrc/json.cpp |
+    grep -E "^ +[0-9]+\| +0\|" | grep -vE "\| +\}$" || true)  # but brackets behind a return
+  if [ -n "$missed" ]; then
+    echo "no seed reaches these lines of csrc/json.cpp:"
+    echo "$missed"
+    return 1
+  fi
   # no single allocation may exceed 1 MiB: the inputs have at most 16 KiB
   "$build/fuzz/fuzz/fuzz_policy_file" -max_total_time="${SORL_FUZZ_SECONDS:-60}" \
     -runs="${SORL_FUZZ_RUNS:--1}" -max_len=16384 \
@@ -121,7 +142,7 @@ stage_fuzz() {
 }
 
 mkdir -p "$build"
-for stage in ${@:-tools gcc clang asan tsan aarch64 fuzz}; do
+for stage in ${@:-tools gcc clang asan tsan old aarch64 fuzz}; do
   echo "== native: $stage"
   "stage_$stage"
 done

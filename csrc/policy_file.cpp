@@ -1,6 +1,8 @@
 #include "policy_file.hpp"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -561,8 +563,14 @@ PolicyFile::Result PolicyFile::load(const std::string& path) {
     return Result{nullptr, Outcome::unreadable,
                   path + ": cannot be read: " + why + ". Give the path of a policy file."};
   };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-  if (!file) return unreadable(std::strerror(errno));
+  // without waiting for the other end of a pipe, which is no policy file
+  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (descriptor < 0) return unreadable(std::strerror(errno));
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(fdopen(descriptor, "rb"), std::fclose);
+  if (!file) {
+    close(descriptor);
+    return unreadable(std::strerror(errno));
+  }
   struct stat info {};
   if (fstat(fileno(file.get()), &info) != 0) return unreadable(std::strerror(errno));
   if (!S_ISREG(info.st_mode)) return unreadable("it is no regular file");

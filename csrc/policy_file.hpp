@@ -4,7 +4,7 @@
 // `sorl_fast` holds a JSON object with the dimensions and bounds and the SHA-256 of the whole file,
 // its own 64 digits taken as '0'. Whatever the bytes are, loading neither crashes nor holds more than
 // twice their number (and a few KiB), and says which field, which value and which bound failed.
-// Beyond the rules of the Python loader: env has at most 4096 bytes; config is nested at most 60 deep,
+// As in the Python loader, env has at most 4096 bytes; config is nested at most 60 deep,
 // with at most 256 keys an object and 256 bytes a key.
 #pragma once
 

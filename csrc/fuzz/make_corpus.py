@@ -20,9 +20,15 @@ def policy(
     H: int = 1,
     D: int = 1,
     E: int = 1,
+    config_text: bytes = b"{}",
+    ends_there: bool = False,
     **changes: Any,
 ) -> bytes:
-    """Return a policy file of random weights; `changes` replace metadata fields."""
+    """Return a policy file of random weights.
+
+    `changes` replace metadata fields; `config_text` stands where the configuration would, JSON or not,
+    and the metadata may end there.
+    """
     shapes: dict[str, list[int]] = {}
     for network, inputs, outputs in (("actor", O + A + 2, A), ("critic", O + A + 1, 1)):
         axis = [E] if network == "critic" else []
@@ -56,32 +62,88 @@ def policy(
         "action_high": [1.0] * A,
         "obs_mean": None,
         "obs_std": None,
-        "config": {},
+        "config": "CONFIG",
         "sha256": "0" * 64,
     }
     text = json.dumps(meta | changes, separators=(",", ":"), ensure_ascii=False)
+    if ends_there:
+        text = text[: text.index('"CONFIG"')] + '"CONFIG"'
     head = json.dumps(
         {"__metadata__": {"sorl_fast": text}, **entries}, separators=(",", ":")
     ).encode()
+    # a text inside a text
+    escaped = config_text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    escaped = b"".join(b"\\u%04x" % c if c < 0x20 else bytes([c]) for c in escaped)
+    head = head.replace(b'\\"CONFIG\\"', escaped)
     file = struct.pack("<Q", len(head)) + head + data
+    if ends_there:
+        return file
     digest = hashlib.sha256(file).hexdigest().encode()
     at = file.rindex(b"0" * 64, 0, 8 + len(head))
     return file[:at] + digest + file[at + 64 :]
 
 
+# What only some line of the JSON reader takes or refuses, in place of a configuration.
+JSON = (
+    rb'{"a":[1,-2.5e-3,0.5E+7,true,false,null,{"b":"\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00"}]}',
+    b' {\t"a" :\r[ ] }',
+    rb'{"\u00e9\u20AC\ud83d\ude00":1}',
+    b'{"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80":1}',
+    b"[" * 70,
+    b'{"a":' * 70,
+    b'{"a":tru}',
+    b'{"a":nul}',
+    b'{"a":?}',
+    b'{"a" 1}',
+    b'{"a":1 "b":2}',
+    b'{"a":1,"a":2}',
+    b"{" + b",".join(b'"%d":0' % i for i in range(257)) + b"}",
+    b'{"' + b"k" * 300 + b'":0}',
+    rb'{"a":"\x"}',
+    rb'{"a":"\u00g0"}',
+    rb'{"a":"\udc00"}',
+    rb'{"a":"\ud800"}',
+    rb'{"a":"\ud800\n"}',
+    rb'{"a":"\ud800\u0041"}',
+    rb'{"a":"\ud800\u00"}',
+    b'{"a":"\x01"}',
+    b'{"a":"\xff"}',
+    b'{"a":"\xc3("}',
+    b'{"a":"\xe0\x80\x80"}',
+    b'{"a":01}',
+    b'{"a":-}',
+    b'{"a":1.}',
+    b'{"a":1e}',
+    b'{"a":1e999}',
+    b'{"a":' + b"9" * 40 + b"}",
+    b"{} x",
+)
+# The same where the text ends behind it.
+JSON_ENDS = (b"", b"{", b'{"a":"b', b'{"a":"\\', b'{"a":"\\u00')
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
-    config = {"a": [1, -2.5e-3, True, False, None, {"b": '\u00e9\n\\"\U0001f600'}]}
     return {
         "least": good,
         "wide": policy(O=3, A=2, H=2, D=2, E=2, q_agg="min"),
         "normalised": policy(O=2, obs_mean=[0.5, -1e-3], obs_std=[1e-3, 2.0]),
-        "config": policy(config=config, env="caf\u00e9"),
+        "env": policy(env="caf\u00e9 \u20ac \U0001f600"),
+        "long env": policy(env="e" * 5000),
+        "fraction": policy(format=1.5),
+        "large number": policy(format=10**30),
+        "large bound": policy(action_high=[10**400]),
         "nan": good[:-4] + struct.pack("<f", float("nan")),
         "cut": good[: len(good) // 2],
         "empty": b"",
         "weights": struct.pack("<Q", 2) + b"{}",
+        "not UTF-8": struct.pack("<Q", 4) + b'{"\xff"',
+        **{f"json {i}": policy(config_text=text) for i, text in enumerate(JSON)},
+        **{
+            f"end {i}": policy(config_text=text, ends_there=True)
+            for i, text in enumerate(JSON_ENDS)
+        },
     }
 
 

@@ -49,9 +49,7 @@ inline void input_bf16(const float* x, std::size_t x_stride, int rows, int n, in
 }
 
 struct WeightsPairs {
-  static constexpr int k_step = 2;
   static constexpr int panel = 32;
-  static constexpr Precision precision = Precision::bf16;
 
   static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(std::uint16_t) * k * n; }
 

@@ -1,8 +1,13 @@
 // The C interface: handles, error codes and texts, options, status bits, the C++ classes over it.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <string>
 #include <utility>
 #include <vector>
@@ -10,6 +15,26 @@
 #include "check.hpp"
 #include "make_policy.hpp"
 #include "sorl_fast/sorl.hpp"
+
+// How many more times this program, the library in it, gets memory; below 0: always.
+namespace {
+long memory_left = -1;
+}
+// not inline: g++ would warn of what malloc gave and delete takes
+__attribute__((noinline)) void* operator new(std::size_t n) {
+  if (memory_left == 0) throw std::bad_alloc();
+  if (memory_left > 0) --memory_left;
+  void* const p = std::malloc(n);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+__attribute__((noinline)) void operator delete(void* p) noexcept { std::free(p); }
+__attribute__((noinline)) void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+
+static_assert(noexcept(sorl_act(nullptr, nullptr, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr)), "");
+static_assert(noexcept(sorl_session_reset(nullptr)) && noexcept(sorl_last_status(nullptr)), "");
+static_assert(noexcept(sorl_policy_load(nullptr, nullptr, nullptr, 0)), "");
+static_assert(noexcept(sorl_session_create(nullptr, nullptr, nullptr, nullptr, 0)), "");
 
 namespace {
 
@@ -44,6 +69,13 @@ void load_errors() {
   CHECK(sorl_policy_load("/nowhere/p", &policy, text, sizeof text) == SORL_ERROR_READ);
   CHECK(policy == nullptr && std::strstr(text, "/nowhere/p: ") == text);
   CHECK(sorl_policy_load("/tmp", &policy, text, sizeof text) == SORL_ERROR_READ);
+  char folder[] = "/tmp/sorl-XXXXXX";
+  CHECK(mkdtemp(folder) != nullptr);
+  const std::string pipe = std::string(folder) + "/pipe";  // nobody will ever write to it
+  CHECK(mkfifo(pipe.c_str(), 0600) == 0);
+  CHECK(sorl_policy_load(pipe.c_str(), &policy, text, sizeof text) == SORL_ERROR_READ);
+  CHECK(std::strstr(text, "no regular file") != nullptr);
+  CHECK(unlink(pipe.c_str()) == 0 && rmdir(folder) == 0);
   CHECK(sorl_policy_load(nullptr, &policy, text, sizeof text) == SORL_ERROR_ARGUMENT);
   CHECK(sorl_policy_load("/nowhere/p", nullptr, text, sizeof text) == SORL_ERROR_ARGUMENT);
   CHECK(sorl_policy_load_memory(nullptr, 1, &policy, text, sizeof text) == SORL_ERROR_ARGUMENT);
@@ -200,6 +232,47 @@ void outputs() {
   for (const std::int32_t index : candidate) CHECK(index == 0);  // equal candidates: the first
 }
 
+// Whichever allocation is the first to fail, and all after it: a code and a text, and nothing is left behind.
+void memory_runs_out() {
+  const std::string bytes = make_policy(kSpec);
+  char text[256];
+  long steps = 0;
+  const auto until_it_works = [&](const auto& attempt) {
+    for (long enough = 0;; ++enough, ++steps) {
+      std::strcpy(text, "old");
+      memory_left = enough;
+      const std::int32_t code = attempt();
+      memory_left = -1;
+      if (code == SORL_OK) return;
+      CHECK(code == SORL_ERROR_MEMORY && text[0] != '\0' && std::strcmp(text, "old") != 0);
+    }
+  };
+  sorl_policy* policy = nullptr;
+  until_it_works([&] {
+    const std::int32_t code = sorl_policy_load_memory(bytes.data(), bytes.size(), &policy, text, sizeof text);
+    CHECK((policy != nullptr) == (code == SORL_OK));
+    return code;
+  });
+  for (const std::int32_t threads : {1, 3}) {
+    Options options;
+    options.threads = threads;
+    sorl_session* session = nullptr;
+    until_it_works([&] {
+      const std::int32_t code = sorl_session_create(policy, &options, &session, text, sizeof text);
+      CHECK((session != nullptr) == (code == SORL_OK));
+      return code;
+    });
+    const float obs[4] = {1, 2, 3, 4};
+    float action[3];
+    memory_left = 0;  // acting needs none
+    CHECK(sorl_act(session, obs, 1, 4, 1, 0, 0, 0, nullptr, action, nullptr, nullptr, nullptr) >= 0);
+    memory_left = -1;
+    sorl_session_free(session);
+  }
+  sorl_policy_free(policy);
+  CHECK(steps > 10);
+}
+
 // Sessions keep what they need: the policy may be freed before them.
 void lifetimes() {
   const float obs[4] = {1, 2, 3, 4};
@@ -226,6 +299,7 @@ int main() {
   act_arguments();
   held_action();
   outputs();
+  memory_runs_out();
   lifetimes();
   std::puts("C interface: all passed");
 }

@@ -1,5 +1,5 @@
 // Every instruction set that this machine has, in every precision, against a plain float64 sampler:
-// odd and tiny shapes, all step counts, with caller's noise and with the seed's. Runs under qemu too.
+// odd and tiny shapes and the paper's, all step counts, with caller's noise and with the seed's. Runs under qemu too.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "../kernels.hpp"
 #include "../policy_file.hpp"
 #include "check.hpp"
 #include "make_policy.hpp"
@@ -119,51 +120,93 @@ Result act(sorl_session* session, const sorl::PolicyView& p, const Case& c, cons
   return r;
 }
 
-// How far a result lies from float64, given the noise that made it.
-double error(const sorl::PolicyView& p, const Case& c, const std::vector<float>& obs,
-             const std::vector<float>& noise, const Result& r) {
-  double worst = 0;
+// What float64 makes of a case, for every candidate of every row.
+struct Truth {
+  std::vector<Vector> actions;
+  Vector q;
+};
+
+Truth truth(const sorl::PolicyView& p, const Case& c, const std::vector<float>& obs, const std::vector<float>& noise) {
+  Truth all;
   for (int row = 0; row < c.rows; ++row) {
     const Vector x = normalised(p, obs.data() + row * p.obs_dim);
+    for (int n = 0; n < c.candidates; ++n) {
+      all.actions.push_back(rollout(p, x, noise.data() + (row * c.candidates + n) * p.act_dim, c.steps));
+      all.q.push_back(value(p, x, all.actions.back(), c.steps));
+    }
+  }
+  return all;
+}
+
+// How far a result lies from it.
+double error(const sorl::PolicyView& p, const Case& c, const Truth& expected, const Result& r) {
+  double worst = 0;
+  for (int row = 0; row < c.rows; ++row) {
     const std::int32_t chosen = r.candidate[size(row)];
     CHECK(chosen >= 0 && chosen < c.candidates);
-    double best = -INFINITY;
-    for (int n = 0; n < c.candidates; ++n) {
-      const Vector action = rollout(p, x, noise.data() + (row * c.candidates + n) * p.act_dim, c.steps);
-      const double q = value(p, x, action, c.steps);
-      best = std::max(best, q);
-      if (n != chosen) continue;
-      for (std::size_t a = 0; a < action.size(); ++a) {
-        worst = std::max(worst, std::fabs(static_cast<double>(r.actions[size(row * p.act_dim) + a]) - action[a]));
-      }
-      worst = std::max(worst, std::fabs(static_cast<double>(r.q[size(row)]) - q) / std::max(1.0, std::fabs(q)));
+    const std::size_t winner = size(row * c.candidates + chosen);
+    const Vector& action = expected.actions[winner];
+    for (std::size_t a = 0; a < action.size(); ++a) {
+      worst = std::max(worst, std::fabs(static_cast<double>(r.actions[size(row * p.act_dim) + a]) - action[a]));
     }
+    const double q = static_cast<double>(r.q[size(row)]);
+    worst = std::max(worst, std::fabs(q - expected.q[winner]) / std::max(1.0, std::fabs(expected.q[winner])));
     // a near tie may pick another candidate, but none whose Q is visibly worse
-    worst = std::max(worst, (best - static_cast<double>(r.q[size(row)])) / std::max(1.0, std::fabs(best)));
+    const auto first = expected.q.begin() + row * c.candidates;
+    const double best = *std::max_element(first, first + c.candidates);
+    worst = std::max(worst, (best - q) / std::max(1.0, std::fabs(best)));
   }
   return worst;
+}
+
+// The same Philox on every instruction set: tests/act/test_philox.py has these numbers too.
+void known_noise(const sorl::Kernels& kernels) {
+  const struct {
+    std::uint64_t seed;
+    std::uint32_t call, row;
+    int candidate, component;
+    double normal;
+  } known[] = {{0, 0, 0, 0, 0, 0.991137505},
+               {0, 0, 0, 0, 3, -0.48206836},
+               {1, 0, 0, 0, 4, 0.626947641},
+               {0x2A, 7, 3, 2, 1, 0.17040205},
+               {0xFFFFFFFFFFFFFFFF, 4294967295, 4294967295, 63, 6, -1.45611441},
+               {0x123456789ABCDEF, 1000, 255, 7, 20, 1.69432044}};
+  for (const auto& k : known) {
+    std::vector<float> z(size(k.component) + 1);
+    kernels.normals(k.seed, k.call, k.row, k.candidate + 1, k.component + 1, k.candidate, 1, z.data());
+    CHECK(std::fabs(static_cast<double>(z.back()) - k.normal) <= 5e-7);
+  }
 }
 
 }  // namespace
 
 int main() {
-  const std::vector<Spec> specs = {
+  std::vector<Spec> specs = {
       {1, 1, 1, 1, 1, 1, false, false}, {3, 2, 5, 2, 2, 8, true, true},   {28, 5, 64, 4, 2, 8, false, true},
       {69, 21, 48, 2, 3, 4, true, false}, {7, 4, 33, 3, 2, 2, false, true}, {2, 17, 31, 1, 4, 16, true, true}};
   const std::vector<Case> cases = {{1, 1, 1}, {1, 8, 1}, {1, 4, 8}, {1, 2, 33}, {3, 2, 3}, {37, 1, 2}, {130, 2, 1}};
+  const Spec papers{28, 5, 512, 4, 2, 8, false, false};
+  const std::vector<Case> of_papers = {{1, 8, 1}, {1, 2, 8}, {1, 1, 64}, {40, 1, 1}};
+  for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
+    const auto p = static_cast<sorl::Precision>(precision);
+    for (const sorl::Isa isa : sorl::available_isas(p)) known_noise(*sorl::find_kernels(isa, p));
+  }
   double worst[3] = {0, 0, 0};
   std::string ran;
+  specs.push_back(papers);
   for (const Spec& spec : specs) {
     const std::string bytes = sorl_test::make_policy(spec);
     const auto file = sorl::PolicyFile::parse(bytes.data(), bytes.size(), "test").policy;
     const sorl::PolicyView view = file->view();
     const sorl_fast::Policy policy(bytes.data(), bytes.size());
-    for (const Case& c : cases) {
+    for (const Case& c : spec.hidden == papers.hidden ? of_papers : cases) {
       if (c.steps > spec.m_disc) continue;
       std::vector<float> obs(size(c.rows * spec.obs_dim));
       for (std::size_t i = 0; i < obs.size(); ++i) obs[i] = std::sin(0.7f * static_cast<float>(i));
       std::vector<float> noise(size(c.rows * c.candidates * spec.act_dim));
       for (std::size_t i = 0; i < noise.size(); ++i) noise[i] = 2 * std::sin(1.3f * static_cast<float>(i) + 1);
+      const Truth expected = truth(view, c, obs, noise);
       Result seeded[3];
       for (const char* isa : {"scalar", "neon", "neon_dotprod", "avx2", "avx_vnni", "avx512", "avx512_vnni", "avx512_bf16", "amx"}) {
         for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
@@ -180,7 +223,7 @@ int main() {
           if (ran.find(name) == std::string::npos) ran += name;
           const double bound = kBounds[precision];
           const Result result = act(made, view, c, obs, noise.data());
-          const double off = error(view, c, obs, noise, result);
+          const double off = error(view, c, expected, result);
           worst[precision] = std::max(worst[precision], off);
           if (!(off <= bound)) {
             std::fprintf(stderr, "%s: O %d A %d H %d D %d E %d, B %d M %d N %d: off by %g\n", name.c_str(),

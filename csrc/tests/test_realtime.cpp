@@ -14,16 +14,19 @@
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -36,6 +39,7 @@
 #include "../policy_file.hpp"
 #include "check.hpp"
 #include "make_policy.hpp"
+#include "sorl_fast/sorl.hpp"
 
 // ---- the malloc family and mutexes, counted -------------------------------------------------------
 #if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
@@ -107,13 +111,13 @@ using sorl::Precision;
 using sorl_test::Spec;
 
 // Allocations, frees and locks so far.
-long counted() {
 #if defined(COUNTS_ALLOCATIONS)
-  return allocations.load() + locks.load();
+constexpr bool kCounts = true;
+long counted() { return allocations.load() + locks.load(); }
 #else
-  return 0;
+constexpr bool kCounts = false;
+long counted() { return 0; }
 #endif
-}
 
 struct Policy {
   std::string bytes;
@@ -182,24 +186,76 @@ struct Shape {
 };
 const std::vector<Shape> kShapes = {{1, 8, 1}, {1, 4, 8}, {1, 1, 33}, {2, 2, 1}, {5, 2, 3}, {70, 1, 2}};
 
+// Every kind of call that a control loop may make, through the C interface.
+class Loop {
+ public:
+  static constexpr long kRound = 16 * 6 * 5;  // after so many calls each kind has met each shape
+
+  Loop(const Policy& policy, Precision precision, Isa isa, int threads)
+      : policy_(policy.bytes.data(), policy.bytes.size()),
+        session_(policy_, options(precision, isa, threads)),
+        obs_(observations(70, policy_.obs_dim())),
+        bad_(obs_),
+        noise_(static_cast<std::size_t>(140 * policy_.act_dim()), 0.25f),
+        answer_(70, policy_.act_dim()) {
+    bad_[1] = std::nanf("");
+    for (int a = 0; a < policy_.act_dim(); ++a) noise_[static_cast<std::size_t>(a)] = std::nanf("");
+  }
+
+  // Mostly the usual call: one observation, all steps, one candidate.
+  void act(long i) {
+    const bool usual = i % 16 != 0;
+    const Shape& s = kShapes[usual ? 0 : static_cast<std::size_t>(i / 16) % kShapes.size()];
+    const auto call = [&](const std::vector<float>& obs, const float* noise, bool outputs) {
+      const std::int32_t status = sorl_act(
+          session_.get(), obs.data(), s.rows, s.steps, s.candidates, 99, static_cast<std::uint32_t>(i), 0, noise,
+          answer_.actions.data(), outputs ? answer_.candidate.data() : nullptr, outputs ? answer_.q.data() : nullptr,
+          outputs ? answer_.status.data() : nullptr);
+      CHECK(status >= 0);
+      return status;
+    };
+    switch (usual ? 0 : i / 16 / static_cast<long>(kShapes.size()) % 5) {
+      case 0: call(obs_, nullptr, true); break;
+      case 1: CHECK((call(bad_, nullptr, true) & SORL_STATUS_HELD) != 0); break;
+      case 2:
+        CHECK((call(obs_, noise_.data(), true) & (SORL_STATUS_HELD | SORL_STATUS_CANDIDATE_REJECTED)) != 0);
+        break;
+      case 3: call(obs_, nullptr, false); break;
+      case 4:
+        sorl_session_reset(session_.get());
+        call(obs_, nullptr, true);
+    }
+  }
+
+ private:
+  static sorl_fast::Options options(Precision precision, Isa isa, int threads) {
+    sorl_fast::Options options;
+    options.precision = static_cast<std::int32_t>(precision);
+    options.isa = name(isa);
+    options.threads = threads;
+    options.max_rows = 70;
+    options.max_candidates = 33;
+    return options;
+  }
+
+  sorl_fast::Policy policy_;
+  sorl_fast::Session session_;
+  std::vector<float> obs_, bad_, noise_;
+  Answer answer_;
+};
+
 bool memory_locked = true;  // in all of them: else a few page faults are let pass
 
 void test_allocations_and_faults(const Policy& policy, Precision precision, Isa isa, long calls) {
-  const int O = policy.file->view().obs_dim, A = policy.file->view().act_dim;
   for (const int threads : {1, 2}) {
-    auto engine = session(policy.model(precision, isa), threads, 70, 33);
-    const auto obs = observations(70, O);
-    Answer answer(70, A);
-    for (const Shape& s : kShapes) act(*engine, obs, s.rows, s.steps, s.candidates, answer);
+    Loop loop(policy, precision, isa, threads);
+    loop.act(1);  // one call warms up
     const bool locked = mlockall(MCL_CURRENT | MCL_FUTURE) == 0;  // needs a right or a limit; not vital
     const long before = counted();
     rusage start{}, end{};
     getrusage(RUSAGE_SELF, &start);
-    const long n = threads == 1 ? calls : calls / 100;
-    for (long i = 0; i < n; ++i) {
-      const Shape& s = i % 16 != 0 ? kShapes[0] : kShapes[static_cast<std::size_t>(i / 16) % kShapes.size()];
-      act(*engine, obs, s.rows, s.steps, s.candidates, answer, static_cast<std::uint32_t>(i));
-    }
+    const long n = std::max(Loop::kRound, threads == 1 ? calls : calls / 100);
+    for (long i = 0; i < n; ++i) loop.act(i);
     getrusage(RUSAGE_SELF, &end);
     if (locked) munlockall();
     memory_locked = memory_locked && locked;
@@ -209,26 +265,46 @@ void test_allocations_and_faults(const Policy& policy, Precision precision, Isa 
   }
 }
 
+// The counters count, or the tests of what they count would pass for nothing.
+void test_the_counters() {
+#if defined(COUNTS_ALLOCATIONS)
+  long before = counted();
+  void* volatile p = std::malloc(1);
+  CHECK(counted() == before + 1);
+  std::free(p);
+  CHECK(counted() == before + 2);
+  before = counted();
+  std::mutex mutex;
+  mutex.lock();
+  mutex.unlock();
+  CHECK(counted() == before + 1);
+  before = counted();
+  { const std::vector<int> some(100); }
+  CHECK(counted() == before + 2);
+#endif
+}
+
+bool calls_watched = true;  // of the system, in all of them: else seccomp is not to be had
+
 // In strict mode the kernel kills whoever calls anything but read, write, exit and sigreturn.
 void test_no_system_call(const Policy& policy, Precision precision, Isa isa) {
-  const int O = policy.file->view().obs_dim, A = policy.file->view().act_dim;
   for (const bool misbehave : {false, true}) {
-    auto engine = session(policy.model(precision, isa), 1, 70, 33);
-    const auto obs = observations(70, O);
-    Answer answer(70, A);
+    Loop loop(policy, precision, isa, 1);
     const pid_t child = fork();
     CHECK(child >= 0);
     if (child == 0) {
-      act(*engine, obs, 1, 1, 1, answer);
+      loop.act(1);
       if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) _exit(3);
       if (misbehave) syscall(SYS_getpid);
-      for (int i = 0; i < 200; ++i)
-        for (const Shape& s : kShapes) act(*engine, obs, s.rows, s.steps, s.candidates, answer);
+      for (long i = 0; i < Loop::kRound; ++i) loop.act(i);
       syscall(SYS_exit, 0);
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 3) return;  // no seccomp here (qemu, sandboxes)
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 3) {  // no seccomp here (qemu, sandboxes)
+      calls_watched = false;
+      return;
+    }
     CHECK(misbehave ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0);
   }
 }
@@ -291,7 +367,10 @@ void test_one_wake_at_most(const Policy& policy, Precision precision, Isa isa) {
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 3) return;
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 3) {
+      calls_watched = false;
+      return;
+    }
     CHECK(misbehave ? WIFSIGNALED(status) : WIFEXITED(status) && WEXITSTATUS(status) == 0);
   }
 }
@@ -520,6 +599,7 @@ int main(int argc, char** argv) {
   wide.depth = 3;
   wide.normaliser = false;
   const Policy small_policy(small), wide_policy(wide);
+  test_the_counters();
   test_choice();
   for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::int8}) {
     for (const Isa isa : sorl::available_isas(precision)) {
@@ -537,5 +617,6 @@ int main(int argc, char** argv) {
       std::printf("%s %s: passed\n", name(isa), name(precision));
     }
   }
-  std::printf("memory was %slocked\n", memory_locked ? "" : "not ");
+  std::printf("memory was %slocked, system calls were %swatched, allocations were %scounted\n",
+              memory_locked ? "" : "not ", calls_watched ? "" : "not ", kCounts ? "" : "not ");
 }

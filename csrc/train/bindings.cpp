@@ -193,7 +193,6 @@ void bind(py::module_& m) {
     if (n < 1 || n > 8) throw py::value_error("threads is " + std::to_string(n) + ", but must be 1 to 8");
     Runtime::get().set_threads(n);
   });
-  m.def("train_threads", [] { return Runtime::get().threads(); });
 }
 
 }  // namespace sorl::train

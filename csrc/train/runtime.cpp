@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -64,14 +65,9 @@ void Runtime::set_threads(int threads) {
   if (team_ != nullptr && team_->size() != threads) team_.reset();
 }
 
-int Runtime::threads() {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return threads_;
-}
-
 void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
   if (team_ == nullptr) team_ = std::make_unique<Team>(threads_, kSpin);
-  if (!team_->alive()) throw std::bad_alloc();
+  if (!team_->alive()) throw std::runtime_error("can't start a worker thread: free some, or set --threads 1");
   if (ops == nullptr) return;
   const std::size_t shared = ops->shared_bytes(*shape, rows, steps);
   const std::size_t own = ops->own_bytes(*shape);

@@ -37,7 +37,6 @@ class Runtime {
 
   // Threads of the calls to come, 1 to 8.
   void set_threads(int threads);
-  int threads();
 
   // Calls run(team, scratch) with at least so much work memory.
   template <class Run>

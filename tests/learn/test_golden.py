@@ -10,10 +10,14 @@ import torch
 FILE = Path(golden.__file__).parent / "golden" / "reference_small.npz"
 
 
-@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("backend", ["native avx2", "native avx512", "torch"])
 def test_every_quantity_agrees_in_float32(backend, monkeypatch):
+    backend, _, isa = backend.partition(" ")
     if backend == "native":
-        pytest.importorskip("sorl_fast._native")
+        native = pytest.importorskip("sorl_fast._native")
+        if isa not in native.train_isas("fp32"):
+            pytest.skip(f"no {isa} on this CPU")
+        monkeypatch.setenv("SORL_CPU_ISA", isa)
     monkeypatch.setenv("SORL_BACKEND", backend)
     errors = golden.check(FILE)
     assert len(errors) == 11

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sorl_fast.bench import loop
 
 from sorl_fast import Sampler
+from sorl_fast.act import policy_file
 
-pytest.importorskip("sorl_fast._native", reason="the extension is not built")
+_native = pytest.importorskip("sorl_fast._native", reason="the extension is not built")
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
@@ -116,14 +118,20 @@ def test_bits_are_pythons(
     assert embedded.tobytes() == np.asarray(python).tobytes()
 
 
-def test_the_example_in_the_readme_runs(installed, policy, tmp_path):
+def build_example(installed, name, to):
+    """Compile csrc/examples/NAME.cpp; return the environment that it runs in."""
     (library,) = installed.rglob("libsorl_fast.so")
-    source = CSRC / "examples" / "fifteen_lines.cpp"
     run(
-        *(TOOLS[2], "-std=c++17", source, "-I", installed / "include", "-o", tmp_path / "example"),
-        *("-L", library.parent, "-lsorl_fast"),
+        *(TOOLS[2], "-std=c++17", CSRC / "examples" / f"{name}.cpp", "-o", to),
+        *("-I", installed / "include", "-L", library.parent, "-lsorl_fast"),
     )
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(library.parent)}
+    return {"LD_LIBRARY_PATH": str(library.parent)}
+
+
+def test_the_example_in_the_readme_runs(installed, policy, tmp_path):
+    lines = (CSRC / "examples" / "fifteen_lines.cpp").read_text().partition("\n")[2]
+    assert f"```cpp\n{lines}```" in (ROOT / "README.md").read_text()
+    environment = os.environ | build_example(installed, "fifteen_lines", tmp_path / "example")
     out = run(tmp_path / "example", policy, env=environment, text=True).stdout
     assert re.fullmatch(r"(\S+ ){3}\(status \d+, on \w+\)\n", out)
     missing = subprocess.run(
@@ -131,6 +139,22 @@ def test_the_example_in_the_readme_runs(installed, policy, tmp_path):
     )
     assert missing.returncode == 1
     assert missing.stderr.startswith(f"{tmp_path / 'no'}: cannot be read: No such file")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_the_control_loop_reports_what_the_benchmark_reads(
+    installed, policy, tmp_path, monkeypatch, precision
+):
+    for name, value in build_example(installed, "control_loop", tmp_path / "loop").items():
+        monkeypatch.setenv(name, value)
+    argv = ["--hz", "200", "--seconds", "1", "--policy", str(policy), "--example"]
+    argv += [str(tmp_path / "loop"), "--candidates", "3", "--precision", precision]
+    args = loop._parse(argv)
+    args.steps = 4
+    row = loop._example(policy_file.load(policy), args)
+    assert (row["contender"], row["periods"], row["precision"]) == ("sorl-fast c++", 200, precision)
+    assert row["isa"] == _native.isas(precision)[-1]
+    assert 0 < row["latency"]["p50_us"] <= row["latency"]["p999_us"] <= row["latency"]["max_us"]
 
 
 def test_cmake_compiles_what_setup_does(tmp_path):
@@ -151,4 +175,7 @@ def test_cmake_compiles_what_setup_does(tmp_path):
     ]
     assert set(found) == {s["file"] for s in here}
     for source in here:
-        assert {*source["flags"], *listed["flags"]} <= set(found[source["file"]])
+        flags = [f for f in found[source["file"]] if f.startswith(("-O", "-f", "-m"))]
+        assert set(flags) - {"-fPIC"} == {*source["flags"], *listed["flags"]}
+    # and setup.py, which reads the same list, has none of its own
+    assert not re.search(r"""["']-[mO]""", (ROOT / "setup.py").read_text())

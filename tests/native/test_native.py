@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ SHAPES = {
     "all ones": {"O": 1, "A": 1, "H": 1, "depth": 1, "E": 1, "m_disc": 1},
     "odd, min, normalised": {"O": 7, "A": 2, "H": 33, "E": 3, "q_agg": "min", "normalise": True},
     "wide action": {"O": 2, "A": 33, "H": 40, "depth": 2, "bounds": (-0.5, 0.25)},
+    "the paper's": {"H": 512},
 }
 
 
@@ -211,6 +213,30 @@ def test_many_samplers_on_many_threads():
     assert not wrong
 
 
+@pytest.mark.parametrize("way", ["act", "act_into"])
+def test_other_threads_run_during_a_call(monkeypatch, way):
+    policy = make_policy(H=128)
+    s = sampler(monkeypatch, policy, isa="scalar")
+    obs, out = np.zeros((20_000, 28), "f4"), np.empty((20_000, 5), "f4")
+    calls = {"act": lambda: s.act(obs, 8), "act_into": lambda: s.act_into(obs, out, 8)}
+    inside = threading.Event()
+
+    def work():
+        inside.set()
+        calls[way]()  # most of a second
+        inside.clear()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    inside.wait(60)
+    turns = 0
+    while inside.is_set():
+        time.sleep(1e-3)
+        turns += 1
+    thread.join()
+    assert turns > 20  # with the interpreter locked: one or two
+
+
 def test_act_into_is_act(monkeypatch):
     policy = make_policy()
     s = sampler(monkeypatch, policy)
@@ -256,7 +282,16 @@ WRONG_INTO = {
     "steps untrained": ({"steps": 3}, "steps is 3"),
     "steps too many": ({"steps": 16}, "m_disc = 8"),
     "no candidate": ({"candidates": 0}, "candidates is 0"),
+    "no such seed": ({"seed": -1}, "seed is -1, but must be an integer from 0"),
+    "seed of float": ({"seed": 1.0}, r"seed is 1\.0"),
+    "call too large": ({"call": 2**32}, "call is 4294967296"),
+    "row_offset negative": ({"row_offset": -1}, "row_offset is -1"),
+    "last row too large": (
+        {"obs": np.zeros((2, 28), "f4"), "out": np.zeros((2, 5), "f4"), "row_offset": 2**32 - 1},
+        r"row_offset is 4294967295, but must be at most 2\^32 - B = 4294967294",
+    ),
     "noise too small": ({"noise": np.zeros(4, "f4")}, "noise has 4 elements"),
+    "noise of float64": ({"noise": np.zeros(5)}, "noise must be a numpy array of float32"),
     "status of int64": ({"status": np.zeros(1, "i8")}, "status must be a numpy array of uint32"),
 }
 
@@ -293,6 +328,33 @@ def test_the_environment_picks_the_instruction_set(monkeypatch):
     assert fastest == _native.isas("fp32")[-1]
 
 
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="names of x86-64")
+def test_the_instruction_sets_are_those_of_the_processor():
+    line = next(x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("flags"))
+    flags = set(line.split())
+    vectors = {"avx512f", "avx512dq", "avx512bw", "avx512vl"}
+    needs = {
+        "avx2": {"avx2", "fma"},
+        "avx_vnni": {"avx2", "fma", "avx_vnni"},
+        "avx512": {"avx2", "fma", *vectors},
+        "avx512_vnni": {"avx2", "fma", *vectors, "avx512_vnni"},
+        "avx512_bf16": {"avx2", "fma", *vectors, "avx512_bf16"},
+        "amx": {"avx2", "fma", *vectors, "avx512_bf16", "amx_tile", "amx_bf16"},
+    }
+    there = {isa for isa, needed in needs.items() if needed <= flags}
+    held = {
+        "fp32": {"avx2", "avx512"},
+        "bf16": {"avx2", "avx512", "avx512_bf16", "amx"},
+        "int8": {"avx2", "avx_vnni", "avx512_vnni"},
+    }
+    if "amx" not in _native.isas("bf16"):  # the kernel, or a sandbox, may refuse tiles
+        there -= {"amx"}
+    for precision, names in held.items():
+        assert set(_native.isas(precision)) == {"scalar"} | (names & there)
+        if precision != "int8":
+            assert set(_native.train_isas(precision)) == names & there
+
+
 EMULATED = """
 import ctypes, sys
 import numpy as np
@@ -316,6 +378,21 @@ for shape in ({}, odd, {"O": 1, "A": 1, "H": 1, "depth": 1}):
         assert ok, (shape, B, M, N, error)
         again, other = samplers[1].act(obs, M, N, noise=noise, return_info=True)
         assert np.array_equal(again, action) and np.array_equal(other.q, info.q), (shape, B, M, N)
+# the paper's width, and what users are told of a trained policy
+from native import test_trained as trained
+from sorl_fast.act import policy_file
+for policy, bound in (
+    (make_policy(H=512), 5e-2),
+    (policy_file.load(trained.GOLDEN / "trained_policy.safetensors"), trained.ACTION["bf16"]),
+):
+    ours = Sampler(policy, backend="native", precision="bf16")
+    obs = np.load(trained.GOLDEN / "trained_observations.npz")["observations"][::8]
+    for M, N in ((1, 8), (4, 1), (8, 2)):
+        noise = rng.normal(size=(len(obs), N, 5)).astype("f4")
+        action, info = ours.act(obs, M, N, noise=noise, return_info=True)
+        error = errors(policy, obs, noise, M, action, info)
+        assert error.action <= bound, (M, N, error)
+        assert error.relative_regret <= trained.REGRET["bf16"] or bound == 5e-2, (M, N, error)
 print("done")
 """
 

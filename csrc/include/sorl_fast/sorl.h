@@ -66,9 +66,10 @@ extern "C" {
 
 /* Precision of the networks; z and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
-#define SORL_PRECISION_BF16 1 /* bfloat16 weights and activations; float32 sums, LayerNorm */
+#define SORL_PRECISION_BF16 1 /* bfloat16 weights, of narrow last layers also float32; on "avx512_bf16" and
+                                 "amx" bfloat16 activations too; float32 sums, LayerNorm */
 #define SORL_PRECISION_INT8 2 /* 8-bit integers in hidden layers, a critic's LayerNorm gains
-                                 folded into the weights; first and last layers: bfloat16 weights */
+                                 folded into the weights; first and last layers as in bfloat16 */
 
 typedef struct sorl_policy sorl_policy;
 typedef struct sorl_session sorl_session;
@@ -184,7 +185,9 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * this call (before the first: 0 clipped to the bounds). This is no error: its status says so.
  *
  * Equal file, observations, noise or seed, and instruction set give equal bits, on any number of
- * threads. The caller's floating-point state is put back before the return.
+ * threads. With other numbers of rows or candidates in the call the same row and candidate agree to 1e-5
+ * in float32; in the other precisions as closely as each does with float32.
+ * The caller's floating-point state is put back before the return.
  *
  * Returns the union of all rows' status bits (0: all is well), or, with no output touched,
  * SORL_ERROR_ARGUMENT, SORL_ERROR_STEPS or SORL_ERROR_TOO_LARGE.
