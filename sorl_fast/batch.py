@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,3 @@ class Batch(NamedTuple):
     rewards: torch.Tensor  # r [B]
     next_observations: torch.Tensor  # x' [B, O]
     masks: torch.Tensor  # [B], 0 where the task is done (no bootstrap), 1 elsewhere
-
-    def to(self, *args: Any, **kwargs: Any) -> Batch:
-        """Apply `torch.Tensor.to` to every field."""
-        return Batch(*(x.to(*args, **kwargs) for x in self))

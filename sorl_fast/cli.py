@@ -172,21 +172,24 @@ def _eval(args: argparse.Namespace) -> int:
     policy, folder = _policy_path(args.run)
     with _extra("train"):
         from .act.evaluate import evaluate
+        from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
 
+    saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
     with _progress_bar(" episodes") as progress:
         result = evaluate(policy, config, env=args.env, progress=progress)
     result["command"] = args.command_line
-    if folder is not None and (saved := checkpoint_folders(folder / "checkpoints")):
+    if saved:
         result = {"step": int(saved[-1].name)} | result
     data = (json.dumps(result, indent=1) + "\n").encode()
     if args.json:
         write_bytes(args.json, data)
     if folder is not None:
-        # in another precision it is no figure of the training: it stands beside that one
-        suffix = "" if config.precision == "fp32" else f"-{config.precision}"
-        write_bytes(folder / f"evaluation{suffix}.json", data)
+        # in another precision or environment it is no figure of the training: it stands beside that one
+        other = [] if config.precision == "fp32" else [config.precision]
+        other += [args.env] if args.env is not None and args.env != load(policy).env else []
+        write_bytes(folder / f"{'-'.join(['evaluation', *other])}.json", data)
     print(terminal_table(result))
     return 0
 
@@ -321,6 +324,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (BadInput, Diverged, Stopped) as err:
         print(f"sorl-fast {args.command}: {err}", file=sys.stderr)
         return err.exit_code
+    except PermissionError as err:  # of a folder above, which may not even be looked into
+        print(
+            f"sorl-fast {args.command}: {err.filename} is not yours to read: choose another path, or ask "
+            "its owner",
+            file=sys.stderr,
+        )
+        return BadInput.exit_code
     except KeyboardInterrupt:
         print(f"sorl-fast {args.command}: interrupted", file=sys.stderr)
         return 130

@@ -9,6 +9,7 @@ outlives its parent, however that ends: one that hangs would keep a GPU busy for
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import resource
 import selectors
@@ -36,6 +37,18 @@ _BOOTSTRAP = (
 
 class Unavailable(Exception):
     """Raised by a worker: what every item needs is not there. No item is to blame."""
+
+
+def exit_with_parent() -> None:
+    """Make this process of multiprocessing leave as soon as its parent is gone, however that went."""
+
+    def wait() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def run(

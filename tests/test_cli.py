@@ -5,9 +5,11 @@ import json
 import subprocess
 import sys
 
+import policies
 import pytest
 
 from sorl_fast import __version__, cli
+from sorl_fast.act.policy_file import save
 from sorl_fast.config import AgentConfig, CollectConfig, EvalConfig, TrainConfig
 
 
@@ -78,6 +80,39 @@ def test_an_evaluation_in_another_precision_replaces_none(tmp_path, monkeypatch,
         assert cli.main(["eval", str(tmp_path), "--precision", precision]) == 0
     for name, precision in (("evaluation", "fp32"), ("evaluation-int8", "int8")):
         assert json.loads((tmp_path / f"{name}.json").read_text())["precision"] == precision
+
+
+def test_an_evaluation_in_another_environment_replaces_none(tmp_path, monkeypatch):
+    row = {"steps": 1, "candidates": 1, "episodes": 1, "successes": 0, "success": 0.0}
+    row |= {"ci_low": 0.0, "ci_high": 0.8, "actions_per_second": 1.0}
+    row |= {"episode_length": 1.0, "returns": 0.0}
+
+    def evaluate(policy, config, *, env, progress):
+        # the training beside it goes on
+        (tmp_path / "checkpoints" / "000000200").mkdir()
+        return {"env": env, "success_timing": "post", "precision": config.precision, "rows": [row]}
+
+    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    policy = policies.make_policy(H=8)
+    save(tmp_path / "policy.safetensors", policy)
+    (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
+    assert cli.main(["eval", str(tmp_path), "--env", "other-singletask-task1-v0"]) == 0
+    assert not (tmp_path / "evaluation.json").exists()
+    found = json.loads((tmp_path / "evaluation-other-singletask-task1-v0.json").read_text())
+    assert found["env"] == "other-singletask-task1-v0"
+    assert found["step"] == 100  # of the policy that was evaluated
+    (tmp_path / "checkpoints" / "000000200").rmdir()
+    assert cli.main(["eval", str(tmp_path), "--env", policy.env]) == 0
+    assert (tmp_path / "evaluation.json").exists()
+
+
+def test_a_folder_that_one_may_not_enter_is_named(monkeypatch, capsys):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    assert cli.main(["eval", "/root/run"]) == 2
+    assert "/root/run is not yours to read: choose another path" in capsys.readouterr().err
 
 
 def test_envs_lists_settings_and_where_the_data_comes_from(capsys):

@@ -176,6 +176,36 @@ def one_member(critic, obs, actions, steps, *, precision):
     return reference.critic_ensemble(layers, obs, actions, steps)
 
 
+def wrong_action_gradient_form(critic, obs, actions, steps, *, precision):
+    """Right when the observations, or the weights, want gradients too."""
+    alone = not (obs.requires_grad or critic[0][0].requires_grad)
+    scaled = _Gradient.apply(actions, 1.001 if alone else 1.0)
+    return reference.critic_ensemble(critic, obs, scaled, steps)
+
+
+def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, want_q=True, **_):
+    """Right: a way that draws, and says what happened as the kernel does."""
+    if noise.dtype == torch.int64:
+        noise = reference.normals(noise, len(obs), candidates, actor[-1][0].shape[-1])
+    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+    _, low, high = rest
+    flags = ((action == low) | (action == high)).any(1).int()
+    good = noise.isfinite().all(-1) & obs.isfinite().all(1)[:, None]
+    flags += torch.where(good.all(1), 0, 2)
+    flags = torch.where(obs.isfinite().all(1), flags, 8)
+    return action, index, q, flags
+
+
+def forgets_rejected(*args, **more):
+    *found, flags = drawing(*args, **more)
+    return *found, torch.where(flags == 8, flags, flags & ~2)
+
+
+def wrong_if_not_scored(*args, want_q=True, **more):
+    action, *found = drawing(*args, **more)
+    return action if want_q else action * 1.01, *found
+
+
 def unpaired(actor, critic, obs, noise, steps, *rest, precision):
     return reference.best_of_n(actor, critic, obs, noise.roll(1, 0), steps, *rest)
 
@@ -265,6 +295,13 @@ WRONG = {
     "no-clip": ("rollout", no_clip, "value is off"),
     "key": ("rollout", wrong_key, "noise from a key"),
     "member": ("critic_ensemble", one_member, "value is off"),
+    "action-gradient-form": (
+        "critic_ensemble",
+        wrong_action_gradient_form,
+        "the action's gradient alone",
+    ),
+    "flags": ("best_of_n", forgets_rejected, "has flags"),
+    "not-scored": ("best_of_n", wrong_if_not_scored, "with one candidate"),
     "unpaired": ("best_of_n", unpaired, "action is off"),
     "second-best": ("best_of_n", second_best, "below the best"),
     "nan-wins": ("best_of_n", loves_nan, "beside what is not finite"),
@@ -278,7 +315,7 @@ WRONG = {
     "normals": ("normals", normals_of_float32, "are off"),
     "words": ("words", words_of_31_bits, "are off"),
 }
-DRAWING = ("key",)
+DRAWING = ("key", "not-scored")
 WAYS = {
     operation: {
         name: Way(function, draws=name in DRAWING)
@@ -287,7 +324,10 @@ WAYS = {
     }
     for operation in {of for of, *_ in WRONG.values()}
 }
-RIGHT_KEY = {"rollout": {"fused": Way(right_key, draws=True)}}
+RIGHT_KEY = {
+    "rollout": {"fused": Way(right_key, draws=True)},
+    "best_of_n": {"fused": Way(drawing, draws=True)},
+}
 # for the children: some that end their process, between some that are right
 ENDING = {
     "velocity": {

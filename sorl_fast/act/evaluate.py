@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from ..config import EvalConfig, dataset_name
 from ..errors import BadInput
+from ..isolated import exit_with_parent
 from ..version import package_versions
 from .policy_file import Policy, load
 from .sampler import Sampler
@@ -179,24 +180,27 @@ def _serve(
     precision: str,
 ) -> None:
     """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on."""
+    exit_with_parent()
     simulator: Simulator | None = None
     policy: Policy | None = None
+    sampler: Sampler | None = None
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
         if isinstance(task, Policy):
-            policy = task
+            policy, sampler = task, None
             continue
         try:
             assert policy is not None
             if simulator is None:
                 simulator = Simulator(env, success_timing)
                 _check_dims(env, simulator, policy)
-            # A new Sampler has no last action to hold: nothing passes from episode to episode.
-            episode = rollout(simulator, Sampler(policy, backend, precision), *task)
-            pipe.send((task, episode, None))
+            if sampler is None:
+                sampler = Sampler(policy, backend, precision)
+            sampler.reset()  # no last action to hold: nothing passes from episode to episode
+            pipe.send((task, rollout(simulator, sampler, *task), None))
         except BadInput as err:
             pipe.send((task, None, err))
         except Exception:

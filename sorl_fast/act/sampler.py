@@ -182,7 +182,11 @@ class Sampler:
         """
         if self._act_plain is not None and noise is None and not return_info:
             own = seed is None and call is None
-            key = (self._seed, self._calls & 0xFFFFFFFF) if own else (seed, call or 0)
+            key = (
+                (self._seed, self._calls & 0xFFFFFFFF)
+                if own
+                else (seed, 0 if call is None else call)
+            )
             try:
                 plain = self._act_plain(obs, steps, candidates, *key, row_offset)
             except ValueError as err:
@@ -202,7 +206,7 @@ class Sampler:
             x = x[None]
         steps = self._check_steps(steps)
         candidates = _integer("candidates", candidates, 1, 2**31)
-        row_offset = _integer("row_offset", row_offset, 0, 2**32 - len(x) + 1)
+        row_offset = _integer("row_offset", row_offset, 0, 2**32 - max(len(x), 1) + 1)
         source = self._noise(noise, seed, call, row_offset, len(x), candidates, single)
         action, info = self._session.act(x, source, candidates, steps, return_info)
         if not _is_tensor(obs):
@@ -231,7 +235,8 @@ class Sampler:
         """Write what `act` would return into the caller's own memory, in the least time.
 
         Native backend only. The arrays are C-contiguous and of the exact dtype; nothing is converted
-        or copied. After the first call of a size nothing is allocated either.
+        or copied. After the first call of a size nothing is allocated either, unless calls of many rows
+        and calls of many candidates alternate whose product is above 2^22.
 
         Parameters
         ----------
@@ -261,6 +266,14 @@ class Sampler:
                 obs, out, steps, candidates, seed, call, row_offset, noise, None, None, status
             )
         except (TypeError, ValueError) as err:
+            for name, value, low, end in (
+                ("steps", steps, 1, 2**31),
+                ("candidates", candidates, 1, 2**31),
+                ("seed", seed, 0, 2**64),
+                ("call", call, 0, 2**32),
+                ("row_offset", row_offset, 0, 2**32),
+            ):
+                _integer(name, value, low, end)
             raise BadInput(str(err)) from None
 
     def _no_act_into(self, *_: Any) -> None:

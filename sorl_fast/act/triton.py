@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import BadInput
 from .policy_file import Policy
 from .sampler import Best, Info, NoiseKey, TorchSession
 
@@ -94,18 +95,21 @@ class TritonSession(TorchSession):
             last = self._last.to(device, copy=True)
             key = self._torch.zeros(3, dtype=self._torch.int64, device=device)
             place = self._places[device] = _Place(key, last, self._recorder(device))
-        if device.type == "cuda" and not self._torch.cuda.is_current_stream_capturing():
+        if device.type == "cuda" and not self._in_users_graph(device):
             place.follow(self._torch.cuda.current_stream(device))
         if self._place is not None and self._place is not place:
             place.last.copy_(self._place.last)
         self._place = place
         return place
 
+    def _in_users_graph(self, device: Any) -> bool:
+        """Whether the caller is recording a CUDA graph."""
+        return device.type == "cuda" and self._torch.cuda.is_current_stream_capturing()
+
     def _run(self, place: "_Place", inputs: list[Any], call: tuple[int, int, bool]) -> Any:
         """Return the action and the parts of Info, by a graph if there may be one."""
-        cuda = self._torch.cuda
         device = inputs[0].device
-        if place.recorder is None or (device.type == "cuda" and cuda.is_current_stream_capturing()):
+        if place.recorder is None or self._in_users_graph(device):
             return self._function(place, len(inputs[0]), call)(*inputs)
         size = (len(inputs[0]), len(inputs), *call)
         graph = place.graphs.get(size)
@@ -135,6 +139,11 @@ class TritonSession(TorchSession):
         actor, critic, *_ = self._on(device)
         way = self._dispatch.sampling_way(actor, critic, rows * N, self._precision, device)
         if way not in place.networks:
+            if self._in_users_graph(device):  # which would pack at each replay only, not now
+                raise BadInput(
+                    f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
+                    "a CUDA graph: make one such call before it"
+                )
             prepare: Callable[[Any], Any] = lambda layers: layers  # noqa: E731 - the reference's
             if way == "fused":
                 prepare = functools.partial(

@@ -36,6 +36,7 @@ from tqdm import tqdm
 from .. import atomic
 from ..config import CollectConfig
 from ..errors import BadInput, Stopped
+from ..isolated import exit_with_parent
 from .oracles import RECIPE_VERSION, Episode, Recipe, collect_episode, find_recipe, open_source
 
 if TYPE_CHECKING:
@@ -536,7 +537,7 @@ def _work(
     pipe: connection.Connection[_Failure | None, _Job | None], recipe: Recipe, seed: int
 ) -> None:
     """Be a worker: receive a job, write its episode, answer None; until there are no more."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()  # nobody is to write behind the parent's successor
     try:
         source = open_source(recipe)
         while (job := pipe.recv()) is not None:
@@ -553,11 +554,3 @@ def _work(
             return
         pipe.send(_Failure(traceback.format_exc(), bad_input=False))
         raise SystemExit(1) from None
-
-
-def _exit_with_parent() -> None:
-    """Leave when the parent is gone, however it went, so that nobody writes behind its successor."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -8,7 +8,7 @@ observation, A action.
 import hashlib
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,7 +221,8 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
     return train, val
 
 
-def _open_npz(path: Path) -> dict[str, np.ndarray]:
+def _open_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """Read those arrays of a file that are named and there; None: all."""
     if not path.is_file():
         raise BadInput(f"no data file {path}. Check --data")
     try:
@@ -229,7 +230,8 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BadInput(f"{path} holds one array, not an npz archive. {_OWN_REMEDY}")
-            return {name: file[name] for name in file.files}
+            wanted = file.files if names is None else [n for n in file.files if n in names]
+            return {name: file[name] for name in wanted}
     except BadInput:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as err:
@@ -266,15 +268,12 @@ def _load_own(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] 
 
 
 def _own_transitions(path: Path) -> dict[str, np.ndarray]:
-    arrays = _open_npz(path)
+    # what else the file holds is the user's business
+    arrays = _open_npz(path, (*_OWN_FIELDS, "next_observations", "terminals"))
     for name in _OWN_FIELDS:
         if name not in arrays:
             raise BadInput(f"{path} has no field {name!r}. {_OWN_REMEDY}")
-    # what else the file holds is the user's business
-    for name in (*_OWN_FIELDS, "next_observations", "terminals"):
-        x = arrays.get(name)
-        if x is None:
-            continue
+    for name, x in arrays.items():
         if x.ndim == 0:
             raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
         _check_dtype(str(path), name, x)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import BadInput
 from . import chain, reference, table
-from .reference import Layers, aggregate
+from .reference import Layers, aggregate, flat
 
 __all__ = [
     "adam_ema_step",
@@ -184,7 +184,7 @@ def sampling_way(
     triton = _loaded_triton()
     A = actor[-1][0].shape[-1]
     O = actor[0][0].shape[-2] - A - 2
-    sizes = [triton.sizes_of(_flat(net), O, A, net is critic) for net in (actor, critic)]
+    sizes = [triton.sizes_of(flat(net), O, A, net is critic) for net in (actor, critic)]
     if not all(map(triton.serves, sizes)):
         return "chain"
     if device.type == "cpu":
@@ -262,10 +262,6 @@ def _plain(tensors: Sequence[Tensor]) -> bool:
     )
 
 
-def _flat(layers: Layers) -> list[Tensor]:
-    return [x for layer in layers for x in layer]
-
-
 def _choose(
     operation: str,
     layers: Layers | None,
@@ -300,7 +296,7 @@ def _choose_on_cpu(layers: Layers | None, inputs: Sequence[Tensor], rows: int) -
     native = _native()
     if native is None:
         return None
-    params = _flat(layers or ())
+    params = flat(layers or ())
     fits = inputs[0].device.type == "cpu" and _plain((*inputs, *params))
     if layers is not None:
         fits = fits and rows > 0 and 2 <= len(layers) <= native.MAX_DEPTH + 1
@@ -323,7 +319,7 @@ def _choose_on_gpu(
     differentiable: bool,
 ) -> ModuleType | None:
     """Return triton, chain or None, the reference, for tensors of a GPU."""
-    device, params = inputs[0].device, _flat(layers or ())
+    device, params = inputs[0].device, flat(layers or ())
     if not _plain((*inputs, *params)):
         return None
     if _wanted() == "native":
@@ -339,11 +335,15 @@ def _choose_on_gpu(
         return plain
     sizes = None if layers is None else _sizes(triton, layers, inputs[0])
     fits = all(x.is_contiguous() for x in (params or inputs))
+    fits = fits and not any(x.is_inference() for x in params)
     fits = fits and (sizes is None or triton.serves(sizes))
     if _wanted() == "triton":
         if fits:
             return triton
-        why = "its kernels want contiguous tensors. Call .contiguous() on them"
+        why = (
+            "its kernels want contiguous tensors, and parameters made outside inference mode. Call "
+            ".contiguous() or .clone() on them there"
+        )
         if sizes is not None and sizes.hidden % triton.WIDTH:
             why = f"hidden is {sizes.hidden}, no multiple of {triton.WIDTH}. Set --hidden so"
         raise BadInput(f"SORL_BACKEND is 'triton', but {why}, or leave SORL_BACKEND unset")
@@ -361,7 +361,7 @@ def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:
     w, O = layers[0][0], obs.shape[-1]
     norm = w.ndim == 3
     A = w.shape[-2] - O - (1 if norm else 2)
-    return triton.sizes_of(_flat(layers), O, A, norm)
+    return triton.sizes_of(flat(layers), O, A, norm)
 
 
 # ---- the operations
@@ -405,10 +405,10 @@ def best_of_n(
     args = actor, critic, obs, noise, steps, q_agg, low, high
     if not _on_gpu(obs.device):
         return reference.best_of_n(*args)
-    tensors = obs, noise, *_flat(actor)
+    tensors = obs, noise, *flat(actor)
     rows = noise.shape[0] * noise.shape[1]
     fast, precision = _choose("best_of_n", critic, *tensors, rows=rows)
-    grad = torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *_flat(critic)))
+    grad = torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *flat(critic)))
     if fast is None or (grad and fast is not chain):
         return reference.best_of_n(*args)
     return fast.best_of_n(*args, precision)

@@ -197,9 +197,14 @@ def check_network_operation(
     agree(got, truth, f"with gradients of inputs alone at {case}")
     note(f"gradients of the weights alone, {case}")
     with poisoned():
-        got = solve(function, here, inputs=False)
+        got = solve(function, here, inputs=())
         wait(device)
     agree(got, truth, f"with gradients of weights alone at {case}")
+    note(f"the action's gradient alone, {case}")  # that of the Q loss
+    with poisoned():
+        got = solve(function, here, weights=False, inputs=("d action",))
+        wait(device)
+    agree(got, truth, f"with the action's gradient alone at {case}")
     fence.look(f"at {case}")
     if case.rows > 1000:
         return
@@ -262,24 +267,31 @@ def check_best_of_n(
     obs, noise = (fence(x) for x in c.tensors)
     low, high = (fence(x) for x in c.limits)
 
-    def call(obs: Tensor, noise: Tensor, **more: int) -> Winners:
+    def call(obs: Tensor, noise: Tensor, **more: int) -> tuple[Winners, Tensor | None]:
         with poisoned(), torch.no_grad():
             layers = grouped(actor, False), grouped(critic, True)
             rest = (case.steps, c.q_agg, low, high)
             found = way.function(*layers, obs, noise, *rest, precision=task.precision, **more)
             wait(device)
-        action, index, q = found
-        return action.cpu(), index.cpu(), q.cpu()
+        action, index, q, *flags = (x.cpu() for x in found)
+        return (action, index, q), flags[0] if flags else None
 
     note(f"values, {case}")
-    found = call(obs, noise)
+    found, flags = call(obs, noise)
     fence.look(f"at {case}")
     _judge(found, c.truth, None, f"at {case}")
     B, N, _ = noise.shape
+    nothing = torch.zeros(B, dtype=torch.bool)
+    _check_flags(flags, found[0], c.limits, nothing, nothing, f"at {case}")
     if way.draws:
+        key = key_of(case).to(device)
         note(f"noise from a key, {case}")
-        drawn = call(obs, key_of(case).to(device), candidates=N)
+        drawn, _ = call(obs, key, candidates=N)
         _judge(drawn, c.truth, None, f"with noise from a key at {case}")
+        note(f"one candidate, its Q not asked for, {case}")
+        (action, *_), _ = call(obs, key, candidates=1, want_q=False)
+        first = {"action": c.truth.exact["action"][:, 0]}
+        agree({"action": action}, Truth(first, c.truth.bounds), f"with one candidate at {case}")
     if case.rows > 1000:
         return
     note(f"candidates that are not finite, {case}")
@@ -291,7 +303,32 @@ def check_best_of_n(
         for b in range(1, B):
             bad_noise[b, found[1][b], -1] = torch.inf if b % 2 else torch.nan
             left[b, found[1][b]] = False
-    _judge(call(bad_obs, bad_noise), c.truth, left, f"beside what is not finite, at {case}")
+    where = f"beside what is not finite, at {case}"
+    found, flags = call(bad_obs, bad_noise)
+    _judge(found, c.truth, left, where)
+    _check_flags(flags, found[0], c.limits, ~left.any(1), left.any(1) & ~left.all(1), where)
+
+
+def _check_flags(
+    flags: Tensor | None,
+    action: Tensor,
+    limits: tuple[Tensor, Tensor],
+    no_obs: Tensor,
+    rejected: Tensor,
+    where: str,
+) -> None:
+    """Raise Disagrees unless the flags, if there are any, say what happened to each row."""
+    if flags is None:
+        return
+    from ..kernels import best_of_n as bits
+
+    low, high = limits
+    expected = bits.CLIPPED * ((action == low) | (action == high)).any(1) + bits.REJECTED * rejected
+    expected = torch.where(no_obs, bits.NONFINITE_OBS, expected)
+    wrong = flags != expected
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise Disagrees(f"row {row} has flags {int(flags[row])}, not {int(expected[row])}, {where}")
 
 
 def _judge(found: Winners, truth: Truth, left: Tensor | None, where: str) -> None:

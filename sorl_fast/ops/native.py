@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import _native
 from ..errors import BadInput
-from .reference import Layers
+from .reference import Layers, flat
 
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
@@ -470,15 +470,11 @@ _register_autograd("rollout", ROLLOUT)
 _register_autograd("critic_ensemble", CRITIC)
 
 
-def _flat(layers: Layers) -> list[Tensor]:
-    return [x for layer in layers for x in layer]
-
-
 def velocity(
     actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor, precision: str
 ) -> Tensor:
     """Return what `reference.velocity` does."""
-    params = _flat(actor)
+    params = flat(actor)
     save = _saving(params, obs, z)
     out, _ = torch.ops.sorl_fast.velocity(params, obs, z, t, log2_steps, precision, save)
     return out
@@ -486,7 +482,7 @@ def velocity(
 
 def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
     """Return what `reference.rollout` does."""
-    params = _flat(actor)
+    params = flat(actor)
     save = _saving(params, obs, noise)
     out, _ = torch.ops.sorl_fast.rollout(params, obs, noise, steps, precision, save)
     return out
@@ -496,7 +492,7 @@ def critic_ensemble(
     critic: Layers, obs: Tensor, actions: Tensor, steps: int, precision: str
 ) -> Tensor:
     """Return what `reference.critic_ensemble` does."""
-    params = _flat(critic)
+    params = flat(critic)
     save = _saving(params, obs, actions)
     out, _ = torch.ops.sorl_fast.critic_ensemble(params, obs, actions, steps, precision, save)
     return out

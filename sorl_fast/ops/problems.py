@@ -10,7 +10,7 @@ Shape letters as in `reference`.
 import functools
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -165,15 +165,19 @@ Function = Callable[..., Any]  # of layers and inputs
 
 
 def solve(
-    function: Function, given: Problem, *, weights: bool = True, inputs: bool = True
+    function: Function,
+    given: Problem,
+    *,
+    weights: bool = True,
+    inputs: Collection[str] = ("d obs", "d action"),
 ) -> dict[str, Tensor]:
     """Return the operation's value and the gradients asked for, by name."""
     params = [p.detach().requires_grad_(weights) for p in given.params]
-    obs, act = (x.detach().requires_grad_(inputs) for x in (given.obs, given.act))
-    value = function(grouped(params, given.critic), obs, act, *given.rest)
+    obs, act = given.obs.detach(), given.act.detach()
+    of_inputs = {"d obs": obs, "d action": act}
     leaves = {f"d parameter {i}": p for i, p in enumerate(params) if weights}
-    if inputs:
-        leaves |= {"d obs": obs, "d action": act}
+    leaves |= {name: of_inputs[name].requires_grad_() for name in inputs}
+    value = function(grouped(params, given.critic), obs, act, *given.rest)
     grads = torch.autograd.grad(value, list(leaves.values()), given.grad)
     return {"value": value.detach(), **dict(zip(leaves, grads, strict=True))}
 

@@ -19,6 +19,11 @@ LAYER_NORM_EPS = 1e-6
 _LOW32 = 0xFFFFFFFF
 
 
+def flat(layers: Layers) -> list[Tensor]:
+    """Return a network's parameters one after another."""
+    return [x for layer in layers for x in layer]
+
+
 def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
     """Shortcut model s_theta(z, t, h | x): the velocity of one Euler step (ALGORITHM: Networks).
 

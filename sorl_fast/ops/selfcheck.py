@@ -116,7 +116,7 @@ def _timed_calls(
         return function(grouped(params, here.critic), obs, act, *rest)
 
     def backward() -> Any:
-        return solve(function, here, inputs=False)
+        return solve(function, here, inputs=())
 
     return _without_gradients(forward), backward if rows <= BACKWARD_ROWS else None
 

@@ -27,7 +27,7 @@ from ..kernels import noise as noise_kernels
 from ..kernels.packing import Packed, Sizes, pack, sizes_of
 from . import graphs
 from .chain import products
-from .reference import Layers
+from .reference import Layers, flat
 
 T = TypeVar("T")
 
@@ -485,14 +485,10 @@ for _name, _gradients, _setup in (
 # ---- the operations
 
 
-def _flat(layers: Layers) -> list[Tensor]:
-    return [x for layer in layers for x in layer]
-
-
 def _arguments(
     layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    params = _flat(layers)
+    params = flat(layers)
     packed = packed_copy(params, obs.shape[1], act, norm, precision)
     return params, packed.weights, packed.vectors
 
@@ -540,7 +536,7 @@ Prepared = tuple[list[Tensor], Tensor, Tensor]  # parameters, and both tensors o
 
 def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     """Pack parameters that will never change, O = `obs`; a recording may use them."""
-    params, norm = [x.detach() for x in _flat(layers)], layers[0][0].ndim == 3
+    params, norm = [x.detach() for x in flat(layers)], layers[0][0].ndim == 3
     act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
     packed = pack(params, obs, act, norm, precision)
     return params, packed.weights, packed.vectors
@@ -579,13 +575,14 @@ def sample_best(
     low: Tensor,
     high: Tensor,
     precision: str,
+    want_q: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do what `sample_prepared` does, of parameters that may change."""
     A = actor[-1][0].shape[-1]
     return sample_prepared(
         _arguments(actor, obs, A, False, precision),
         _arguments(critic, obs, A, True, precision),
-        *(obs, noise, candidates, steps, q_agg, low, high, precision),
+        *(obs, noise, candidates, steps, q_agg, low, high, precision, want_q),
     )
 
 

@@ -56,7 +56,7 @@ class Way(NamedTuple):
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
     precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise,
-    and then best_of_n takes candidates=.
+    and then best_of_n takes candidates= and want_q=, and may return the flags of `kernels.best_of_n` too.
     """
 
     function: Callable[..., Any]
@@ -81,12 +81,11 @@ def _reference(name: str) -> Callable[..., Any]:
 
 def _fused_best_of_n(
     actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
-    high: Tensor, *, precision: str, candidates: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    high: Tensor, *, precision: str, candidates: int | None = None, want_q: bool = True,
+) -> tuple[Tensor, ...]:  # fmt: skip
     N = noise.shape[1] if candidates is None else candidates
-    sample = _late("triton", "sample_best")
-    action, index, q, _ = sample(actor, critic, obs, noise, N, steps, q_agg, low, high, precision)
-    return action, index, q
+    rest = steps, q_agg, low, high, precision, want_q
+    return _late("triton", "sample_best")(actor, critic, obs, noise, N, *rest)
 
 
 # operation -> name of the way -> way

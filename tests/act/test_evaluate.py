@@ -194,8 +194,10 @@ def test_an_unknown_precision_is_named(maze_policy):
 
 
 def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
-    messages = iter([load(maze_policy), module._Task(1, 1, 0, 0)])
-    made, sent = [], []
+    tasks = [module._Task(1, 1, 0, 0), module._Task(1, 1, 0, 1)]
+    messages = iter([load(maze_policy), *tasks])
+    made, forgot, sent = [], [], []
+    sampler = SimpleNamespace(reset=lambda: forgot.append(True))
 
     def recv():
         for message in messages:
@@ -204,11 +206,12 @@ def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
 
     monkeypatch.setattr(module, "Simulator", lambda *_: None)
     monkeypatch.setattr(module, "_check_dims", lambda *_: None)
-    monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how))
+    monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how) or sampler)
     monkeypatch.setattr(module, "rollout", lambda *_: "episode")
     module._serve(SimpleNamespace(recv=recv, send=sent.append), MAZE, "post", "native", "int8")
     assert made == [("native", "int8")]
-    assert sent == [(module._Task(1, 1, 0, 0), "episode", None)]
+    assert len(forgot) == 2  # nothing passes from episode to episode
+    assert sent == [(task, "episode", None) for task in tasks]
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
@@ -444,7 +447,7 @@ def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
         assert parent.returncode == -sig
         if sig == signal.SIGINT:
             assert stderr.count("Traceback") == 1, stderr  # the parent's own
-            assert "Process SpawnProcess" not in stderr
+        assert "Process SpawnProcess" not in stderr
         deadline = time.monotonic() + 60
         while any(is_running(pid) for pid in workers):
             assert time.monotonic() < deadline, "a worker is still there"

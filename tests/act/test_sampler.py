@@ -439,9 +439,11 @@ BAD_CALLS = {
     "seed=1.5": ({"seed": 1.5}, "seed is 1.5"),
     "call=-1": ({"seed": 0, "call": -1}, "call is -1"),
     "call=False": ({"seed": 0, "call": False}, "call is False"),
+    "call=0.0": ({"seed": 0, "call": 0.0}, "call is 0.0"),
     "call alone": ({"call": 3}, "call is 3 without a seed: give seed= too, or neither"),
     "row_offset=-1": ({"row_offset": -1}, "row_offset is -1"),
     "row_offset=2^32": ({"row_offset": 2**32}, "row_offset is 4294967296"),
+    "row_offset=2^64 - 1": ({"row_offset": 2**64 - 1}, "row_offset is 18446744073709551615"),
     "noise and seed": ({"noise": np.zeros((1, 2)), "seed": 0}, "noise is given together with"),
     "noise and call": ({"noise": np.zeros((1, 2)), "call": 0}, "noise is given together with"),
     "noise [A]": ({"noise": np.zeros(2)}, "noise has the shape [2], but must be [1, 2]"),
@@ -456,10 +458,11 @@ BAD_CALLS = {
 
 
 @every
+@pytest.mark.parametrize("dtype", ["f8", "f4"])  # float32 takes the native backend's shorter way
 @pytest.mark.parametrize(("kwargs", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
-def test_wrong_arguments_are_named(backend, kwargs, message):
+def test_wrong_arguments_are_named(backend, dtype, kwargs, message):
     with pytest.raises(BadInput, match=re.escape(message)):
-        Sampler(POLICY, backend=backend).act(**({"obs": np.zeros(3)} | kwargs))
+        Sampler(POLICY, backend=backend).act(**({"obs": np.zeros(3, dtype)} | kwargs))
 
 
 def test_numpy_integers_are_integers():
@@ -475,11 +478,12 @@ def test_numpy_integers_are_integers():
     np.testing.assert_array_equal(given_as, expected)
 
 
-def test_the_last_row_number_is_two_to_the_32_less_one():
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+def test_the_last_row_number_is_two_to_the_32_less_one(dtype):
     sampler = Sampler(POLICY)
-    assert sampler.act(np.zeros((2, 3)), seed=0, row_offset=2**32 - 2).shape == (2, 2)
+    assert sampler.act(np.zeros((2, 3), dtype), seed=0, row_offset=2**32 - 2).shape == (2, 2)
     with pytest.raises(BadInput, match="row_offset is 4294967295"):
-        sampler.act(np.zeros((2, 3)), seed=0, row_offset=2**32 - 1)
+        sampler.act(np.zeros((2, 3), dtype), seed=0, row_offset=2**32 - 1)
 
 
 # --- backends

@@ -402,6 +402,20 @@ def test_a_first_call_in_inference_mode_lets_others_follow(graphs):
         assert torch.equal(session.act(obs.clone(), key, 2, 1, False)[0], first)
 
 
+def test_a_users_graph_may_record_only_what_is_packed_already(monkeypatch):
+    session = TritonSession(NARROW, "fp32")
+    obs, key = torch.from_numpy(observations(2)), NoiseKey(1, 0, 0)
+    monkeypatch.setattr(session, "_in_users_graph", lambda device: True)
+    with pytest.raises(
+        BadInput, match=r"first call of 2 rows and 3 candidates .* recording of a CUDA"
+    ):
+        session.act(obs, key, 3, 1, False)
+    monkeypatch.undo()
+    first, _ = session.act(obs, key, 3, 1, False)
+    monkeypatch.setattr(session, "_in_users_graph", lambda device: True)
+    assert torch.equal(session.act(obs, key, 3, 1, False)[0], first)
+
+
 def test_a_call_on_another_stream_waits_for_the_last():
     waits = []
 

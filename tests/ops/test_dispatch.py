@@ -210,6 +210,15 @@ def test_what_kernels_cannot_serve_is_not_asked_about(gpu, served, monkeypatch, 
         CALLS["rollout"][0](net)
 
 
+def test_parameters_of_inference_mode_go_to_the_definition(gpu, served):
+    table = gpu("fused")
+    with torch.inference_mode():
+        net = [tuple(x.detach().clone() for x in layer) for layer in ACTOR]
+        ops.rollout(net, OBS, ACT, 2)
+    assert served[0] == "reference"
+    assert not table.asked
+
+
 def test_other_types_go_to_the_definition(gpu, served):
     table = gpu("fused")
     net = [tuple(x.double() for x in layer) for layer in ACTOR]
