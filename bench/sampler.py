@@ -377,37 +377,44 @@ def _limits_text(limits: Mapping[str, Any]) -> str:
 
 
 def _plot(path: str | os.PathLike[str], lanes: Sequence[Lane], result: Mapping[str, Any]) -> None:
-    """Draw the medians: a panel for each precision and number of threads, a column for each cell."""
+    """Draw the medians as multiples of the machine's limit, for calls take from microseconds to seconds.
+
+    A panel for each precision and number of threads, a column for each cell.
+    """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullFormatter
 
     rows = result["rows"]
     groups = list(dict.fromkeys((lane.precision, lane.threads) for lane in lanes))
+    cells = {group: [lane.cell for lane in lanes if lane[1:] == group] for group in groups}
+    shared = len({tuple(of) for of in cells.values()}) == 1  # named under the last panel
     markers = dict(zip((OURS, *peers.PEERS), "os^vD", strict=True))
     colours = {name: f"C{i}" for i, name in enumerate(markers)}
-    figure = Figure(figsize=(12, 3.6 * len(groups)), layout="constrained")
+    height = 2.2 * len(groups) + 1.4 * (1 if shared else len(groups))
+    figure = Figure(figsize=(12, height), layout="constrained")
     panels = figure.subplots(len(groups), squeeze=False)[:, 0]
-    for panel, (precision, threads) in zip(panels, groups, strict=True):
-        here = [lane for lane in lanes if lane[1:] == (precision, threads)]
-        limits: list[float] = []
+    for panel, group in zip(panels, groups, strict=True):
         for name, marker in markers.items():
             points = []
-            for x, lane in enumerate(here):
+            for x, cell in enumerate(cells[group]):
+                lane = Lane(cell, *group)
                 found = [r for r in rows if in_lane(r, lane) and r["contender"] == name]
                 if found:  # the first is that of the default instruction set
-                    points.append((x, found[0]["p50_us"]))
-                if name == OURS and found:
-                    limits.append(found[0]["p50_us"] * found[0]["limit_fraction"])
+                    points.append((x, 1 / found[0]["limit_fraction"]))
             if points:
                 panel.plot(*zip(*points, strict=True), marker, color=colours[name], label=name)
-        if len(limits) == len(here):
-            panel.plot(range(len(here)), limits, "k_", markersize=14, label="machine's limit")
+        panel.axhline(1, color="black", linewidth=0.8, label="machine's limit")
         panel.set_yscale("log")
-        panel.set_xticks(
-            range(len(here)), [str(lane.cell) for lane in here], rotation=35, ha="right"
-        )
-        panel.set_ylabel("median, microseconds")
+        panel.yaxis.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
+        last = group == groups[-1]
+        names = [str(cell) if last or not shared else "" for cell in cells[group]]
+        panel.set_xticks(range(len(names)), names, rotation=40, ha="right")
+        panel.set_ylabel("median / limit")
+        precision, threads = group
         panel.set_title(f"{precision}, {threads} thread{'s' * (threads > 1)}")
         panel.grid(axis="y", alpha=0.3)
         panel.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
     figure.suptitle(f"{result['machine']['cpu']}, {result['machine']['cores']} cores")
-    write_file(path, lambda file: figure.savefig(file, format="png", dpi=120))
+    write_file(path, lambda file: figure.savefig(file, format="png", dpi=90))
