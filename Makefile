@@ -1,6 +1,6 @@
 # make run    collect, train, evaluate and report, small; about ten minutes on two cores
 # make test   every test
-# make check  format, lint, types and the fast tests: the everyday loop
+# make check  format, lint, types and the fast tests, on all cores: the everyday loop
 # All make .venv and install what they need into it.
 
 PYTHON ?= python3
@@ -42,7 +42,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 clean:
 	rm -rf .venv build dist *.egg-info sorl_fast/_native*.so

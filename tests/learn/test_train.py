@@ -17,6 +17,7 @@ from conftest import own_arrays
 
 from sorl_fast import cli, ops
 from sorl_fast.act import policy_file
+from sorl_fast.act.evaluate import Evaluator
 from sorl_fast.config import TrainConfig, agent_config
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
@@ -225,6 +226,20 @@ def test_an_evaluation_that_cannot_be_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
     # one that is never due is nobody's business
     train(agent(), config(own_file, tmp_path / "run", eval_every=41, **changes), progress=False)
+
+
+def test_a_policy_that_nothing_here_can_sample_is_refused_before_anything_is_made(
+    own_file, tmp_path, monkeypatch
+):
+    def refuse(evaluator, policy):
+        raise BadInput("SORL_CPU_ISA is 'amx', which samples in bf16 only")
+
+    monkeypatch.setattr(Evaluator, "__init__", lambda *_, **__: None)
+    monkeypatch.setattr(Evaluator, "close", lambda _: None)
+    monkeypatch.setattr(Evaluator, "check", refuse)
+    with pytest.raises(BadInput, match="SORL_CPU_ISA is 'amx'"):
+        train(agent(), config(own_file, tmp_path / "run", eval_every=40), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_stopped_before_its_first_checkpoint(own_file, tmp_path):
