@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, NoReturn, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,12 @@ class Sampler:
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
         self._seed = secrets.randbits(64)
         self._calls = 0
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Sampler cannot be copied or sent to another process, for its session is of this one: send "
+            "its policy, or the file's path, and make another Sampler there"
+        )
 
     def reset(self) -> None:
         """Forget the last good action, as at the start of an episode: held rows get 0, clipped."""

@@ -1,6 +1,8 @@
 """The Sampler: shapes in and out, seeds, held actions, and every wrong argument named."""
 
+import copy
 import dataclasses
+import pickle
 import re
 import subprocess
 import sys
@@ -463,6 +465,16 @@ BAD_CALLS = {
 def test_wrong_arguments_are_named(backend, dtype, kwargs, message):
     with pytest.raises(BadInput, match=re.escape(message)):
         Sampler(POLICY, backend=backend).act(**({"obs": np.zeros(3, dtype)} | kwargs))
+
+
+@every
+def test_a_copy_is_refused_with_the_way_to_go(backend):
+    sampler = Sampler(POLICY, backend=backend)
+    for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="send its policy, or the file's path"):
+            attempt(sampler)
+    twin = Sampler(pickle.loads(pickle.dumps(sampler.policy)), backend=backend)
+    np.testing.assert_array_equal(twin.act(np.zeros(3), seed=1), sampler.act(np.zeros(3), seed=1))
 
 
 def test_numpy_integers_are_integers():
