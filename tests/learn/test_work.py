@@ -3,17 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-import torch
+from learn.test_update import B, setup
 
 from sorl_fast import ops
-from sorl_fast.batch import Batch
-from sorl_fast.config import AgentConfig
-from sorl_fast.learn.noise import NoiseSource
-from sorl_fast.learn.update import Learner
 
 native = pytest.importorskip("sorl_fast.ops.native")
 
-O, A, B = 4, 2, 9
 NAMES = {False: "actor", True: "critic"}
 
 
@@ -48,16 +43,7 @@ def done(monkeypatch):
 
 
 def test_an_update_does_nothing_twice_and_nothing_for_nobody(done):
-    c = AgentConfig(q_coef=3.0, hidden=32, depth=2, batch_size=B)
-    g = torch.Generator().manual_seed(0)
-    learner, source = Learner(O, A, c, g), NoiseSource(B, A, c, g, g)
-    batch = Batch(
-        torch.randn(B, O, generator=g),
-        torch.rand(B, A, generator=g) * 2 - 1,
-        torch.randn(B, generator=g),
-        torch.randn(B, O, generator=g),
-        torch.ones(B),
-    )
+    _, learner, batch, source = setup(hidden=32)
     for _ in range(3):  # the first finds out who is differentiated
         done.clear()
         noise = source.draw()
