@@ -139,7 +139,8 @@ class TritonSession(TorchSession):
         actor, critic, *_ = self._on(device)
         way = self._dispatch.sampling_way(actor, critic, rows * N, self._precision, device)
         if way not in place.networks:
-            if self._in_users_graph(device):  # which would pack at each replay only, not now
+            # a graph would pack at each replay only, not now; the reference packs nothing
+            if way != "reference" and self._in_users_graph(device):
                 raise BadInput(
                     f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
                     "a CUDA graph: make one such call before it"
