@@ -414,6 +414,12 @@ def test_a_users_graph_may_record_only_what_is_packed_already(monkeypatch):
     first, _ = session.act(obs, key, 3, 1, False)
     monkeypatch.setattr(session, "_in_users_graph", lambda device: True)
     assert torch.equal(session.act(obs, key, 3, 1, False)[0], first)
+    # the reference packs nothing
+    monkeypatch.setattr(ops, "sampling_way", lambda *_: "reference")
+    plain, _ = TritonSession(NARROW, "fp32").act(obs, key, 3, 1, False)
+    fresh = TritonSession(NARROW, "fp32")
+    monkeypatch.setattr(fresh, "_in_users_graph", lambda device: True)
+    assert torch.equal(fresh.act(obs, key, 3, 1, False)[0], plain)
 
 
 def test_a_call_on_another_stream_waits_for_the_last():
