@@ -12,12 +12,15 @@ from .version import __version__
 if TYPE_CHECKING:
     from .act.policy_file import Policy
     from .act.sampler import Sampler
-    from .config import AgentConfig, TrainConfig
+    from .config import TrainConfig
+    from .learn.algorithms.sorl import SorlConfig
+    from .learn.algorithms.sorl import SorlConfig as AgentConfig
 
 _LAZY = {
-    "AgentConfig": "config",
+    "AgentConfig": "learn.algorithms.sorl:SorlConfig",  # its name before there were other methods
     "Policy": "act.policy_file",
     "Sampler": "act.sampler",
+    "SorlConfig": "learn.algorithms.sorl",
     "TrainConfig": "config",
 }
 
@@ -27,6 +30,7 @@ __all__ = [
     "Diverged",
     "Policy",
     "Sampler",
+    "SorlConfig",
     "Stopped",
     "TrainConfig",
     "__version__",
@@ -35,7 +39,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+        module, _, attribute = _LAZY[name].partition(":")
+        return getattr(import_module(f".{module}", __name__), attribute or name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

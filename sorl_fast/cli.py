@@ -15,15 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import (
-    PRESETS,
-    AgentConfig,
-    CollectConfig,
-    EvalConfig,
-    TrainConfig,
-    agent_config,
-    dataset_name,
-)
+from .config import PRESETS, CollectConfig, EvalConfig, TrainConfig, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .version import __version__
 
@@ -132,19 +124,22 @@ def _envs(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    run_flags, agent_flags = _given(args, TrainConfig), _given(args, AgentConfig)
+    from .learn.algorithms import find_method, method_config
+
+    method = find_method(args.method)
+    run_flags, agent_flags = _given(args, TrainConfig), _given(args, method.Config)
     if args.resume and "out" in run_flags:
         # what is not on the command line stays as the run has it
         from .learn.run_folder import RunFolder
 
         saved_agent, saved_run, _ = RunFolder(run_flags["out"], ()).read_config()
         config = TrainConfig.from_dict(saved_run.to_dict() | run_flags)
-        agent = AgentConfig.from_dict(saved_agent.to_dict() | agent_flags)
+        agent = method.Config.from_dict(saved_agent.to_dict() | agent_flags)
     else:
         if dataset_name(run_flags.get("env", "")) == run_flags.get("env"):
             run_flags.setdefault("eval_every", 0)  # nothing here simulates it
         config = _make(TrainConfig, run_flags)
-        agent = agent_config(config.env, **agent_flags)
+        agent = method_config(args.method, config.env, agent_flags)
     with _extra("train"):
         from .learn.train import train
     result = train(agent, config, resume=args.resume, command=args.command_line)
@@ -251,8 +246,17 @@ def _doctor(args: argparse.Namespace) -> int:
     return 0 if report.agrees else 1
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `sorl-fast`."""
+def _method_named(argv: Sequence[str]) -> str | None:
+    """Return the method that a command line trains, or None if it trains nothing."""
+    if argv[:1] != ["train"]:
+        return None
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--method", default="sorl")
+    return str(early.parse_known_args(argv[1:])[0].method)
+
+
+def make_parser(method: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of `sorl-fast`; `train` has the flags of the method, which needs torch."""
     parser = argparse.ArgumentParser(
         prog="sorl-fast",
         description="Train any-step shortcut policies for offline RL (SORL, arXiv 2505.22866), "
@@ -274,7 +278,12 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --out"
     )
-    _add_flags(sub, AgentConfig, "algorithm (defaults are the preset's where --env has one)")
+    sub.add_argument("--method", default="sorl", help="what is learned, and how (default: sorl)")
+    if method is not None:
+        with _extra("train"):
+            from .learn.algorithms import find_method
+        title = f"{method} (defaults are the preset's where --env has one)"
+        _add_flags(sub, find_method(method).Config, title)
     sub.set_defaults(run_command=_train)
 
     sub = commands.add_parser("eval", help="success of a policy over steps and candidates")
@@ -317,22 +326,23 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the console script `sorl-fast`."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = make_parser().parse_args(argv)
-    args.command_line = shlex.join(["sorl-fast", *argv])
+    command = argv[0] if argv else ""
     try:
+        args = make_parser(_method_named(argv)).parse_args(argv)
+        args.command_line = shlex.join(["sorl-fast", *argv])
         return int(args.run_command(args))
     except (BadInput, Diverged, Stopped) as err:
-        print(f"sorl-fast {args.command}: {err}", file=sys.stderr)
+        print(f"sorl-fast {command}: {err}", file=sys.stderr)
         return err.exit_code
     except PermissionError as err:  # of a folder above, which may not even be looked into
         print(
-            f"sorl-fast {args.command}: {err.filename} is not yours to read: choose another path, or ask "
+            f"sorl-fast {command}: {err.filename} is not yours to read: choose another path, or ask "
             "its owner",
             file=sys.stderr,
         )
         return BadInput.exit_code
     except KeyboardInterrupt:
-        print(f"sorl-fast {args.command}: interrupted", file=sys.stderr)
+        print(f"sorl-fast {command}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -5,12 +5,11 @@ outside that table has no preset: q_coef must then be given.
 """
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 from .errors import BadInput
 
@@ -18,18 +17,23 @@ QAgg = Literal["mean", "min"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
-def option(default: Any = MISSING, *, help: str) -> Any:  # noqa: A002 - argparse's own word
-    """Declare a dataclass field whose `help` is the command line's text for its flag."""
-    return field(default=default, metadata={"help": help})
+def option(default: Any = MISSING, *, help: str, hint: str = "") -> Any:  # noqa: A002 - argparse's word
+    """Declare a dataclass field whose `help` is the command line's text for its flag.
+
+    `hint` says what to give where there is neither a default nor a preset.
+    """
+    return field(default=default, metadata={"help": help, "hint": hint})
 
 
-def _check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> None:
+def check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> None:
+    """Raise BadInput, naming value, bound and remedy, unless `ok`."""
     if not ok:
         flag = name.replace("_", "-")
         raise BadInput(f"{name} is {value!r}, but must be {bound}. {remedy or f'Set --{flag}.'}")
 
 
-def _is_power_of_two(n: int) -> bool:
+def is_power_of_two(n: int) -> bool:
+    """Whether n is 1, 2, 4, ..."""
     return n >= 1 and n & (n - 1) == 0
 
 
@@ -38,71 +42,25 @@ def euler_steps(m_max: int) -> tuple[int, ...]:
     return tuple(2**i for i in range(m_max.bit_length()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class AgentConfig:
-    """What is learned, and by which rule: the whole of SORL's algorithm, and nothing of the machine.
+class MethodConfig:
+    """What is learned, and by which rule: all of a method's algorithm, and nothing of the machine.
 
-    Two trainings with equal AgentConfig, data, seed and device type are the same experiment.
+    Each method has a frozen dataclass of its own (`learn/algorithms/`), whose fields are flags of the
+    command line. Two trainings with equal configs, data, seed and device type are the same experiment.
     """
 
-    # fmt: off
-    hidden: int = option(512, help="width H of every hidden layer, actor and critic")
-    depth: int = option(4, help="number of hidden layers, actor and critic")
-    ensemble: int = option(2, help="number E of critics")
-    m_disc: int = option(8, help="M_disc: finest Euler grid the actor learns; a power of two")
-    m_btt: int = option(8, help="M_BTT: most Euler steps the Q loss goes back through; a power of two, at most m_disc")
-    q_coef: float = option(help="weight of the Q loss in the actor loss; no default outside the paper's table")
-    fm_coef: float = option(10.0, help="weight of the flow-matching loss in the actor loss")
-    sc_coef: float = option(10.0, help="weight of the self-consistency loss in the actor loss")
-    gamma: float = option(0.99, help="discount, in [0, 1)")
-    q_agg: QAgg = option("mean", help="how the critic ensemble is aggregated in TD targets and best-of-N: mean or min")
-    tau: float = option(0.005, help="EMA rate of both target networks, in (0, 1]")
-    actor_lr: float = option(1e-4, help="Adam's learning rate, actor")
-    critic_lr: float = option(1e-4, help="Adam's learning rate, critic ensemble")
-    adam_b1: float = option(0.9, help="Adam's first moment decay")
-    adam_b2: float = option(0.999, help="Adam's second moment decay")
-    adam_eps: float = option(1e-8, help="Adam's epsilon")
-    clip_norm: float = option(1.0, help="global-norm clip of each network's gradient")
-    batch_size: int = option(256, help="transitions a minibatch")
-    flow_eps: float = option(1e-5, help="e in x_t = (1-(1-e)t) x0 + t a")
-    normalize_obs: bool = option(False, help="standardise observations by the data set's mean and deviation; saved with the policy")
-    # fmt: on
-
-    def __post_init__(self) -> None:
-        for name in ("hidden", "depth", "ensemble", "batch_size"):
-            value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
-        for name in ("m_disc", "m_btt"):
-            value = getattr(self, name)
-            ok = isinstance(value, int) and _is_power_of_two(value) and value <= 1024
-            _check(ok, name, value, "a power of two from 1 to 1024")
-        _check(self.m_btt <= self.m_disc, "m_btt", self.m_btt, f"at most m_disc = {self.m_disc}")
-        for name in ("q_coef", "fm_coef", "sc_coef"):
-            value = getattr(self, name)
-            _check(math.isfinite(value) and value >= 0, name, value, "finite and not negative")
-        for name in ("gamma", "adam_b1", "adam_b2"):
-            value = getattr(self, name)
-            _check(0 <= value < 1, name, value, "in [0, 1)")
-        _check(0 < self.tau <= 1, "tau", self.tau, "in (0, 1]")
-        _check(0 <= self.flow_eps < 1, "flow_eps", self.flow_eps, "in [0, 1)")
-        for name in ("actor_lr", "critic_lr", "clip_norm", "adam_eps"):
-            value = getattr(self, name)
-            _check(math.isfinite(value) and value > 0, name, value, "finite and above 0")
-        _check(self.q_agg in ("mean", "min"), "q_agg", self.q_agg, "mean or min")
+    method: ClassVar[str]  # its name on the command line
+    batch_size: int  # B, transitions a minibatch
+    normalize_obs: bool
 
     @property
     def train_steps(self) -> tuple[int, ...]:
-        """Step counts {1, 2, 4, ..., m_disc} that the trained actor may act with."""
-        return euler_steps(self.m_disc)
-
-    @property
-    def btt_steps(self) -> tuple[int, ...]:
-        """Step counts {1, 2, 4, ..., m_btt} that the Q and TD losses draw k from."""
-        return euler_steps(self.m_btt)
+        """Step counts that the trained policy may act with."""
+        return (1,)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(cast(Any, self))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -112,7 +70,7 @@ class AgentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run: where from, where to, how long, how often. The algorithm is `AgentConfig`."""
+    """One training run: where from, where to, how long, how often. The algorithm is a `MethodConfig`."""
 
     # fmt: off
     env: str = option(help="OGBench name such as cube-single-play-singletask-task2-v0, or any name of your own for --data FILE.npz")
@@ -138,26 +96,26 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("env", "data", "out"):
-            _check(bool(getattr(self, name)), name, getattr(self, name), "given")
+            check(bool(getattr(self, name)), name, getattr(self, name), "given")
         for name in (
             *("steps", "seed", "log_every", "val_every", "eval_every"),
             *("checkpoint_every", "threads"),
         ):
             value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
-        _check(self.seed < 2**63, "seed", self.seed, "below 2^63")
+            check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
+        check(self.seed < 2**63, "seed", self.seed, "below 2^63")
         cpu = self.device.partition(":")[0] == "cpu"
         there = ("fp32", "bf16") if cpu else get_args(Precision)
         bound = " or ".join(there) + (" on the CPU" if cpu else "")
-        _check(self.precision in there, "precision", self.precision, bound)
+        check(self.precision in there, "precision", self.precision, bound)
         for name in ("eval_episodes", "workers", "keep_checkpoints"):
             value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+            check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("eval_steps", "eval_candidates"):
             value = getattr(self, name)
             ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
             ok = ok and len(set(value)) == len(value)
-            _check(ok, name, value, "one or more integers of at least 1, each once")
+            check(ok, name, value, "one or more integers of at least 1, each once")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -188,12 +146,12 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         for name in ("env", "out"):
-            _check(bool(getattr(self, name)), name, getattr(self, name), "given")
+            check(bool(getattr(self, name)), name, getattr(self, name), "given")
         for name in ("episodes", "workers"):
             value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+            check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**63
-        _check(ok, "seed", self.seed, "in [0, 2^63)")
+        check(ok, "seed", self.seed, "in [0, 2^63)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,15 +172,15 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for name in ("episodes", "workers"):
             value = getattr(self, name)
-            _check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+            check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("steps", "candidates"):
             value = getattr(self, name)
             ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
-            _check(ok, name, value, "one or more integers of at least 1")
+            check(ok, name, value, "one or more integers of at least 1")
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**32
-        _check(ok, "seed", self.seed, "in [0, 2^32)")
+        check(ok, "seed", self.seed, "in [0, 2^32)")
         timing = self.success_timing
-        _check(timing in ("post", "pre"), "success_timing", timing, "post or pre")
+        check(timing in ("post", "pre"), "success_timing", timing, "post or pre")
 
 
 @dataclass(frozen=True)
@@ -249,6 +207,11 @@ class Preset:
     def dataset(self) -> str:
         """The OGBench data set that all five tasks are relabelled from."""
         return f"{self.family}-v0"
+
+    def settings(self, method: str) -> dict[str, Any]:
+        """Return the fields of a method's config that the paper sets for this family."""
+        sorl = {"q_coef": self.q_coef, "gamma": self.gamma, "q_agg": self.q_agg}
+        return sorl if method == "sorl" else {}
 
     @property
     def collectable(self) -> bool:
@@ -283,27 +246,6 @@ def find_preset(env: str) -> Preset | None:
     """Return the paper's setting for `env`, a single-task name of a family in the table, or None."""
     match = _SINGLETASK.match(env)
     return PRESETS.get(match["family"]) if match else None
-
-
-def agent_config(env: str, **given: Any) -> AgentConfig:
-    """Return the preset of `env` with the fields in `given` replaced.
-
-    Raises
-    ------
-    BadInput
-        `env` has no preset and `given` has no q_coef, or a value is out of its bounds.
-    """
-    preset = find_preset(env)
-    if preset is not None:
-        base = {"q_coef": preset.q_coef, "gamma": preset.gamma, "q_agg": preset.q_agg}
-        return AgentConfig(**(base | given))
-    if "q_coef" not in given:
-        raise BadInput(
-            f"environment {env!r} has no preset, so q_coef must be given: add --q-coef (the paper "
-            "used 10 to 500; start at 10 for manipulation, 100 or more for locomotion). "
-            "`sorl-fast envs` lists the environments that have presets"
-        )
-    return AgentConfig(**given)
 
 
 def available_cores() -> int:

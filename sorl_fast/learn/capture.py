@@ -1,7 +1,7 @@
 """Updates that stay on the device: drawn from a key there, recorded once, replayed with one launch."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 
 import numpy as np
@@ -11,15 +11,15 @@ from tqdm import tqdm
 
 from ..data.dataset import TransitionData
 from ..ops.graphs import Recorder
-from .noise import KeyedNoise, draw_steps
-from .update import METRICS, Learner
+from .learner import Learner
+from .noise import KeyedNoise
 
 
 class CapturedUpdates:
-    """Makes updates, one CUDA graph for each (k of the TD loss, k of the Q loss).
+    """Makes updates, one CUDA graph for each choice of operations that the method makes.
 
-    The first update of a pair runs as it is written and so warms everything up; it is then recorded,
-    and later updates of the pair are replays. Minibatch and noise are functions of (seed, number of the
+    The first update of a choice runs as it is written and so warms everything up; it is then recorded,
+    and later updates of that choice are replays. Minibatch and noise are functions of (seed, number of the
     update) alone, the number read on the device. Nothing here waits for the device but `look`.
 
     Parameters
@@ -32,7 +32,7 @@ class CapturedUpdates:
         In [0, 2^63). Samplers' seeds are below 2^63 as well unless somebody asks for more: the noise
         here is that of seed + 2^63.
     host
-        Draws the step counts k.
+        Draws the choices.
     window
         At most so many updates are made between two looks.
     recorder
@@ -55,36 +55,35 @@ class CapturedUpdates:
         self._host = host
         self._key = torch.tensor([seed - 2**63, 0, 0], device=device)
         self._number = self._key[1]  # of the update going on, from 1
-        self._noise = KeyedNoise(
-            learner.config.batch_size, data.act_dim, len(data), learner.config, self._key
-        )
-        self._metrics = torch.zeros(window, len(METRICS), device=device)
+        method = learner.method
+        plan, B = method.plan(data.act_dim), method.config.batch_size
+        self._noise = KeyedNoise(plan, B, data.act_dim, len(data), self._key)
+        self._metrics = torch.zeros(window, len(method.metrics), device=device)
         self._state = list(learner.state().values())
         self._recorder: Recorder | None = recorder
-        self._replays: dict[tuple[int, int], Callable[[], None]] = {}
+        self._replays: dict[Hashable, Callable[[], None]] = {}
         self._made = 0
         self.pending = 0  # updates since the last look
 
     def make(self) -> None:
         """Make one update."""
-        config = self._learner.config
-        pair = draw_steps(config, self._host), draw_steps(config, self._host)
-        if pair in self._replays:
-            self._replays[pair]()
+        choice = self._learner.method.choose(self._host, self._made + 1)
+        if choice in self._replays:
+            self._replays[choice]()
             # written behind torch's back: whoever holds an older version must notice
             torch.autograd.graph.increment_version(self._state)
         elif self._recorder is not None:
-            self._first(pair, self._recorder)
+            self._first(choice, self._recorder)
         else:
-            self._update(*pair)
+            self._update(choice)
         self._made += 1
         self.pending += 1
 
-    def _first(self, pair: tuple[int, int], recorder: Recorder) -> None:
-        update = partial(self._update, *pair)
+    def _first(self, choice: Hashable, recorder: Recorder) -> None:
+        update = partial(self._update, choice)
         recorder.run(update)
         try:
-            self._replays[pair] = recorder.record(update)
+            self._replays[choice] = recorder.record(update)
         except Exception as err:  # any of a driver's or library's: the update itself has been made
             self._recorder = None
             first: BaseException = err  # what ends a recording that failed fails as well
@@ -97,16 +96,16 @@ class CapturedUpdates:
                 file=sys.stderr,
             )
 
-    def _update(self, td_steps: int, q_steps: int) -> None:
+    def _update(self, choice: Hashable) -> None:
         """Do all of one update; its results are where they were: it can be recorded."""
         self._number.add_(1)
-        index, noise = self._noise.draw(td_steps, q_steps)
-        metrics = self._learner.update(self._data.take(index), noise)
+        index, noise = self._noise.draw()
+        metrics = self._learner.update(self._data.take(index), noise, choice)
         row = (self._number - 1).remainder_(len(self._metrics)).view(1)
         self._metrics.index_copy_(0, row, metrics.unsqueeze(0))
 
     def look(self) -> np.ndarray:
-        """Wait for the device; return the METRICS of every update since the last look, [n, METRICS]."""
+        """Wait for the device; return the metrics of every update since the last look, [n, metrics]."""
         numbers = np.arange(self._made - self.pending, self._made)
         self.pending = 0
         return self._metrics.cpu().numpy()[numbers % len(self._metrics)]

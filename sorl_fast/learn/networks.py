@@ -6,14 +6,15 @@ Shape letters as in `ops.reference`. Names of the parameters are those of the po
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import ops
-from ..config import AgentConfig
+from ..layout import Layout
 
 
 class Network(nn.Module):
@@ -47,6 +48,10 @@ class Network(nn.Module):
         return {
             f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)
         }
+
+    def arrays(self) -> tuple[tuple[NDArray[np.float32], ...], ...]:
+        """Return the parameters layer by layer as arrays on the host, as a policy file has them."""
+        return tuple(tuple(x.detach().cpu().numpy() for x in layer) for layer in self.layers())
 
 
 def _gather_again(network: nn.Module, _: object) -> None:
@@ -86,39 +91,42 @@ class CriticEnsemble(Network):
         return ops.critic_ensemble(layers, obs, actions, steps)
 
 
-def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Glorot: uniform in +-sqrt(6/(fan_in + fan_out)), of the last two axes."""
-    bound = math.sqrt(6 / (shape[-2] + shape[-1]))
-    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+def _uniform(shape: tuple[int, ...], fan_in: int, scale: float, random: torch.Generator) -> Tensor:
+    """Uniform in +-sqrt(6 scale / (fan_in + fan_out)): Glorot's, with scale = 1."""
+    bound = math.sqrt(6 * scale / (fan_in + shape[-1]))
+    return torch.empty(shape).uniform_(-bound, bound, generator=random)
 
 
-def _widths(inputs: int, outputs: int, config: AgentConfig) -> list[tuple[int, int]]:
-    sizes = [inputs, *[config.hidden] * config.depth, outputs]
-    return list(pairwise(sizes))
+def fresh_layers(
+    layout: Layout, generator: torch.Generator, *, unused: Sequence[slice] = (), last: float = 1.0
+) -> list[dict[str, Tensor]]:
+    """Return fresh parameters on the CPU, float32; biases 0, LayerNorm gains 1.
 
-
-def make_actor(
-    obs_dim: int, act_dim: int, config: AgentConfig, generator: torch.Generator
-) -> ShortcutActor:
-    """Return a fresh actor on the CPU, float32, its weights drawn from `generator`."""
-    return ShortcutActor(
-        [
-            {"w": _uniform((i, o), generator), "b": torch.zeros(o)}
-            for i, o in _widths(obs_dim + act_dim + 2, act_dim, config)
-        ]
-    )
-
-
-def make_critic(
-    obs_dim: int, act_dim: int, config: AgentConfig, generator: torch.Generator
-) -> CriticEnsemble:
-    """Return a fresh critic ensemble on the CPU, float32, its weights drawn from `generator`."""
-    E = config.ensemble
-    layers = [
-        {"w": _uniform((E, i, o), generator), "b": torch.zeros(E, o)}
-        for i, o in _widths(obs_dim + act_dim + 1, 1, config)
-    ]
-    for layer in layers[:-1]:
-        layer["g"] = torch.ones_like(layer["b"])
-        layer["c"] = torch.zeros_like(layer["b"])
-    return CriticEnsemble(layers)
+    Parameters
+    ----------
+    layout
+        The network.
+    generator
+        Draws the weights, layer by layer; a CPU generator, so that they are equal on every device.
+    unused
+        Columns of the first layer's input that the method always feeds 0. Their weights start at 0,
+        stay there, for so are their gradients, and do not count in the fan-in.
+    last
+        Scale of the last layer's variance.
+    """
+    layers = []
+    for i, shapes in enumerate(layout.layers()):
+        fan_in = shapes["w"][-2]
+        if i == 0:
+            fan_in -= sum(len(range(*columns.indices(fan_in))) for columns in unused)
+        scale = last if i == layout.depth else 1.0
+        layer = {"w": _uniform(shapes["w"], fan_in, scale, generator)}
+        if i == 0:
+            for columns in unused:
+                layer["w"][..., columns, :] = 0
+        layer["b"] = torch.zeros(shapes["b"])
+        if "g" in shapes:
+            layer["g"] = torch.ones(shapes["g"])
+            layer["c"] = torch.zeros(shapes["c"])
+        layers.append(layer)
+    return layers

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from ..atomic import write_bytes
-from ..config import AgentConfig, TrainConfig
+from ..config import MethodConfig, TrainConfig
 from ..errors import BadInput
+from .algorithms import find_method
 from .checkpoint import checkpoint_folders
 
 _LOCK = ".lock"
@@ -121,7 +122,7 @@ class RunFolder:
         """Write config.json, whole or not at all."""
         write_bytes(self.path / "config.json", (json.dumps(info, indent=1) + "\n").encode())
 
-    def read_config(self) -> tuple[AgentConfig, TrainConfig, dict[str, Any]]:
+    def read_config(self) -> tuple[MethodConfig, TrainConfig, dict[str, Any]]:
         """Read config.json back.
 
         Raises
@@ -132,7 +133,8 @@ class RunFolder:
         file = self.path / "config.json"
         try:
             info = json.loads(file.read_text())
-            agent = AgentConfig.from_dict(info["agent"])
+            method = find_method(info.get("method", "sorl"))  # the only one of older versions
+            agent = method.Config.from_dict(info["agent"])
             return agent, TrainConfig.from_dict(info["train"]), info
         except FileNotFoundError as err:
             raise BadInput(f"no {file}: {self.path} is not a run's folder") from err

@@ -17,24 +17,23 @@ from .. import ops
 from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import save as save_policy
-from ..config import AgentConfig, TrainConfig, available_cores
+from ..config import MethodConfig, TrainConfig, available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
 from ..version import package_versions
+from .algorithms import method_of
 from .capture import CapturedUpdates
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
-from .networks import Network
-from .noise import NoiseSource
+from .learner import Learner
+from .method import Export
+from .noise import GeneratorNoise
 from .run_folder import RunFolder
-from .update import METRICS, Learner
 
 PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
 CHECK_EVERY = 100  # updates between looks at the losses; a look waits for the device
 VAL_BATCHES = 8
 LOCK_SECONDS = 15.0  # that a resumed run waits for the one before, which may have been told to stop
-VAL_METRICS = ("critic_loss", "fm_loss", "sc_loss", "q_loss", "q_mean")
-COLUMNS = ("seconds", "updates_per_second", *METRICS, *(f"val_{m}" for m in VAL_METRICS))
 
 
 class TrainResult(NamedTuple):
@@ -47,7 +46,7 @@ class TrainResult(NamedTuple):
 
 
 def train(
-    agent: AgentConfig,
+    agent: MethodConfig,
     config: TrainConfig,
     *,
     resume: bool = False,
@@ -61,7 +60,7 @@ def train(
     Parameters
     ----------
     agent, config
-        The algorithm and the run.
+        The method with its settings, and the run.
     resume
         Go on from `config.out`'s newest checkpoint instead of starting a new run there.
     command
@@ -83,47 +82,17 @@ def train(
         return run.go(progress)
 
 
-def export_policy(
-    learner: Learner, env: str, obs_mean: Tensor | None = None, obs_std: Tensor | None = None
-) -> Policy:
-    """Return the online actor and critic as an immutable policy, actions bounded by [-1, 1]."""
-    actor, critic = _arrays(learner.actor), _arrays(learner.critic)
-    config = learner.config
-    act_dim = actor[-1][1].shape[-1]
-    return Policy(
-        obs_dim=actor[0][0].shape[0] - act_dim - 2,
-        act_dim=act_dim,
-        hidden=config.hidden,
-        depth=config.depth,
-        ensemble=config.ensemble,
-        m_disc=config.m_disc,
-        m_btt=config.m_btt,
-        q_agg=config.q_agg,
-        env=env,
-        action_low=np.full(act_dim, -1, np.float32),
-        action_high=np.full(act_dim, 1, np.float32),
-        obs_mean=None if obs_mean is None else obs_mean.numpy(),
-        obs_std=None if obs_std is None else obs_std.numpy(),
-        config=config.to_dict(),
-        actor=actor,
-        critic=critic,
-    )
-
-
-def _arrays(network: Network) -> tuple[tuple[np.ndarray, ...], ...]:
-    return tuple(tuple(x.detach().cpu().numpy() for x in layer) for layer in network.layers())
-
-
 class _PlainUpdates:
-    """Makes updates one by one, all randomness but the step counts from one generator of the device."""
+    """Makes updates one by one, all randomness but the choices from one generator of the device."""
 
     def __init__(self, learner: Learner, data: TransitionData, seed: int, host: torch.Generator):
         self._learner, self._data = learner, data
         device = data.transitions.rewards.device
         self._random = torch.Generator(device).manual_seed(seed)
-        self._noise = NoiseSource(
-            learner.config.batch_size, data.act_dim, learner.config, host, self._random
-        )
+        self._host = host
+        plan = learner.method.plan(data.act_dim)
+        self._noise = GeneratorNoise(plan, data.act_dim, self._random)
+        self._made = 0
         self._metrics: list[Tensor] = []  # of the updates since the last look
 
     @property
@@ -131,8 +100,11 @@ class _PlainUpdates:
         return len(self._metrics)
 
     def make(self) -> None:
-        batch = self._data.sample(self._learner.config.batch_size, self._random)
-        self._metrics.append(self._learner.update(batch, self._noise.draw()))
+        method = self._learner.method
+        self._made += 1
+        choice = method.choose(self._host, self._made)
+        batch = self._data.sample(method.config.batch_size, self._random)
+        self._metrics.append(self._learner.update(batch, self._noise.draw(), choice))
 
     def look(self) -> np.ndarray:
         values = torch.stack(self._metrics).cpu().numpy()
@@ -144,6 +116,7 @@ class _PlainUpdates:
 
     def restore(self, tensors: dict[str, Tensor], made: int) -> None:
         self._random.set_state(tensors["random/device"])
+        self._made = made
 
 
 def _updates(
@@ -164,7 +137,7 @@ class _Run:
 
     def __init__(
         self,
-        agent: AgentConfig,
+        agent: MethodConfig,
         config: TrainConfig,
         resume: bool,
         command: str,
@@ -183,7 +156,10 @@ class _Run:
         if self.evaluation_steps:
             self.evaluator = stack.enter_context(Evaluator(config.env, workers=config.workers))
         writer = _tensorboard_writer(config)
-        self.folder = stack.enter_context(RunFolder(config.out, COLUMNS))
+        self.method = method_of(agent)
+        columns = ("seconds", "updates_per_second", *self.method.metrics)
+        columns += tuple(f"val_{name}" for name in self.method.val_metrics)
+        self.folder = stack.enter_context(RunFolder(config.out, columns))
         if resume:
             self.folder.lock(LOCK_SECONDS)
         saved = self._saved_run() if resume else None
@@ -195,9 +171,8 @@ class _Run:
             device=self.device,
         )
         self.host = torch.Generator().manual_seed(config.seed)
-        self.learner = Learner(
-            self.data.train.obs_dim, self.data.train.act_dim, agent, self.host, self.device
-        )
+        obs_dim, act_dim = self.data.train.obs_dim, self.data.train.act_dim
+        self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
         if self.evaluator is not None:
             self.evaluator.check(self._policy())
         self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
@@ -228,6 +203,7 @@ class _Run:
 
     def _info(self, commands: list[str]) -> dict[str, Any]:
         return {
+            "method": self.agent.method,
             "agent": self.agent.to_dict(),
             "train": self.config.to_dict(),
             "versions": package_versions(PACKAGES),
@@ -239,7 +215,8 @@ class _Run:
     def _saved_run(self) -> tuple[Checkpoint, TrainConfig, list[str]]:
         agent, train_config, info = self.folder.read_config()
         for name, old, new in (
-            *((f, v, getattr(self.agent, f)) for f, v in agent.to_dict().items()),
+            ("method", agent.method, self.agent.method),
+            *((f, v, getattr(self.agent, f, None)) for f, v in agent.to_dict().items()),
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),
@@ -322,7 +299,8 @@ class _Run:
         bad = np.argwhere(~np.isfinite(values))
         if len(bad):
             row, column = bad[0]
-            raise Diverged(self._culprit(METRICS[column], values[row, column], first + int(row)))
+            name = [*self.method.metrics][column]
+            raise Diverged(self._culprit(name, values[row, column], first + int(row)))
         if self.config.log_every:
             self.window.extend(values)
 
@@ -330,8 +308,8 @@ class _Run:
         kept = sorted(self.folder.checkpoints.glob("[0-9]*"))
         where = f"the last good checkpoint is {kept[-1]}" if kept else "there was no checkpoint yet"
         return (
-            f"{name} became {value} at update {step}; {where}. Lower --actor-lr, --critic-lr or "
-            "--q-coef, or look for outliers in the data's rewards and observations"
+            f"{name} became {value} at update {step}; {where}. {self.method.remedy}, or look for "
+            "outliers in the data's rewards and observations"
         )
 
     def _log(self, rate: float, bar: "tqdm[Any]") -> None:
@@ -339,11 +317,10 @@ class _Run:
         self.window.clear()
         line = {"step": self.step, "seconds": round(self.seconds, 3)}
         line |= {"updates_per_second": round(rate, 3)}
-        line |= dict(zip(METRICS, means, strict=True))
+        line |= dict(zip(self.method.metrics, means, strict=True))
         self.last = line
         self._write(line)
-        shown = {"critic": f"{line['critic_loss']:.3g}", "fm": f"{line['fm_loss']:.3g}"}
-        shown |= {"q": f"{line['q_mean']:.3g}"}
+        shown = {short: f"{line[name]:.3g}" for short, name in self.method.shown.items()}
         if self.evaluation:
             shown["success"] = _best(self.evaluation)
         bar.set_postfix(shown)
@@ -360,12 +337,13 @@ class _Run:
         assert self.data.val is not None
         host = torch.Generator().manual_seed(self.config.seed)
         device = torch.Generator(self.device).manual_seed(self.config.seed)
-        agent = self.agent
-        noise = NoiseSource(agent.batch_size, self.data.val.act_dim, agent, host, device)
-        sums = dict.fromkeys(VAL_METRICS, 0.0)
-        for _ in range(VAL_BATCHES):
-            batch = self.data.val.sample(agent.batch_size, device)
-            for name, value in self.learner.losses(batch, noise.draw()).items():
+        method, data = self.method, self.data.val
+        noise = GeneratorNoise(method.plan(data.act_dim), data.act_dim, device)
+        sums = dict.fromkeys(method.val_metrics, 0.0)
+        for number in range(1, VAL_BATCHES + 1):
+            choice = method.choose(host, number)
+            batch = data.sample(method.config.batch_size, device)
+            for name, value in self.learner.losses(batch, noise.draw(), choice).items():
                 sums[name] += float(value) / VAL_BATCHES
         self._write({"step": self.step} | {f"val_{k}": v for k, v in sums.items()})
 
@@ -379,8 +357,9 @@ class _Run:
         save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
 
     def _policy(self) -> Policy:
-        mean, std = self.data.obs_mean, self.data.obs_std
-        return export_policy(self.learner, self.config.env, mean, std)
+        data, env = self.data.train, self.config.env
+        moments = self.data.obs_mean, self.data.obs_std
+        return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *moments))
 
     def _export(self) -> None:
         save_policy(self.folder.policy, self._policy())
@@ -473,15 +452,15 @@ def _stop_flag() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
-def _evaluation_steps(agent: AgentConfig, config: TrainConfig) -> tuple[int, ...]:
+def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int, ...]:
     """Return the Euler steps of the periodic evaluations; none if the run makes no evaluation."""
     if not 0 < config.eval_every <= config.steps:
         return ()
     steps = tuple(m for m in config.eval_steps if m in agent.train_steps)
     if not steps:
         raise BadInput(
-            f"eval_steps is {' '.join(map(str, config.eval_steps))}, but a policy with m_disc = "
-            f"{agent.m_disc} has {', '.join(map(str, agent.train_steps))} Euler steps. Set --eval-steps "
+            f"eval_steps is {' '.join(map(str, config.eval_steps))}, but this policy will act "
+            f"with {', '.join(map(str, agent.train_steps))} Euler steps. Set --eval-steps "
             "to some of these, or --eval-every 0"
         )
     return steps

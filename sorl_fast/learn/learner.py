@@ -1,0 +1,102 @@
+"""What is trained: a method's networks, their EMA targets and their optimisers."""
+
+import copy
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..errors import BadInput
+from .method import Method
+from .noise import Noise
+from .optimiser import AdamEma
+
+
+class Learner:
+    """A method's networks by name, and all that training changes.
+
+    Parameters
+    ----------
+    method
+        What is learned, and how.
+    obs_dim, act_dim
+        O and A.
+    generator
+        Draws the initial weights; a CPU generator, so that they are equal on every device.
+    device
+        Where everything lives.
+    """
+
+    def __init__(
+        self,
+        method: Method[Any],
+        obs_dim: int,
+        act_dim: int,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+    ):
+        self.method = method
+        # each is a Network of the kind that the method made
+        self.networks: dict[str, Any] = {}
+        self.targets: dict[str, Any] = {}
+        self.optimisers: dict[str, AdamEma] = {}
+        for name, spec in method.networks(obs_dim, act_dim).items():
+            network = self.networks[name] = spec.make(generator).to(device)
+            if spec.target:
+                self.targets[name] = copy.deepcopy(network).requires_grad_(False)
+            self.optimisers[name] = AdamEma(network, self.targets.get(name), spec.adam)
+
+    def count_on_device(self) -> None:
+        """Count the optimisers' steps on the device: see `AdamEma.count_on_device`."""
+        for optimiser in self.optimisers.values():
+            optimiser.count_on_device()
+
+    def update(self, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
+        """Make one update in place; return the method's metrics: see `Method.update`."""
+        return self.method.update(self, batch, noise, choice)
+
+    def losses(self, batch: Batch, noise: Noise, choice: Hashable) -> dict[str, Tensor]:
+        """Return the losses at `batch` without a gradient; used on the validation data."""
+        with torch.no_grad():
+            return self.method.losses(self, batch, noise, choice)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor that training changes, by name; references, not copies."""
+        named = [*self.networks.items()]
+        named += [(f"target_{name}", network) for name, network in self.targets.items()]
+        tensors = {
+            f"{name}/{key}": x.detach()
+            for name, network in named
+            for key, x in network.tensors().items()
+        }
+        for name, adam in self.optimisers.items():
+            for key, m, v in zip(
+                self.networks[name].tensors(), adam.first, adam.second, strict=True
+            ):
+                tensors[f"{name}_adam/first/{key}"] = m
+                tensors[f"{name}_adam/second/{key}"] = v
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Take over the tensors of `state()` and the number of updates they have seen.
+
+        Raises
+        ------
+        BadInput
+            A tensor is missing or has another shape. Nothing is changed then.
+        """
+        own = self.state()
+        for name, x in own.items():
+            if name not in tensors:
+                raise BadInput(f"the checkpoint has no tensor {name!r}; choose another checkpoint")
+            if tensors[name].shape != x.shape:
+                raise BadInput(
+                    f"{name!r} has shape {tuple(tensors[name].shape)} in the checkpoint, but "
+                    f"{tuple(x.shape)} here: its config or data set is another one"
+                )
+        for name, x in own.items():
+            x.copy_(tensors[name])
+        for adam in self.optimisers.values():
+            adam.count_from(steps)

@@ -1,0 +1,104 @@
+"""What a method is: everything about one way to learn a policy that the trainer does not know.
+
+A method is one file of `algorithms/`. The trainer, its checkpoints, CUDA graphs, the command line and
+the report know it through this interface only.
+
+Shape letters: B batch, O observation, A action.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..act.policy_file import Policy
+from ..batch import Batch
+from ..config import MethodConfig
+from .networks import Network
+from .noise import Noise, Plan
+from .optimiser import AdamSettings
+
+if TYPE_CHECKING:
+    from .learner import Learner
+
+
+class NetworkSpec(NamedTuple):
+    """One network that a method trains."""
+
+    make: Callable[[torch.Generator], Network]  # fresh, on the CPU
+    adam: AdamSettings
+    target: bool = False  # whether an EMA target follows it
+
+
+class Export(NamedTuple):
+    """What a policy file says beside the networks: see `act.policy_file.Policy`."""
+
+    obs_dim: int
+    act_dim: int
+    env: str
+    obs_mean: Tensor | None  # [O]
+    obs_std: Tensor | None  # [O]
+
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+class Method(ABC, Generic[C]):
+    """One way to learn a policy.
+
+    Parameters
+    ----------
+    config
+        Its settings; an instance of `Config`.
+    """
+
+    Config: ClassVar[type[MethodConfig]]  # its `method` is the name on the command line
+    title: ClassVar[str]  # one line: what it is, and of which paper
+    metrics: ClassVar[Mapping[str, str]]  # what an update reports, in order: name -> what it is
+    val_metrics: ClassVar[tuple[str, ...]]  # what `losses` reports
+    shown: ClassVar[Mapping[str, str]]  # the progress bar's names -> metrics
+    plots: ClassVar[tuple[str, ...]]  # metrics that the report draws
+    fields: ClassVar[tuple[str, ...]] = Batch._fields[:5]  # what an update reads of a batch
+    remedy: ClassVar[str]  # what to change where a loss diverges
+
+    def __init__(self, config: C):
+        self.config = config
+
+    @abstractmethod
+    def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
+        """Return what is trained, by name; their first weights are drawn in this order."""
+
+    @abstractmethod
+    def plan(self, act_dim: int) -> Plan:
+        """Return what an update draws from the device's generator."""
+
+    def choose(self, host: torch.Generator, step: int) -> Hashable:
+        """Return what decides which operations update number `step`, from 1, consists of.
+
+        It is drawn on the host, and is the key under which a CUDA graph of the update is recorded:
+        there are to be few.
+        """
+        return ()
+
+    @abstractmethod
+    def update(self, learner: "Learner", batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
+        """Make one update in place.
+
+        Returns
+        -------
+        Tensor
+            The `metrics` in their order, float32 [len(metrics)], on the device: nothing here waits
+            for it.
+        """
+
+    @abstractmethod
+    def losses(
+        self, learner: "Learner", batch: Batch, noise: Noise, choice: Hashable
+    ) -> dict[str, Tensor]:
+        """Return the `val_metrics` at `batch`; nothing changes, no gradient is kept."""
+
+    @abstractmethod
+    def export(self, learner: "Learner", about: Export) -> Policy:
+        """Return what acts, as an immutable policy."""
