@@ -31,11 +31,11 @@ from torch import Tensor
 from sorl_fast import ops
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_file
-from sorl_fast.config import AgentConfig
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
+from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import KeyedNoise
-from sorl_fast.learn.update import METRICS, Learner
 from sorl_fast.ops import chain, reference, selfcheck, table
 from sorl_fast.ops.graphs import Captured, CudaRecorder, Recorder
 from sorl_fast.ops.reference import Layers
@@ -385,7 +385,7 @@ class Bench:
         """Check and time one contender's update; return the metrics that others must come near."""
         name, precision, k = row["contender"], row["precision"], row["steps"]
         kind = self.device.type
-        config = AgentConfig(
+        config = SorlConfig(
             q_coef=10.0, batch_size=row["batch"], hidden=self.scale.hidden, depth=self.scale.depth
         )
         if expected is None:
@@ -402,28 +402,32 @@ class Bench:
             worst = int(error.nan_to_num(torch.inf).argmax())
             row["max_error"] = float(error[worst])
             if not row["max_error"] <= METRIC_BOUND[precision]:
-                row["note"] = f"refused: {METRICS[worst]} is {row['max_error']:.3g} from float32's"
+                row["note"] = (
+                    f"refused: {[*Sorl.metrics][worst]} is {row['max_error']:.3g} from float32's"
+                )
                 return expected
             # the optimiser reads and writes nine numbers a parameter: nothing moves less
-            state = Learner(*self.dims, config, torch.Generator()).state()
+            state = Learner(Sorl(config), *self.dims, torch.Generator()).state()
             parameters = sum(
                 x.numel() for key, x in state.items() if key.startswith(("actor/", "critic/"))
             )
             self._fill(row, call, update_flop(row["batch"], k, config), 36 * parameters)
         return expected
 
-    def _updates(self, name: str, config: AgentConfig, k: int) -> tuple[Tensor, Call]:
+    def _updates(self, name: str, config: SorlConfig, k: int) -> tuple[Tensor, Call]:
         """Return the metrics of a contender's first update, and what makes its later ones."""
-        learner = Learner(*self.dims, config, torch.Generator().manual_seed(0), self.device)
+        random = torch.Generator().manual_seed(0)
+        learner = Learner(Sorl(config), *self.dims, random, self.device)
         data = self.data
         key = torch.tensor([1, 0, 0], device=self.device)
         number = key[1]
-        noise = KeyedNoise(config.batch_size, data.act_dim, len(data), config, key)
+        plan = learner.method.plan(data.act_dim)
+        noise = KeyedNoise(plan, config.batch_size, data.act_dim, len(data), key)
 
         def update() -> Tensor:
             number.add_(1)
-            index, drawn = noise.draw(k, k)
-            return learner.update(data.take(index), drawn)
+            index, drawn = noise.draw()
+            return learner.update(data.take(index), drawn, Steps(k, k))
 
         if CONTENDERS[name] != "reference":
             learner.count_on_device()

@@ -1,8 +1,8 @@
 """`sorl-bench train`: milliseconds of one training update, ours and torch's, beside the machine's limit.
 
 One update is what the training loop repeats: sample a minibatch, draw the noise, critic step, actor
-step, targets. Everyone runs the same code (`learn.update`) from the same weights on the same batches
-and noise; only the backend behind `ops` changes, and what it computes is checked before it is timed.
+step, targets. Everyone runs the same code (`learn.algorithms.sorl`) from the same weights on the same
+batches and noise; only the backend behind `ops` changes, and what it computes is checked before it is timed.
 Contenders take turns in one process; torch's thread pool is put to sleep before each of ours.
 """
 
@@ -23,11 +23,12 @@ from sorl_fast import ops
 from sorl_fast.act.native import import_native
 from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
-from sorl_fast.config import AgentConfig, available_cores
+from sorl_fast.config import available_cores
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
-from sorl_fast.learn.noise import NoiseSource, UpdateNoise
-from sorl_fast.learn.update import METRICS, Learner
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
+from sorl_fast.learn.learner import Learner
+from sorl_fast.learn.noise import GeneratorNoise, Noise
 
 from .harness import PAUSE, Disagreement, headline, machine
 
@@ -59,7 +60,7 @@ CONTENDERS = (
 )
 
 
-def update_flop(batch: int, k: float, config: AgentConfig) -> float:
+def update_flop(batch: int, k: float, config: SorlConfig) -> float:
     """Return the nominal FLOP of one update: products only, a backward counted as two forwards.
 
     k is the number of Euler steps, or its mean. 14.7 GFLOP at batch 256, 4 x 512, E = 2, mean k.
@@ -76,12 +77,12 @@ def update_flop(batch: int, k: float, config: AgentConfig) -> float:
 class Setting(NamedTuple):
     """What every contender gets: data, and the initial state of all random numbers."""
 
-    config: AgentConfig
+    config: SorlConfig
     data: TransitionData
 
     def learner(self) -> Learner:
         """Return a learner, the same each time."""
-        return Learner(O, A, self.config, torch.Generator().manual_seed(0))
+        return Learner(Sorl(self.config), O, A, torch.Generator().manual_seed(0))
 
 
 def make_setting(batch: int, hidden: int = 512, depth: int = 4) -> Setting:
@@ -96,7 +97,7 @@ def make_setting(batch: int, hidden: int = 512, depth: int = 4) -> Setting:
         "masks": np.ones(T),
     }
     arrays = {name: x.astype(np.float32) for name, x in arrays.items()}
-    config = AgentConfig(q_coef=10.0, batch_size=batch, hidden=hidden, depth=depth)
+    config = SorlConfig(q_coef=10.0, batch_size=batch, hidden=hidden, depth=depth)
     return Setting(config, TransitionData(arrays, "synthetic"))
 
 
@@ -107,13 +108,14 @@ def compile_losses(learner: Learner, compile_: Callable[[Callable[..., Any]], An
     once, so the actor's two losses are added up before.
     """
     for name in ("critic_loss", "actor_losses"):
-        setattr(learner, name, compile_(getattr(learner, name)))
-    step = learner.actor_adam.step
+        setattr(learner.method, name, compile_(getattr(learner.method, name)))
+    adam = learner.optimisers["actor"]
+    step = adam.step
 
     def step_once(loss: Tensor, more: Tensor) -> Tensor:
         return step(loss + more)
 
-    vars(learner.actor_adam)["step"] = step_once
+    vars(adam)["step"] = step_once
 
 
 class Runner:
@@ -127,8 +129,7 @@ class Runner:
         if contender.compiled:
             compile_losses(self.learner, torch.compile)
         self._random = torch.Generator().manual_seed(1)
-        host = torch.Generator().manual_seed(1)
-        self._noise = NoiseSource(self._batch_size, A, setting.config, host, self._random)
+        self._noise = GeneratorNoise(self.learner.method.plan(A), A, self._random)
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
@@ -149,39 +150,40 @@ class Runner:
             if before is not None:
                 os.environ["SORL_BACKEND"] = before
 
-    def draw(self, k: int) -> tuple[Batch, UpdateNoise]:
-        """Return a minibatch and its noise, both losses with k steps."""
-        batch = self._data.sample(self._batch_size, self._random)
-        return batch, self._noise.draw()._replace(td_steps=k, q_steps=k)
+    def draw(self) -> tuple[Batch, Noise]:
+        """Return a minibatch and its noise."""
+        return self._data.sample(self._batch_size, self._random), self._noise.draw()
 
     def update(self, k: int) -> Tensor:
-        """Do what is timed."""
-        return self.learner.update(*self.draw(k))
+        """Do what is timed, both losses with k steps."""
+        return self.learner.update(*self.draw(), Steps(k, k))
 
     def phases(self, k: int) -> dict[str, float]:
         """Return the seconds of each phase of one update, taken apart."""
-        learner, config = self.learner, self.learner.config
+        learner, method = self.learner, self.learner.method
+        assert isinstance(method, Sorl)
+        config = method.config
+        critic, actor = learner.optimisers["critic"], learner.optimisers["actor"]
         clock = time.perf_counter
         marks = [clock()]
-        batch, noise = self.draw(k)
+        batch, noise = self.draw()
         marks.append(clock())
-        critic_grads = torch.autograd.grad(
-            learner.critic_loss(batch, noise), learner.critic_adam.params
-        )
+        td = method.critic_loss(learner, batch, noise, k)
+        critic_grads = torch.autograd.grad(td, critic.params)
         marks.append(clock())
-        learner.critic_adam.apply(critic_grads)
+        critic.apply(critic_grads)
         marks.append(clock())
-        fm, sc, q_part, _ = learner.actor_losses(batch, noise)
+        fm, sc, q_part, _ = method.actor_losses(learner, batch, noise, k)
         regression = config.fm_coef * fm + config.sc_coef * sc
         losses = [regression, config.q_coef * q_part]
         if self.contender.compiled:  # see compile_losses
             losses = [losses[0] + losses[1]]
-        grads = [torch.autograd.grad(loss, learner.actor_adam.params) for loss in losses]
+        grads = [torch.autograd.grad(loss, actor.params) for loss in losses]
         marks.append(clock())
-        learner.actor_adam.apply(*grads)
+        actor.apply(*grads)
         marks.append(clock())
-        sampling, critic, step, actor, other_step = np.diff(marks).tolist()
-        return dict(zip(PHASES, (sampling, critic, actor, step + other_step), strict=True))
+        sampling, first, step, second, other_step = np.diff(marks).tolist()
+        return dict(zip(PHASES, (sampling, first, second, step + other_step), strict=True))
 
 
 def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
@@ -197,7 +199,7 @@ def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
     value, bound = float(error[worst]), BOUND[contender.precision]
     if not value <= bound:
         raise Disagreement(
-            f"{contender.name} ({contender.precision}): {METRICS[worst]} is {value:.3g} from "
+            f"{contender.name} ({contender.precision}): {[*Sorl.metrics][worst]} is {value:.3g} from "
             f"torch's, above {bound:g}: not timed"
         )
     return value
@@ -268,7 +270,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _mean_flop(batch: int) -> float:
-    config = AgentConfig(q_coef=1.0)
+    config = SorlConfig(q_coef=1.0)
     return update_flop(batch, statistics.mean(STEPS), config)
 
 

@@ -19,8 +19,7 @@ import torch
 
 from sorl_fast import ops
 from sorl_fast.batch import Batch
-from sorl_fast.config import AgentConfig
-from sorl_fast.learn import losses
+from sorl_fast.learn.algorithms import sorl
 from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
 
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
@@ -37,7 +36,7 @@ class Golden:
         q_agg = "min" if float(self.arrays.get("meta/q_agg_min", torch.zeros(()))) else "mean"
         weights = [k for k in self.arrays if re.fullmatch(r"actor/\d+/w", k)]
         first = self.arrays["actor/0/w"]
-        self.config = AgentConfig(
+        self.config = sorl.SorlConfig(
             q_coef=1.0,
             q_agg=q_agg,
             gamma=DISCOUNT,
@@ -76,6 +75,11 @@ def relative(x: torch.Tensor, ref: torch.Tensor, floor: float = 0.0) -> float:
     return error if scale == 0 else error / scale
 
 
+def regression(g: Golden, term: sorl.Regression) -> torch.Tensor:
+    """Return the loss of one regression of the actor."""
+    return sorl.regression_losses(g.actor, g.batch.observations, [term])[0]
+
+
 def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Return the worst error of each quantity in the file."""
     g = Golden(path, dtype)
@@ -92,13 +96,12 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
         ):
             note(name, relative(grad, a[f"{prefix}/{key}"]))
 
-    fm = losses.flow_matching_loss(g.actor, batch, a["fm/t"], a["fm/noise"], config)
+    fm = regression(g, sorl.flow_matching(batch, a["fm/t"], a["fm/noise"], config))
     note("flow matching loss", relative(fm, a["fm/loss"]))
     gradients("flow matching gradient", fm, g.actor, "fm/grad_actor")
 
-    sc = losses.self_consistency_loss(
-        g.actor, g.target_actor, batch, a["sc/log2_steps"], a["sc/t"], a["sc/noise"], config
-    )
+    inputs = a["sc/log2_steps"], a["sc/t"], a["sc/noise"]
+    sc = regression(g, sorl.self_consistency(g.target_actor, batch, *inputs, config))
     note("self-consistency loss", relative(sc, a["sc/loss"]))
     gradients("self-consistency gradient", sc, g.actor, "sc/grad_actor")
 
@@ -107,14 +110,14 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
         note(
             "Q actions", relative(g.actor.sample(batch.observations, noise, k), a[f"q{k}/actions"])
         )
-        q, values = losses.q_loss(g.actor, g.critic, batch, k, noise)
+        q, values = sorl.q_loss(g.actor, g.critic, batch, k, noise)
         note("Q values", relative(values, a[f"q{k}/q"]))
         note("Q loss", relative(q, a[f"q{k}/loss"], floor=1.0))
         gradients("Q gradient", q, g.actor, f"q{k}/grad_actor")
 
     for k in g.step_counts("td"):
-        y = losses.td_target(g.actor, g.target_critic, batch, k, a[f"td{k}/noise"], config)
-        td = losses.td_loss(g.critic, batch, k, y)
+        y = sorl.td_target(g.actor, g.target_critic, batch, k, a[f"td{k}/noise"], config)
+        td = sorl.td_loss(g.critic, batch, k, y)
         note("TD loss", relative(td, a[f"td{k}/loss"]))
         gradients("TD gradient", td, g.critic, f"td{k}/grad_critic")
 

@@ -10,20 +10,21 @@ import pytest
 
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
-from sorl_fast.config import AgentConfig, CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.learn.algorithms.sorl import SorlConfig
 
 
 @pytest.mark.parametrize(
     ("command", "configs"),
     [
-        (["train"], (TrainConfig, AgentConfig)),
+        (["train"], (TrainConfig, SorlConfig)),
         (["collect"], (CollectConfig,)),
         (["eval", "RUN"], (EvalConfig,)),
     ],
     ids=["train", "collect", "eval"],
 )
 def test_every_field_is_a_flag(command, configs):
-    parser = cli.make_parser()
+    parser = cli.make_parser("sorl")
     for config in configs:
         for field in dataclasses.fields(config):
             flag = "--" + field.name.replace("_", "-")

@@ -6,16 +6,16 @@ import pytest
 
 from sorl_fast.config import (
     PRESETS,
-    AgentConfig,
     CollectConfig,
     EvalConfig,
     TrainConfig,
-    agent_config,
     dataset_name,
     euler_steps,
     find_preset,
 )
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.algorithms import method_config
+from sorl_fast.learn.algorithms.sorl import SorlConfig
 
 TABLE = """
 antmaze-large-navigate 500 .99 min 29 8 1000 89 2 79
@@ -42,14 +42,14 @@ def test_presets_are_the_papers(line):
     )
     assert len(preset.tasks) == 5
     for task in preset.tasks:
-        agent = agent_config(task)
+        agent = method_config("sorl", task, {})
         assert (agent.q_coef, agent.gamma, agent.q_agg) == (float(q_coef), float(gamma), q_agg)
         assert (agent.m_disc, agent.m_btt, agent.hidden, agent.depth) == (8, 8, 512, 4)
         assert dataset_name(task) == preset.dataset
 
 
 def test_defaults_are_the_algorithms_constants():
-    a = agent_config("cube-single-play-singletask-v0")
+    a = method_config("sorl", "cube-single-play-singletask-v0", {})
     assert (a.fm_coef, a.sc_coef, a.tau, a.actor_lr, a.critic_lr) == (10, 10, 0.005, 1e-4, 1e-4)
     assert (a.adam_b1, a.adam_b2, a.adam_eps, a.clip_norm) == (0.9, 0.999, 1e-8, 1.0)
     assert (a.batch_size, a.ensemble, a.flow_eps) == (256, 2, 1e-5)
@@ -57,7 +57,7 @@ def test_defaults_are_the_algorithms_constants():
 
 
 def test_given_fields_win_over_the_preset():
-    agent = agent_config("cube-double-play-singletask-task3-v0", gamma=0.5, hidden=7)
+    agent = method_config("sorl", "cube-double-play-singletask-task3-v0", dict(gamma=0.5, hidden=7))
     assert (agent.q_coef, agent.gamma, agent.hidden) == (50, 0.5, 7)
 
 
@@ -67,8 +67,8 @@ def test_given_fields_win_over_the_preset():
 def test_an_environment_without_preset_needs_q_coef(env):
     assert find_preset(env) is None
     with pytest.raises(BadInput, match="--q-coef"):
-        agent_config(env)
-    assert agent_config(env, q_coef=3.0).q_coef == 3.0
+        method_config("sorl", env, {})
+    assert method_config("sorl", env, dict(q_coef=3.0)).q_coef == 3.0
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_an_environment_without_preset_needs_q_coef(env):
 )
 def test_a_value_out_of_bounds_is_named(field, value):
     with pytest.raises(BadInput) as err:
-        agent_config("x", **({"q_coef": 1.0} | {field: value}))
+        method_config("sorl", "x", {"q_coef": 1.0} | {field: value})
     message = str(err.value)
     assert field in message
     assert repr(value) in message
@@ -130,12 +130,12 @@ def test_eval_config_names_what_is_wrong(changes):
 
 
 def test_configs_go_round_and_unknown_fields_are_refused():
-    agent = agent_config("x", q_coef=2.0, m_btt=4)
-    assert AgentConfig.from_dict(agent.to_dict()) == agent
+    agent = method_config("sorl", "x", dict(q_coef=2.0, m_btt=4))
+    assert SorlConfig.from_dict(agent.to_dict()) == agent
     run = TrainConfig(env="e", data="d", out="o", eval_steps=(1, 8))
     assert TrainConfig.from_dict(run.to_dict() | {"eval_steps": [1, 8]}) == run
     with pytest.raises(BadInput, match="no field 'nonsense'"):
-        AgentConfig.from_dict(agent.to_dict() | {"nonsense": 1})
+        SorlConfig.from_dict(agent.to_dict() | {"nonsense": 1})
 
 
 def test_euler_steps():

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sorl_fast.act.evaluate import wilson
-from sorl_fast.config import AgentConfig, TrainConfig
+from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.algorithms.sorl import SorlConfig
 from sorl_fast.report import page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
@@ -80,7 +81,7 @@ def make_run(
     folder.mkdir(parents=True)
     config = {
         "sorl_fast": "0.1.0",
-        "agent": AgentConfig(**({"q_coef": 10.0, "hidden": 256, "depth": 3} | agent)).to_dict(),
+        "agent": SorlConfig(**({"q_coef": 10.0, "hidden": 256, "depth": 3} | agent)).to_dict(),
         "train": TrainConfig(
             env=env, data="data", out=str(folder), steps=steps, seed=seed, precision=precision
         ).to_dict(),

@@ -8,12 +8,12 @@ import torch
 
 bench = pytest.importorskip("sorl_fast.bench.train")
 
-from sorl_fast.config import AgentConfig  # noqa: E402
 from sorl_fast.errors import BadInput  # noqa: E402
+from sorl_fast.learn.algorithms.sorl import SorlConfig  # noqa: E402
 
 
 def test_nominal_flop_is_that_of_the_paper_network():
-    config = AgentConfig(q_coef=1.0)
+    config = SorlConfig(q_coef=1.0)
     flop = bench.update_flop(256, statistics.mean(bench.STEPS), config)
     assert flop == pytest.approx(14.7e9, rel=0.02)
 

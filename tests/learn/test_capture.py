@@ -17,15 +17,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sorl_fast import ops
-from sorl_fast.config import TrainConfig, agent_config
+from sorl_fast.config import TrainConfig
 from sorl_fast.data.dataset import TransitionData, load_data
 from sorl_fast.errors import BadInput, Diverged, Stopped
 from sorl_fast.learn import train as train_module
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig
 from sorl_fast.learn.capture import CapturedUpdates
 from sorl_fast.learn.checkpoint import load_latest
-from sorl_fast.learn.noise import KeyedNoise, draw_steps
+from sorl_fast.learn.learner import Learner
+from sorl_fast.learn.noise import KeyedNoise
 from sorl_fast.learn.train import train
-from sorl_fast.learn.update import Learner
 
 WINDOW = 7
 
@@ -118,7 +119,7 @@ class NoGraphs(TapeRecorder):
 
 def agent(**changes):
     base = {"q_coef": 1.0, "hidden": 8, "depth": 2, "batch_size": 12, "m_disc": 4, "m_btt": 2}
-    return agent_config("mine", **(base | changes))
+    return SorlConfig(**(base | changes))
 
 
 def setup(config, seed=3, recorder=None):
@@ -127,7 +128,7 @@ def setup(config, seed=3, recorder=None):
     arrays["next_observations"] = arrays["observations"][::-1].copy()
     data = TransitionData(arrays, "mine")
     host = torch.Generator().manual_seed(seed)
-    learner = Learner(data.obs_dim, data.act_dim, config, host)
+    learner = Learner(Sorl(config), data.obs_dim, data.act_dim, host)
     if recorder is None:
         return data, host, learner
     return CapturedUpdates(learner, data, seed, host, WINDOW, recorder), learner
@@ -168,11 +169,12 @@ def test_replays_equal_a_loop_written_by_hand(changes):
     other.count_on_device()
     expected, pairs = [], set()
     for number in range(1, count + 1):
-        pair = draw_steps(config, host), draw_steps(config, host)
+        pair = other.method.choose(host, number)
         key = torch.tensor([seed - 2**63, number, 0])
-        source = KeyedNoise(config.batch_size, data.act_dim, len(data), config, key)
-        index, noise = source.draw(*pair)
-        expected.append(other.update(data.take(index), noise))
+        plan = other.method.plan(data.act_dim)
+        source = KeyedNoise(plan, config.batch_size, data.act_dim, len(data), key)
+        index, noise = source.draw()
+        expected.append(other.update(data.take(index), noise, pair))
         pairs.add(pair)
     np.testing.assert_array_equal(metrics, torch.stack(expected).numpy())
     assert_equal_states(learner, other)
@@ -277,45 +279,44 @@ def test_who_holds_an_older_version_of_a_parameter_notices_a_replay():
 def test_keyed_noise_is_within_bounds_and_covers_them():
     config = agent(batch_size=3000, m_disc=8)
     key = torch.tensor([5, 1, 0])
-    index, noise = KeyedNoise(3000, 2, 10, config, key).draw(2, 1)
+    index, noise = KeyedNoise(Sorl(config).plan(2), 3000, 2, 10, key).draw()
     assert index.dtype == torch.int64
     assert set(index.tolist()) == set(range(10))
-    assert set((noise.fm_t * 8).tolist()) == set(range(8))
+    assert set((noise["fm_t"] * 8).tolist()) == set(range(8))
     for log2 in (0, 1, 2):
-        t = noise.sc_t[noise.sc_log2_steps == log2]
+        t = noise["sc_t"][noise["sc_log2_steps"] == log2]
         assert set((t * 2**log2).tolist()) == set(range(2**log2))
-    draws = [noise.td_noise, noise.fm_noise, noise.sc_noise, noise.q_noise]
+    draws = [noise[f"{name}_noise"] for name in ("td", "fm", "sc", "q")]
     for x in draws:
         assert x.shape == (3000, 2)
         assert x.is_contiguous()
         assert abs(float(x.mean())) < 0.05
         assert abs(float(x.std()) - 1) < 0.05
-    rest = torch.stack([index, noise.fm_t, noise.sc_t], 1)
+    rest = torch.stack([index, noise["fm_t"], noise["sc_t"]], 1)
     together = np.corrcoef(torch.cat([*draws, rest], 1).T.numpy()) - np.eye(11)
     assert np.abs(together).max() < 0.08
-    assert (noise.td_steps, noise.q_steps) == (2, 1)
 
 
 def test_keyed_noise_depends_on_the_key_alone():
-    config, key = agent(), torch.tensor([5, 1, 0])
-    source = KeyedNoise(12, 2, 300, config, key)
-    (i, a), (j, b) = source.draw(1, 1), source.draw(1, 1)
+    key = torch.tensor([5, 1, 0])
+    source = KeyedNoise(Sorl(agent()).plan(2), 12, 2, 300, key)
+    (i, a), (j, b) = source.draw(), source.draw()
     assert torch.equal(i, j)
-    assert torch.equal(a.q_noise, b.q_noise)
+    assert torch.equal(a["q_noise"], b["q_noise"])
     key[1] += 1
-    k, c = source.draw(1, 1)
+    k, c = source.draw()
     assert not torch.equal(i, k)
-    assert not torch.equal(a.q_noise, c.q_noise)
+    assert not torch.equal(a["q_noise"], c["q_noise"])
 
 
 def test_an_index_of_the_largest_word_is_the_last_transition(monkeypatch):
     words = torch.full((36,), 2**32 - 1)
     monkeypatch.setattr(ops, "words", lambda key, count: words[:count])
-    source = KeyedNoise(12, 2, 2**31 - 1, agent(), torch.zeros(3, dtype=torch.int64))
-    index, noise = source.draw(1, 1)
+    key = torch.zeros(3, dtype=torch.int64)
+    index, noise = KeyedNoise(Sorl(agent()).plan(2), 12, 2, 2**31 - 1, key).draw()
     assert set(index.tolist()) == {2**31 - 2}
-    assert float(noise.fm_t.max()) < 1
-    assert float(noise.sc_t.max()) < 1
+    assert float(noise["fm_t"].max()) < 1
+    assert float(noise["sc_t"].max()) < 1
 
 
 # ---- the loop
@@ -368,9 +369,8 @@ def test_it_is_the_training_of_its_seed(own_file, tmp_path, on_gpu):
     assert len(lines) == 6 + 5
     assert np.isfinite(list(result.last.values())).all()
     data = load_data("mine", own_file)
-    learner = Learner(
-        data.train.obs_dim, data.train.act_dim, agent(), torch.Generator().manual_seed(0)
-    )
+    random = torch.Generator().manual_seed(0)
+    learner = Learner(Sorl(agent()), data.train.obs_dim, data.train.act_dim, random)
     tensors = load_latest(tmp_path / "run" / "checkpoints").tensors
     for name, x in learner.state().items():
         assert not np.array_equal(tensors[name], x.numpy()), name

@@ -13,11 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sorl_fast import ops
-from sorl_fast.config import agent_config
 from sorl_fast.data.dataset import TransitionData
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.capture import CapturedUpdates
+from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.train import CHECK_EVERY
-from sorl_fast.learn.update import Learner
 from sorl_fast.ops import table
 
 TOLERANCE = 1e-5  # relative: a few updates through kernels in float32 against plain PyTorch
@@ -72,14 +72,12 @@ def way(request, monkeypatch):
 
 def updates_of(device, **changes):
     """Return captured updates with everything on the device, and the learner."""
-    config = agent_config(
-        "mine", q_coef=1.0, hidden=64, depth=2, batch_size=6, m_disc=4, m_btt=2, **changes
-    )
+    config = SorlConfig(q_coef=1.0, hidden=64, depth=2, batch_size=6, m_disc=4, m_btt=2, **changes)
     arrays = own_arrays()
     arrays["next_observations"] = arrays["observations"]
     data = TransitionData(arrays, "mine", device)
     host = torch.Generator().manual_seed(0)
-    learner = Learner(data.obs_dim, data.act_dim, config, host, device)
+    learner = Learner(Sorl(config), data.obs_dim, data.act_dim, host, device)
     return CapturedUpdates(learner, data, 0, host, CHECK_EVERY, RunOnly()), learner
 
 
@@ -88,7 +86,7 @@ def test_no_operation_of_an_update_asks_for_data_on_the_host(way, q_agg):
     updates, _ = updates_of("meta", q_agg=q_agg)
     for pair in [(1, 1), (2, 1), (1, 2)]:
         with Watch() as watch:
-            updates._update(*pair)
+            updates._update(Steps(*pair))
         assert watch.crossings == []
         assert len(watch.seen) > 50
         kernels = {name for name in watch.seen if "triton" in name}
@@ -98,14 +96,14 @@ def test_no_operation_of_an_update_asks_for_data_on_the_host(way, q_agg):
 def test_a_read_on_the_host_would_be_found_out(way, monkeypatch):
     plain = Learner.update
 
-    def reads(self, batch, noise):
-        metrics = plain(self, batch, noise)
+    def reads(self, batch, noise, choice):
+        metrics = plain(self, batch, noise, choice)
         return metrics if float(metrics[0]) > 0 else -metrics
 
     monkeypatch.setattr(Learner, "update", reads)
     updates, _ = updates_of("meta")
     with pytest.raises(RuntimeError, match="meta tensors"):
-        updates._update(1, 1)
+        updates._update(Steps(1, 1))
 
 
 def test_numbers_from_the_host_would_be_found_out():

@@ -65,15 +65,17 @@ def make_golden(path: Path, *, O: int, A: int, H: int, depth: int, E: int, q_agg
     """Write a file of the golden format from this implementation, in float64."""
     from sorl_fast import ops
     from sorl_fast.batch import Batch
-    from sorl_fast.config import AgentConfig
-    from sorl_fast.learn import losses
-    from sorl_fast.learn.networks import make_actor, make_critic
-    from sorl_fast.learn.noise import consistency_strata
+    from sorl_fast.layout import Layout
+    from sorl_fast.learn.algorithms import sorl
+    from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor, fresh_layers
 
     g = torch.Generator().manual_seed(0)
-    c = AgentConfig(q_coef=1.0, hidden=H, depth=depth, ensemble=E, q_agg=q_agg)
-    nets = {name: make_actor(O, A, c, g).double() for name in ("actor", "target_actor")}
-    nets |= {name: make_critic(O, A, c, g).double() for name in ("critic", "target_critic")}
+    c = sorl.SorlConfig(q_coef=1.0, hidden=H, depth=depth, ensemble=E, q_agg=q_agg)
+    actor, critic = Layout.actor(O, A, H, depth), Layout.critic(O, A, H, depth, E)
+    nets = {n: ShortcutActor(fresh_layers(actor, g)).double() for n in ("actor", "target_actor")}
+    nets |= {
+        n: CriticEnsemble(fresh_layers(critic, g)).double() for n in ("critic", "target_critic")
+    }
     out = {f"{n}/{k}": x for n, net in nets.items() for k, x in net.tensors().items()}
     B = 7
 
@@ -94,25 +96,24 @@ def make_golden(path: Path, *, O: int, A: int, H: int, depth: int, E: int, q_agg
 
     t, noise = torch.randint(8, (B,), generator=g).double() / 8, normal(B, A)
     out |= {"fm/t": t, "fm/noise": noise}
-    put(
-        "fm",
-        losses.flow_matching_loss(nets["actor"], batch, t, noise, c),
-        nets["actor"],
-        "grad_actor",
-    )
-    log2, t, noise = consistency_strata(B, 8).double(), torch.zeros(B).double(), normal(B, A)
+
+    def regress(term):
+        return sorl.regression_losses(nets["actor"], batch.observations, [term])[0]
+
+    put("fm", regress(sorl.flow_matching(batch, t, noise, c)), nets["actor"], "grad_actor")
+    log2, t, noise = sorl.consistency_strata(B, 8).double(), torch.zeros(B).double(), normal(B, A)
     out |= {"sc/log2_steps": log2, "sc/t": t, "sc/noise": noise}
-    sc = losses.self_consistency_loss(nets["actor"], nets["target_actor"], batch, log2, t, noise, c)
+    sc = regress(sorl.self_consistency(nets["target_actor"], batch, log2, t, noise, c))
     put("sc", sc, nets["actor"], "grad_actor")
     for k in (1, 8):
         noise = normal(B, A)
-        loss, q = losses.q_loss(nets["actor"], nets["critic"], batch, k, noise)
+        loss, q = sorl.q_loss(nets["actor"], nets["critic"], batch, k, noise)
         out |= {f"q{k}/noise": noise, f"q{k}/q": q}
         out[f"q{k}/actions"] = nets["actor"].sample(batch.observations, noise, k)
         put(f"q{k}", loss, nets["actor"], "grad_actor")
-        y = losses.td_target(nets["actor"], nets["target_critic"], batch, k, noise, c)
+        y = sorl.td_target(nets["actor"], nets["target_critic"], batch, k, noise, c)
         out[f"td{k}/noise"] = noise
-        put(f"td{k}", losses.td_loss(nets["critic"], batch, k, y), nets["critic"], "grad_critic")
+        put(f"td{k}", sorl.td_loss(nets["critic"], batch, k, y), nets["critic"], "grad_critic")
         obs, noise = normal(O), normal(3, A)
         layers = (nets["actor"].layers(), nets["critic"].layers())
         action, _, _ = ops.best_of_n(*layers, obs[None], noise[None], k, q_agg)

@@ -18,9 +18,10 @@ from conftest import own_arrays
 from sorl_fast import cli, ops
 from sorl_fast.act import policy_file
 from sorl_fast.act.evaluate import Evaluator
-from sorl_fast.config import TrainConfig, agent_config
+from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
+from sorl_fast.learn.algorithms.sorl import SorlConfig
 from sorl_fast.learn.checkpoint import load_latest
 from sorl_fast.learn.run_folder import RunFolder
 from sorl_fast.learn.train import train
@@ -34,9 +35,7 @@ def one_thread():
 
 
 def agent(**changes):
-    return agent_config(
-        "mine", **({"q_coef": 1.0, "hidden": 8, "depth": 2, "batch_size": 16} | changes)
-    )
+    return SorlConfig(**({"q_coef": 1.0, "hidden": 8, "depth": 2, "batch_size": 16} | changes))
 
 
 def config(own_file, out, **changes):
@@ -315,9 +314,9 @@ def test_one_training_at_a_time_in_a_folder(own_file, tmp_path, monkeypatch):
 def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):
     real = train_module.Learner.update
 
-    def update(self, batch, noise):
-        metrics = real(self, batch, noise)
-        if self.actor_adam.steps >= 33:
+    def update(self, batch, noise, choice):
+        metrics = real(self, batch, noise, choice)
+        if self.optimisers["actor"].steps >= 33:
             metrics[3] = torch.nan  # sc_loss
         return metrics
 

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from learn.test_update import B, setup
+from learn.algorithms.test_sorl_update import B, setup
 
 from sorl_fast import ops
 
@@ -46,12 +46,12 @@ def test_an_update_does_nothing_twice_and_nothing_for_nobody(done):
     _, learner, batch, source = setup(hidden=32)
     for _ in range(3):  # the first finds out who is differentiated
         done.clear()
-        noise = source.draw()
-        learner.update(batch, noise)
+        noise, k = source.draw()
+        learner.update(batch, noise, k)
     assert done == [
         # the target of TD: nothing is kept for a backward
         ("pack", "actor", True, True),
-        ("forward", "actor", B, noise.td_steps, "not kept"),
+        ("forward", "actor", B, k.td, "not kept"),
         ("pack", "critic", True, False),  # the target critic
         ("forward", "critic", B, 1, "not kept"),
         # TD; the critic's weights are still those of the last update's Q loss
@@ -63,11 +63,11 @@ def test_an_update_does_nothing_twice_and_nothing_for_nobody(done):
         ("forward", "actor", B, 1, "not kept"),
         # flow matching and self-consistency in one pass
         ("forward", "actor", 2 * B, 1, "kept"),
-        ("forward", "actor", B, noise.q_steps, "kept"),
+        ("forward", "actor", B, k.q, "kept"),
         ("pack", "critic", True, True),  # the optimiser has changed it
         ("forward", "critic", B, 1, "kept"),
         ("backward", "actor", 2 * B, 1, "weights"),
         # the Q loss: the critic's weights have no gradient
         ("backward", "critic", B, 1, "act"),
-        ("backward", "actor", B, noise.q_steps, "weights"),
+        ("backward", "actor", B, k.q, "weights"),
     ]

@@ -9,10 +9,9 @@ from tolerances import FLOAT32
 
 from sorl_fast import ops
 from sorl_fast.batch import Batch
-from sorl_fast.config import agent_config
 from sorl_fast.errors import BadInput
-from sorl_fast.learn.noise import UpdateNoise
-from sorl_fast.learn.update import Learner
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
+from sorl_fast.learn.learner import Learner
 from sorl_fast.ops import chain, reference, triton
 
 H = 64
@@ -336,8 +335,8 @@ def test_a_precision_that_is_not_there_is_named(device, precision):
 
 @pytest.mark.slow
 def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
-    config = agent_config(
-        "x", q_coef=10.0, hidden=64, depth=2, batch_size=8, m_disc=4, m_btt=4, clip_norm=1e9
+    config = SorlConfig(
+        q_coef=10.0, hidden=64, depth=2, batch_size=8, m_disc=4, m_btt=4, clip_norm=1e9
     )
     B, found = 8, {}
     for name in ("torch", "triton"):
@@ -347,22 +346,20 @@ def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
         def normal(*shape, g=g):
             return torch.randn(*shape, generator=g)
 
-        learner = Learner(5, 3, config, g)
+        learner = Learner(Sorl(config), 5, 3, g)
         batch = Batch(
             normal(B, 5), normal(B, 3).tanh(), -torch.ones(B), normal(B, 5), torch.ones(B)
         )
-        noise = UpdateNoise(
-            td_steps=2,
-            td_noise=normal(B, 3),
-            fm_t=torch.arange(B) % 4 / 4,
-            fm_noise=normal(B, 3),
-            sc_log2_steps=torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]),
-            sc_t=torch.zeros(B),
-            sc_noise=normal(B, 3),
-            q_steps=4,
-            q_noise=normal(B, 3),
-        )
-        metrics = [learner.update(batch, noise) for _ in range(2)]
+        noise = {
+            "td_noise": normal(B, 3),
+            "fm_t": torch.arange(B) % 4 / 4,
+            "fm_noise": normal(B, 3),
+            "sc_log2_steps": torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]),
+            "sc_t": torch.zeros(B),
+            "sc_noise": normal(B, 3),
+            "q_noise": normal(B, 3),
+        }
+        metrics = [learner.update(batch, noise, Steps(td=2, q=4)) for _ in range(2)]
         found[name] = torch.stack(metrics), learner.state()
     expected, state = found["torch"]
     got, ours = found["triton"]

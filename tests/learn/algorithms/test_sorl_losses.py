@@ -4,21 +4,22 @@ import pytest
 import torch
 
 from sorl_fast.batch import Batch
-from sorl_fast.config import AgentConfig
-from sorl_fast.learn import losses
-from sorl_fast.learn.networks import make_actor, make_critic
-from sorl_fast.learn.noise import NoiseSource, consistency_strata
+from sorl_fast.learn.algorithms import sorl
+from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, consistency_strata
+from sorl_fast.learn.learner import Learner
+from sorl_fast.learn.noise import GeneratorNoise
 
 O, A, B = 5, 3, 11
 
 
 def config(**changes):
-    return AgentConfig(**({"q_coef": 1.0, "hidden": 8, "depth": 2} | changes))
+    return SorlConfig(**({"q_coef": 1.0, "hidden": 8, "depth": 2} | changes))
 
 
 def make(c, seed=0):
     g = torch.Generator().manual_seed(seed)
-    actor, critic = make_actor(O, A, c, g), make_critic(O, A, c, g)
+    networks = Learner(Sorl(c), O, A, g).networks
+    actor, critic = networks["actor"], networks["critic"]
     batch = Batch(
         torch.randn(B, O, generator=g),
         torch.rand(B, A, generator=g) * 2 - 1,
@@ -46,30 +47,29 @@ def test_strata_are_equal_and_the_rest_is_the_biggest_step(batch_size, m_disc, c
 
 @pytest.mark.parametrize("m_disc", [1, 2, 8, 64])
 def test_drawn_times_lie_on_their_grids(m_disc):
-    c = config(m_disc=m_disc, m_btt=1)
-    g = torch.Generator().manual_seed(3)
-    noise = NoiseSource(1000, A, c, g, g).draw()
-    assert set(noise.fm_t.tolist()) == {i / m_disc for i in range(m_disc)}
-    h = torch.exp2(-noise.sc_log2_steps)
-    assert ((noise.sc_t / h) % 1 == 0).all()
-    assert (noise.sc_t + h <= 1).all()
-    assert len(noise.sc_t) == (0 if m_disc == 1 else 1000)
+    plan = Sorl(config(m_disc=m_disc, m_btt=1, batch_size=1000)).plan(A)
+    noise = GeneratorNoise(plan, A, torch.Generator().manual_seed(3)).draw()
+    assert set(noise["fm_t"].tolist()) == {i / m_disc for i in range(m_disc)}
+    h, sc_t = torch.exp2(-noise["sc_log2_steps"]), noise["sc_t"]
+    assert ((sc_t / h) % 1 == 0).all()
+    assert (sc_t + h <= 1).all()
+    assert len(sc_t) == (0 if m_disc == 1 else 1000)
 
 
 def test_step_counts_are_drawn_apart_and_cover_m_btt():
     g = torch.Generator().manual_seed(0)
-    source = NoiseSource(1, A, config(m_btt=4), g, g)
-    drawn = [source.draw() for _ in range(100)]
-    assert {n.td_steps for n in drawn} == {n.q_steps for n in drawn} == {1, 2, 4}
-    assert any(n.td_steps != n.q_steps for n in drawn)
+    drawn = [Sorl(config(m_btt=4)).choose(g, number) for number in range(1, 101)]
+    assert {n.td for n in drawn} == {n.q for n in drawn} == {1, 2, 4}
+    assert any(n.td != n.q for n in drawn)
 
 
 def test_without_strata_the_consistency_loss_is_zero():
     c = config(m_disc=1, m_btt=1)
     actor, _, batch, _ = make(c)
     empty = torch.zeros(0)
-    loss = losses.self_consistency_loss(actor, actor, batch, empty, empty, torch.zeros(0, A), c)
-    assert loss == 0
+    term = sorl.self_consistency(actor, batch, empty, empty, torch.zeros(0, A), c)
+    other = sorl.flow_matching(batch, torch.zeros(B), torch.zeros(B, A), c)
+    assert sorl.regression_losses(actor, batch.observations, [other, term])[1] == 0
 
 
 def test_flow_matching_loss_by_hand():
@@ -79,7 +79,8 @@ def test_flow_matching_loss_by_hand():
     x_t = (1 - (1 - 1e-5) * 0.25) * noise + 0.25 * batch.actions
     v = actor(batch.observations, x_t, t, torch.full((B,), 3.0))
     expected = ((v - (batch.actions - (1 - 1e-5) * noise)) ** 2).mean()
-    got = losses.flow_matching_loss(actor, batch, t, noise, c)
+    term = sorl.flow_matching(batch, t, noise, c)
+    (got,) = sorl.regression_losses(actor, batch.observations, [term])
     torch.testing.assert_close(got, expected)
 
 
@@ -89,7 +90,7 @@ def test_consistency_target_is_the_mean_of_two_half_steps_without_gradient():
     x, t, log2 = torch.randn(B, A, generator=g), torch.full((B,), 0.5), torch.ones(B)
     v1 = actor(batch.observations, x, t, log2 + 1)
     v2 = actor(batch.observations, x + 0.25 * v1, t + 0.25, log2 + 1)
-    got = losses.consistency_target(actor, batch.observations, x, t, log2)
+    got = sorl.consistency_target(actor, batch.observations, x, t, log2)
     torch.testing.assert_close(got, (v1 + v2) / 2)
     assert not got.requires_grad
 
@@ -97,7 +98,7 @@ def test_consistency_target_is_the_mean_of_two_half_steps_without_gradient():
 def test_q_loss_takes_the_mean_of_the_ensemble_whatever_q_agg_says():
     actor, critic, batch, g = make(config(q_agg="min", ensemble=3))
     noise = torch.randn(B, A, generator=g)
-    loss, q = losses.q_loss(actor, critic, batch, 2, noise)
+    loss, q = sorl.q_loss(actor, critic, batch, 2, noise)
     values = critic(batch.observations, actor.sample(batch.observations, noise, 2), 2)
     torch.testing.assert_close(q, values.mean(0))
     torch.testing.assert_close(loss, -q.mean() / q.abs().mean())
@@ -108,7 +109,7 @@ def test_td_target_by_hand(q_agg):
     c = config(q_agg=q_agg, gamma=0.9)
     actor, critic, batch, g = make(c)
     noise = torch.randn(B, A, generator=g)
-    got = losses.td_target(actor, critic, batch, 4, noise, c)
+    got = sorl.td_target(actor, critic, batch, 4, noise, c)
     q = critic(batch.next_observations, actor.sample(batch.next_observations, noise, 4), 4)
     q = q.mean(0) if q_agg == "mean" else q.min(0).values
     torch.testing.assert_close(got, batch.rewards + 0.9 * batch.masks * q)
