@@ -2,7 +2,8 @@
 
 One update is what the training loop repeats: sample a minibatch, draw the noise, critic step, actor
 step, targets. Everyone runs the same code (`learn.algorithms.sorl`) from the same weights on the same
-batches and noise; only the backend behind `ops` changes, and what it computes is checked before it is timed.
+batches and noise; only the backend behind `ops` changes, and what it computes is checked before it is
+timed.
 Contenders take turns in one process; torch's thread pool is put to sleep before each of ours.
 """
 

@@ -126,7 +126,7 @@ def _envs(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     from .learn.algorithms import find_method, method_config
 
-    method = find_method(args.method)
+    method = find_method(args.method_trained)
     run_flags, agent_flags = _given(args, TrainConfig), _given(args, method.Config)
     if args.resume and "out" in run_flags:
         # what is not on the command line stays as the run has it
@@ -134,12 +134,17 @@ def _train(args: argparse.Namespace) -> int:
 
         saved_agent, saved_run, _ = RunFolder(run_flags["out"], ()).read_config()
         config = TrainConfig.from_dict(saved_run.to_dict() | run_flags)
+        if saved_agent.method != method.Config.method:
+            raise BadInput(
+                f"--method is {method.Config.method!r}, but {run_flags['out']} was trained by "
+                f"{saved_agent.method!r}. Leave --method out, or choose another --out"
+            )
         agent = method.Config.from_dict(saved_agent.to_dict() | agent_flags)
     else:
         if dataset_name(run_flags.get("env", "")) == run_flags.get("env"):
             run_flags.setdefault("eval_every", 0)  # nothing here simulates it
         config = _make(TrainConfig, run_flags)
-        agent = method_config(args.method, config.env, agent_flags)
+        agent = method_config(args.method_trained, config.env, agent_flags)
     with _extra("train"):
         from .learn.train import train
     result = train(agent, config, resume=args.resume, command=args.command_line)
@@ -251,8 +256,15 @@ def _method_named(argv: Sequence[str]) -> str | None:
     if argv[:1] != ["train"]:
         return None
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--method", default="sorl")
-    return str(early.parse_known_args(argv[1:])[0].method)
+    early.add_argument("--method")
+    early.add_argument("--out", default="")
+    early.add_argument("--resume", action="store_true")
+    args = early.parse_known_args(argv[1:])[0]
+    if args.method is None and args.resume and args.out:
+        with _extra("train"):
+            from .learn.run_folder import RunFolder
+        return RunFolder(args.out, ()).read_config()[0].method
+    return args.method or "sorl"
 
 
 def make_parser(method: str | None = None) -> argparse.ArgumentParser:
@@ -278,7 +290,10 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --out"
     )
-    sub.add_argument("--method", default="sorl", help="what is learned, and how (default: sorl)")
+    sub.add_argument(
+        "--method", help="what is learned, and how (default: sorl; with --resume the run's)"
+    )
+    sub.set_defaults(method_trained=method)
     if method is not None:
         with _extra("train"):
             from .learn.algorithms import find_method

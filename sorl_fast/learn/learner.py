@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import BadInput
-from .method import Method
+from .method import Method, Trained
 from .noise import Noise
 from .optimiser import AdamEma
 
 
-class Learner:
+class Learner(Trained):
     """A method's networks by name, and all that training changes.
 
     Parameters
@@ -38,10 +38,7 @@ class Learner:
         device: torch.device | str = "cpu",
     ):
         self.method = method
-        # each is a Network of the kind that the method made
-        self.networks: dict[str, Any] = {}
-        self.targets: dict[str, Any] = {}
-        self.optimisers: dict[str, AdamEma] = {}
+        self.networks, self.targets, self.optimisers = {}, {}, {}
         for name, spec in method.networks(obs_dim, act_dim).items():
             network = self.networks[name] = spec.make(generator).to(device)
             if spec.target:

@@ -8,7 +8,7 @@ Shape letters: B batch, O observation, A action.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,10 +18,7 @@ from ..batch import Batch
 from ..config import MethodConfig
 from .networks import Network
 from .noise import Noise, Plan
-from .optimiser import AdamSettings
-
-if TYPE_CHECKING:
-    from .learner import Learner
+from .optimiser import AdamEma, AdamSettings
 
 
 class NetworkSpec(NamedTuple):
@@ -30,6 +27,15 @@ class NetworkSpec(NamedTuple):
     make: Callable[[torch.Generator], Network]  # fresh, on the CPU
     adam: AdamSettings
     target: bool = False  # whether an EMA target follows it
+
+
+class Trained:
+    """What a method's update reads and writes, by the names of `Method.networks`."""
+
+    # each is a Network of the kind that the method made
+    networks: dict[str, Any]
+    targets: dict[str, Any]  # EMA targets, of those networks that have one
+    optimisers: dict[str, AdamEma]
 
 
 class Export(NamedTuple):
@@ -83,7 +89,7 @@ class Method(ABC, Generic[C]):
         return ()
 
     @abstractmethod
-    def update(self, learner: "Learner", batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
+    def update(self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
         """Make one update in place.
 
         Returns
@@ -95,10 +101,10 @@ class Method(ABC, Generic[C]):
 
     @abstractmethod
     def losses(
-        self, learner: "Learner", batch: Batch, noise: Noise, choice: Hashable
+        self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable
     ) -> dict[str, Tensor]:
         """Return the `val_metrics` at `batch`; nothing changes, no gradient is kept."""
 
     @abstractmethod
-    def export(self, learner: "Learner", about: Export) -> Policy:
+    def export(self, trained: Trained, about: Export) -> Policy:
         """Return what acts, as an immutable policy."""

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..learn.algorithms import find_method
 from .runs import Cell, Line, Setting, episodes_of, learning_curves, pareto_front
 
 if TYPE_CHECKING:
@@ -110,12 +111,13 @@ def _titled(settings: Sequence[Setting], setting: Setting, title: str) -> str:
     return f"{setting.label}: {title}" if len(settings) > 1 else title
 
 
-_LOSSES = (
-    ("fm_loss", "Flow matching"),
-    ("sc_loss", "Self-consistency"),
-    ("q_loss", "Q loss of the actor"),
-    ("critic_loss", "TD loss of the critic"),
-)
+def _losses_of(settings: Sequence[Setting]) -> dict[str, str]:
+    """Return the metrics that the settings' methods want drawn, with their titles."""
+    found: dict[str, str] = {}
+    for setting in settings:
+        method = find_method(setting.method)
+        found = {name: method.metrics[name] for name in method.plots} | found
+    return found
 
 
 def _series(lines: Sequence[Line], key: str) -> tuple[list[int], list[float]]:
@@ -128,7 +130,7 @@ def draw_losses(settings: Sequence[Setting]) -> Figure | None:
     logs = [(i, run.log) for i, setting in enumerate(settings) for run in setting.runs]
     shown = [
         (key, title)
-        for key, title in _LOSSES
+        for key, title in _losses_of(settings).items()
         if any(_series(log, k)[0] for _, log in logs for k in (key, f"val_{key}"))
     ]
     if not shown:
@@ -162,7 +164,7 @@ def _losses_legend(figure: Figure, ax: Axes, settings: Sequence[Setting]) -> Non
         entries.append((_wrap(setting.label), _COLOURS[i % len(_COLOURS)], "-"))
     entries.append(("training", _COLOURS[0] if one else _GREY, "-"))
     log = [line for setting in settings for run in setting.runs for line in run.log]
-    if any(f"val_{key}" in line for line in log for key, _ in _LOSSES):
+    if any(f"val_{key}" in line for line in log for key in _losses_of(settings)):
         entries.append(("validation", _COLOURS[3] if one else _GREY, "--"))
     for label, colour, style in entries:
         ax.plot([], [], style, color=colour, label=label)

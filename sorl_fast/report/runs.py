@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from ..act.evaluate import wilson
 from ..errors import BadInput
+from ..learn.algorithms import find_method
 
 Line = dict[str, Any]
 
@@ -65,8 +66,13 @@ class Run:
     complete: bool  # `evaluation` is the grid of `sorl-fast eval`, not the last periodic one
 
     @property
+    def method(self) -> str:
+        """The method's name; SORL's before runs recorded it."""
+        return _method(self.config)
+
+    @property
     def agent(self) -> dict[str, Any]:
-        """The saved AgentConfig."""
+        """The saved config of the method."""
         return dict(self.config["agent"])
 
     @property
@@ -90,7 +96,7 @@ class Run:
         """Equal for runs that are seeds of one setting."""
         data = self.config.get("data") or {}
         source = data.get("sha256") or [data.get("transitions"), data.get("episodes")]
-        train = (self.train["env"], self.train["steps"], self.precision)
+        train = (self.method, self.train["env"], self.train["steps"], self.precision)
         return json.dumps((self.agent, train, source, self.timing), sort_keys=True)
 
 
@@ -103,6 +109,11 @@ class Setting:
     cells: tuple[Cell, ...]  # of the final evaluation; by steps, then candidates
 
     @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.runs[0].method
+
+    @property
     def env(self) -> str:
         """The environment's name."""
         return str(self.runs[0].train["env"])
@@ -111,6 +122,11 @@ class Setting:
         """The cell (M, N), None if it was not evaluated."""
         found = [c for c in self.cells if (c.steps, c.candidates) == (steps, candidates)]
         return found[0] if found else None
+
+
+def _method(config: Any) -> str:
+    """Return the method of a config.json, which may be anything."""
+    return str(config.get("method", "sorl")) if isinstance(config, dict) else "sorl"
 
 
 def _load_json(path: Path, remedy: str) -> Any:
@@ -171,7 +187,9 @@ def load_run(folder: Path) -> Run:
     if not path.exists():
         raise BadInput(f"{folder} is not a run's folder: it has no config.json; {train}")
     config = _load_json(path, f"Train again: {train}")
-    for section, names in (("agent", ("q_coef", "m_disc")), ("train", ("env", "steps", "seed"))):
+    settings = find_method(_method(config)).Config
+    required = [f.name for f in fields(cast(Any, settings)) if f.default is MISSING]
+    for section, names in (("agent", required), ("train", ["env", "steps", "seed"])):
         values = config.get(section) if isinstance(config, dict) else None
         for name in names:
             if not isinstance(values, dict) or name not in values:
@@ -245,10 +263,13 @@ def group_settings(runs: Sequence[Run]) -> list[Setting]:
                 )
             seeds[seed] = run.folder
     described = [_described(group[0]) for group in groups.values()]
-    varied = [key for key in described[0] if len({d.get(key) for d in described}) > 1]
+    names = dict.fromkeys(key for d in described for key in d)  # methods have fields of their own
+    varied = [key for key in names if len({d.get(key) for d in described}) > 1]
     settings = []
     for group, values in zip(groups.values(), described, strict=True):
-        label = ", ".join(f"{key} {values[key]}" for key in varied) or str(values["env"])
+        label = ", ".join(f"{key} {values[key]}" for key in varied if key in values) or str(
+            values["env"]
+        )
         evaluations = [run.evaluation for run in group if run.evaluation is not None]
         settings.append(Setting(label, tuple(group), cells_of(evaluations)))
     return settings
@@ -258,7 +279,7 @@ def _described(run: Run) -> dict[str, str]:
     """What may set one setting apart from another, in the words of the labels."""
     data = run.config.get("data") or {}
     values = {"env": run.train["env"], "updates": f"{run.train['steps']:,}"}
-    values |= {"precision": run.precision} | run.agent
+    values |= {"method": run.method, "precision": run.precision} | run.agent
     values |= {"transitions": data.get("transitions"), "data": str(data.get("sha256", ""))[:8]}
     return {key: str(value) for key, value in (values | {"success": run.timing}).items()}
 

@@ -23,9 +23,8 @@ from ...batch import Batch
 from ...config import MethodConfig, QAgg, check, euler_steps, is_power_of_two, option
 from ...layout import Layout
 from ...ops import aggregate
-from ..learner import Learner
 from ..losses import interpolate
-from ..method import Export, Method, NetworkSpec
+from ..method import Export, Method, NetworkSpec, Trained
 from ..networks import CriticEnsemble, ShortcutActor, fresh_layers
 from ..noise import Fixed, Grid, Grids, Noise, Normal, Plan
 from ..optimiser import AdamSettings
@@ -294,18 +293,18 @@ class Sorl(Method[SorlConfig]):
         td, q = (int(torch.randint(len(steps), (), generator=host)) for _ in range(2))
         return Steps(steps[td], steps[q])
 
-    def critic_loss(self, learner: Learner, batch: Batch, noise: Noise, k: int) -> Tensor:
+    def critic_loss(self, trained: Trained, batch: Batch, noise: Noise, k: int) -> Tensor:
         """Return the TD loss."""
-        actor, target_critic = learner.networks["actor"], learner.targets["critic"]
+        actor, target_critic = trained.networks["actor"], trained.targets["critic"]
         target = td_target(actor, target_critic, batch, k, noise["td_noise"], self.config)
-        return td_loss(learner.networks["critic"], batch, k, target)
+        return td_loss(trained.networks["critic"], batch, k, target)
 
     def actor_losses(
-        self, learner: Learner, batch: Batch, noise: Noise, k: int
+        self, trained: Trained, batch: Batch, noise: Noise, k: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the flow-matching, self-consistency and Q losses, and Q [B]."""
-        actor, critic = learner.networks["actor"], learner.networks["critic"]
-        target_actor = learner.targets["actor"]
+        actor, critic = trained.networks["actor"], trained.networks["critic"]
+        target_actor = trained.targets["actor"]
         strata, sc_t, sc_noise = noise["sc_log2_steps"], noise["sc_t"], noise["sc_noise"]
         terms = (
             flow_matching(batch, noise["fm_t"], noise["fm_noise"], self.config),
@@ -315,32 +314,32 @@ class Sorl(Method[SorlConfig]):
         return fm, sc, *q_loss(actor, critic, batch, k, noise["q_noise"])
 
     def losses(
-        self, learner: Learner, batch: Batch, noise: Noise, choice: Hashable
+        self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable
     ) -> dict[str, Tensor]:
         """Return the losses of the validation data."""
         assert isinstance(choice, Steps)
-        fm, sc, q_part, q = self.actor_losses(learner, batch, noise, choice.q)
-        td = self.critic_loss(learner, batch, noise, choice.td)
+        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q)
+        td = self.critic_loss(trained, batch, noise, choice.td)
         values = (td, fm, sc, q_part, q.mean())
         return dict(zip(self.val_metrics, values, strict=True))
 
-    def update(self, learner: Learner, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
+    def update(self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
         """Make a critic step, then an actor step; both EMAs follow at once."""
         assert isinstance(choice, Steps)
         config = self.config
-        critic_loss = self.critic_loss(learner, batch, noise, choice.td)
+        critic_loss = self.critic_loss(trained, batch, noise, choice.td)
         # The critic's target is next read by the next update, so its EMA may follow at once.
-        critic_norm = learner.optimisers["critic"].step(critic_loss)
+        critic_norm = trained.optimisers["critic"].step(critic_loss)
 
-        fm, sc, q_part, q = self.actor_losses(learner, batch, noise, choice.q)
+        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q)
         regression = config.fm_coef * fm + config.sc_coef * sc
-        actor_norm = learner.optimisers["actor"].step(regression, config.q_coef * q_part)
+        actor_norm = trained.optimisers["actor"].step(regression, config.q_coef * q_part)
         actor_loss = regression + config.q_coef * q_part
 
         values = (critic_loss, actor_loss, fm, sc, q_part, q.mean(), critic_norm, actor_norm)
         return torch.stack([v.detach() for v in values])
 
-    def export(self, learner: Learner, about: Export) -> Policy:
+    def export(self, trained: Trained, about: Export) -> Policy:
         """Return the online actor and critic, actions bounded by [-1, 1]."""
         c = self.config
         mean, std = about.obs_mean, about.obs_std
@@ -359,6 +358,6 @@ class Sorl(Method[SorlConfig]):
             obs_mean=None if mean is None else mean.numpy(),
             obs_std=None if std is None else std.numpy(),
             config=c.to_dict(),
-            actor=learner.networks["actor"].arrays(),
-            critic=learner.networks["critic"].arrays(),
+            actor=trained.networks["actor"].arrays(),
+            critic=trained.networks["critic"].arrays(),
         )
