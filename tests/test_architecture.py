@@ -96,6 +96,35 @@ def test_imports_follow_the_arrows(path):
         assert ok, f"{module} may not import {target}"
 
 
+def test_modules_do_not_import_each_other_in_a_circle():
+    modules = {module_of(p): p for p in sources() if ROOT / "sorl_fast" in p.parents}
+    arrows = {}
+    for module, path in modules.items():
+        tree = ast.parse(path.read_text())
+        found = set()
+        for node in tree.body:  # what runs when it is imported; not what stands below TYPE_CHECKING
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            for target, _ in imports(ast.Module([node], []), module, path.name == "__init__.py"):
+                # `from .room import name`: a module of that name, or else the room itself
+                for name in (target, target.rpartition(".")[0]):
+                    if name in modules and name != module:
+                        found.add(name)
+                        break
+        arrows[module] = found
+    done: set[str] = set()
+
+    def walk(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " -> ".join([*above[above.index(module) :], module])
+        if module not in done:
+            for target in sorted(arrows[module]):
+                walk(target, (*above, module))
+            done.add(module)
+
+    for module in arrows:
+        walk(module, ())
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_pickle_no_eval_no_code_from_data(path):
     tree = ast.parse(path.read_text())
