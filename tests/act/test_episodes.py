@@ -1,6 +1,7 @@
 """The record of finished episodes, and evaluations that are added to, never lost."""
 
 import json
+import resource
 
 import pytest
 
@@ -128,14 +129,21 @@ def test_a_record_that_cannot_be_written_or_read_is_named(tmp_path):
         fill(tmp_path / "folder")
 
 
-@pytest.mark.skipif("not __import__('os').path.exists('/dev/full')")
-def test_a_full_disk_is_named(tmp_path):
-    (tmp_path / "record").symlink_to("/dev/full")
-    record = Record(None, CONTEXT)
-    record._path = tmp_path / "record"
-    record._file = record._path.open("ab", buffering=0)
-    with record, pytest.raises(BadInput, match=r"cannot write .*record: No space.*same command"):
-        record.add(*next(iter(EPISODES.items())))
+@pytest.mark.parametrize("room", [0, 10], ids=["no room", "room for a part of a line"])
+def test_a_full_disk_is_named_and_costs_one_episode(tmp_path, room):
+    path = tmp_path / "record"
+    *first, (task, episode) = EPISODES.items()
+    fill(path, episodes=dict(first))
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + room, old[1]))
+    try:
+        with pytest.raises(BadInput, match=r"cannot write .*record: .*give the same command again"):
+            fill(path, episodes={task: episode})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert Record(path, CONTEXT).done == dict(first)
+    fill(path, episodes={task: episode})
+    assert Record(path, CONTEXT).done == EPISODES
 
 
 def row(M, N, episodes, successes=0, rate=1.0):
