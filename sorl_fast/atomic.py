@@ -19,6 +19,11 @@ def _remedy(path: Path, err: OSError) -> BadInput:
     )
 
 
+def _check_path(call: str, path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput(f"path is a {type(path).__name__}, but must be a path: {call}")
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename in `folder` survive a power cut."""
     fd = os.open(folder, os.O_RDONLY)
@@ -43,6 +48,7 @@ def write_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) 
     BadInput
         The folder is read-only, the disk is full, or any other OSError. `path` is as it was.
     """
+    _check_path("write_file(path, write)", path)
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
@@ -62,6 +68,11 @@ def write_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Put `data` into the file `path`, whole or not at all; errors as `write_file`."""
+    _check_path("write_bytes(path, data)", path)
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise BadInput(
+            f"data is a {type(data).__name__}, but must be bytes: write_bytes(path, data)"
+        )
     write_file(path, lambda file: file.write(data))
 
 
@@ -79,6 +90,7 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     BadInput
         Any OSError, as `write_file`.
     """
+    _check_path("new_folder(path)", path)
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:

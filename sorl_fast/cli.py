@@ -7,7 +7,9 @@ import argparse
 import dataclasses
 import json
 import shlex
+import signal
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -171,27 +173,57 @@ def _eval(args: argparse.Namespace) -> int:
     config = _make(EvalConfig, _given(args, EvalConfig))
     policy, folder = _policy_path(args.run)
     with _extra("train"):
+        from .act.episodes import keep_evaluation, record_path
         from .act.evaluate import evaluate
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
 
     saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
-    with _progress_bar(" episodes") as progress:
-        result = evaluate(policy, config, env=args.env, progress=progress)
-    result["command"] = args.command_line
-    if saved:
-        result = {"step": int(saved[-1].name)} | result
-    data = (json.dumps(result, indent=1) + "\n").encode()
-    if args.json:
-        write_bytes(args.json, data)
     if folder is not None:
         # in another precision or environment it is no figure of the training: it stands beside that one
         other = [] if config.precision == "fp32" else [config.precision]
         other += [args.env] if args.env is not None and args.env != load(policy).env else []
-        write_bytes(folder / f"{'-'.join(['evaluation', *other])}.json", data)
+        kept: Path | None = folder / f"{'-'.join(['evaluation', *other])}.json"
+    else:
+        kept = Path(args.json) if args.json else None
+    record = None if kept is None else record_path(kept)
+    with _progress_bar(" episodes") as progress, _stoppable(record):
+        result = evaluate(
+            policy, config, env=args.env, progress=progress, record=record, fresh=args.fresh
+        )
+    result["command"] = args.command_line
+    if saved:
+        result = {"step": int(saved[-1].name)} | result
+    if kept is not None:
+        result, aside = keep_evaluation(kept, result, args.fresh)
+        if aside is not None:
+            print(
+                f"{kept} held an evaluation of another policy, seed, backend or version, which is now "
+                f"{aside}",
+                file=sys.stderr,
+            )
+    if args.json and folder is not None:
+        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
     print(terminal_table(result))
     return 0
+
+
+@contextmanager
+def _stoppable(record: Path | None) -> Iterator[None]:
+    """Where finished episodes are recorded, let SIGTERM and Ctrl-C end the evaluation with a word on it."""
+    if record is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt as err:
+        raise Stopped(
+            f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
+        ) from err
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
@@ -305,6 +337,12 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("run", metavar="RUN", help="a run's folder or a policy file")
     sub.add_argument("--env", help="another environment than the one that the policy names")
     sub.add_argument("--json", metavar="FILE", help="also write the result here")
+    sub.add_argument(
+        "--fresh",
+        action="store_true",
+        help="run finished episodes again too; otherwise an evaluation that was stopped goes on, and "
+        "other cells are added to it",
+    )
     _add_flags(sub, EvalConfig, "evaluation")
     sub.set_defaults(run_command=_eval)
 

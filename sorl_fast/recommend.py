@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .act.policy_file import Policy, load
+from .act.policy_file import Policy, digest, load
 from .act.sampler import KNOWN_PRECISIONS, Sampler
 from .config import available_cores
 from .errors import BadInput
@@ -104,6 +104,7 @@ class Evaluation(NamedTuple):
     env: str
     precision: str
     rates: tuple[Rate, ...]
+    policy: str | None  # the evaluated policy's digest; None: an older file, which states none
 
 
 def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
@@ -134,7 +135,12 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
         raise BadInput(
             f"evaluation {path}: precision is {precision!r}, but must be one of {known}; {redo}"
         )
-    return Evaluation(str(values.get("env")), precision, rates)
+    return Evaluation(str(values.get("env")), precision, rates, values.get("policy"))
+
+
+def _is_of(evaluation: Evaluation, policy: Policy) -> bool:
+    """Whether the evaluation is of this policy, as far as it says; training on makes another one."""
+    return evaluation.policy in (None, digest(policy))
 
 
 def _rate(row: Any, where: str, policy: Policy) -> Rate:
@@ -217,8 +223,15 @@ def recommend(
     BadInput
         The run, its evaluation or the budget is wrong, or this build has no such backend.
     """
-    if not (math.isfinite(budget_us) and budget_us > 0):
-        raise BadInput(f"budget_us is {budget_us}, but must be finite and above 0. Set --budget-us")
+    try:
+        possible = math.isfinite(budget_us) and budget_us > 0
+    except TypeError:  # recommend(budget_us, run)
+        possible = False
+    if not possible:
+        raise BadInput(
+            f"budget_us is {budget_us!r}, but must be finite and above 0. Set --budget-us; in "
+            "Python: recommend(run, budget_us)"
+        )
     if backend == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "
@@ -229,6 +242,11 @@ def recommend(
     policy = load(path)
     file = Path(evaluation or path.parent / "evaluation.json")
     base = read_evaluation(file, policy)
+    if not _is_of(base, policy):
+        raise BadInput(
+            f"evaluation {file} is of another policy than {path}, which may have been trained on "
+            "since; evaluate the policy again: sorl-fast eval RUN"
+        )
     counts = [n for n in threads if n <= available_cores()]
     if not counts:
         raise BadInput(
@@ -279,7 +297,7 @@ def _rates_in(
     beside = file.with_name(f"evaluation-{precision}.json")
     if precision != base.precision and beside.exists():
         other = read_evaluation(beside, policy)
-        if other.env == base.env and other.precision == precision:
+        if other.env == base.env and other.precision == precision and _is_of(other, policy):
             own = {rate[:2]: rate for rate in other.rates}
     return [
         (own[rate[:2]], precision) if rate[:2] in own else (rate, base.precision)

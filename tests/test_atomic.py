@@ -66,3 +66,15 @@ def test_a_folder_half_made_is_swept_away(tmp_path):
     with full_disk(), pytest.raises(BadInput), new_folder(tmp_path / "new") as part:
         (part / "a").write_bytes(b"x" * 5000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_in_the_wrong_order_are_named(tmp_path):
+    with pytest.raises(BadInput, match=r"path is a bytes.*write_bytes\(path, data\)"):
+        write_bytes(b"data", tmp_path / "a")
+    with pytest.raises(BadInput, match=r"data is a str.*write_bytes\(path, data\)"):
+        write_bytes(tmp_path / "a", "text")
+    with pytest.raises(BadInput, match=r"path is a function.*write_file\(path, write\)"):
+        write_file(lambda file: None, tmp_path / "a")
+    with pytest.raises(BadInput, match=r"path is a int.*new_folder\(path\)"), new_folder(7):
+        pass
+    assert not [*tmp_path.iterdir()]

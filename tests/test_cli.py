@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -88,7 +90,7 @@ def test_an_evaluation_in_another_environment_replaces_none(tmp_path, monkeypatc
     row |= {"ci_low": 0.0, "ci_high": 0.8, "actions_per_second": 1.0}
     row |= {"episode_length": 1.0, "returns": 0.0}
 
-    def evaluate(policy, config, *, env, progress):
+    def evaluate(policy, config, *, env, **_):
         # the training beside it goes on
         (tmp_path / "checkpoints" / "000000200").mkdir()
         return {"env": env, "success_timing": "post", "precision": config.precision, "rows": [row]}
@@ -105,6 +107,89 @@ def test_an_evaluation_in_another_environment_replaces_none(tmp_path, monkeypatc
     (tmp_path / "checkpoints" / "000000200").rmdir()
     assert cli.main(["eval", str(tmp_path), "--env", policy.env]) == 0
     assert (tmp_path / "evaluation.json").exists()
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """Let `eval` answer at once: each cell asked for, all of whose episodes fail."""
+    asked = {}
+
+    def evaluate(policy, config, **more):
+        asked.update(more)
+        n = config.episodes
+        row = {"episodes": n, "successes": 0, "success": 0.0, "ci_low": 0.0, "ci_high": 0.8}
+        row |= {"episode_length": 1.0, "actions_per_second": 1.0, "returns": 0.0}
+        cells = [
+            {"steps": M, "candidates": N} | row for M in config.steps for N in config.candidates
+        ]
+        context = {
+            **{"policy": "ab", "env": "e", "success_timing": "post", "seed": config.seed},
+            **{"backend": "native", "isa": "avx2", "precision": config.precision, "versions": {}},
+        }
+        return context | {"rows": cells}
+
+    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    return asked
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["run folder", "policy file"])
+def test_a_small_evaluation_adds_to_the_big_one(tmp_path, evaluated, capsys, bare):
+    policy = tmp_path / "policy.safetensors"
+    policy.touch()
+    file = tmp_path / ("result.json" if bare else "evaluation.json")
+    argv = ["eval", str(policy), "--json", str(file)] if bare else ["eval", str(tmp_path)]
+
+    def found():
+        rows = json.loads(file.read_text())["rows"]
+        return {(row["steps"], row["candidates"]): row["episodes"] for row in rows}
+
+    big = ["--steps", "1", "8", "--candidates", "4", "--episodes", "50"]
+    assert cli.main([*argv, *big]) == 0
+    assert evaluated["record"] == file.with_suffix(".episodes.jsonl")
+    assert cli.main([*argv, "--steps", "1", "2", "--candidates", "4", "--episodes", "3"]) == 0
+    assert found() == {(1, 4): 50, (2, 4): 3, (8, 4): 50}
+    assert "3 to 50 episodes a cell" in capsys.readouterr().out
+    assert not evaluated["fresh"]
+    assert cli.main([*argv, "--steps", "1", "--candidates", "1", "--seed", "1"]) == 0
+    assert found() == {(1, 1): 50}
+    aside = file.with_stem(f"{file.stem}-kept-1")
+    assert f"which is now {aside}" in capsys.readouterr().err
+    assert len(json.loads(aside.read_text())["rows"]) == 3
+    fresh = ["--steps", "2", "--candidates", "1", "--seed", "1", "--fresh"]
+    assert cli.main([*argv, *fresh]) == 0
+    assert evaluated["fresh"]
+    assert found() == {(2, 1): 50}
+
+
+def test_a_copy_of_a_runs_evaluation_is_the_same(tmp_path, evaluated):
+    (tmp_path / "policy.safetensors").touch()
+    copy = tmp_path / "copy.json"
+    for steps in ("1", "4"):
+        assert cli.main(["eval", str(tmp_path), "--steps", steps, "--json", str(copy)]) == 0
+        assert copy.read_bytes() == (tmp_path / "evaluation.json").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("copy.json", "evaluation.json", "policy.safetensors"),
+    ]
+
+
+@pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
+def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, sig):
+    def evaluate(policy, config, **_):
+        os.kill(os.getpid(), sig)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    before = signal.getsignal(signal.SIGTERM)
+    policy = tmp_path / "policy.safetensors"
+    policy.touch()
+    assert cli.main(["eval", str(tmp_path)]) == 75
+    err = capsys.readouterr().err
+    assert f"finished episodes are kept in {tmp_path}/evaluation.episodes.jsonl" in err
+    assert "the same command again" in err
+    assert signal.getsignal(signal.SIGTERM) == before
+    if sig == signal.SIGINT:
+        assert cli.main(["eval", str(policy)]) == 130  # nothing is kept of a bare policy file
+    assert [p.name for p in tmp_path.iterdir()] == ["policy.safetensors"]
 
 
 def test_a_folder_that_one_may_not_enter_is_named(monkeypatch, capsys):

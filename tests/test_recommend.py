@@ -185,6 +185,36 @@ def test_each_precision_has_its_own_success_where_it_was_evaluated(run_folder):
     assert {o.evaluated for o in result.options} == {"fp32"}
 
 
+def test_results_of_an_earlier_policy_are_not_mixed_in(run_folder):
+    pytest.importorskip("sorl_fast._native")
+    policy = policy_file.load(run_folder / "policy.safetensors")
+    mine, other = policy_file.digest(policy), policy_file.digest(make_policy(m_disc=4, salt=1))
+    values = {"env": "toy-v0", "policy": other, "rows": [row(1, 1, 0.9)]}
+    write_evaluation(run_folder, values)
+    with pytest.raises(BadInput, match=r"evaluation.json is of another policy.*sorl-fast eval RUN"):
+        recommend(run_folder, 1e9, precisions=["fp32"], threads=[1], seconds=0.0)
+    write_evaluation(run_folder, values | {"policy": mine, "rows": [row(1, 1, 0.2)]})
+    for of, success in ((other, 0.2), (mine, 0.9)):
+        beside = values | {"precision": "int8", "policy": of}
+        (run_folder / "evaluation-int8.json").write_text(json.dumps(beside))
+        result = recommend(run_folder, 1e9, precisions=["int8"], threads=[1], seconds=0.0)
+        assert [o.rate.success for o in result.options] == [success]
+
+
+def test_cells_of_any_grid_and_count_are_read(run_folder):
+    rows = [row(1, 1, 0.2), row(4, 2, 0.8) | {"episodes": 3}, row(2, 32, 0.5)]
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": rows})
+    options = recommend(
+        run_folder, 1e9, precisions=["fp32"], threads=[1], seconds=0.0, backend="numpy"
+    ).options
+    assert [o.rate[:2] for o in options] == [(1, 1), (2, 32), (4, 2)]
+
+
+def test_arguments_in_the_wrong_order_are_named(run_folder):
+    with pytest.raises(BadInput, match=r"budget_us is .*Python: recommend\(run, budget_us\)"):
+        recommend(500, run_folder)
+
+
 def test_a_precision_that_is_not_there_is_left_out_and_named(run_folder):
     result = recommend(run_folder, 1e9, threads=[1], seconds=0.0, backend="numpy")
     assert {o.precision for o in result.options} == {"fp32"}

@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from policies import make_policy
 
+from sorl_fast.act import policy_file
 from sorl_fast.act.evaluate import wilson
 from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms.sorl import SorlConfig
-from sorl_fast.report import page, terminal_table, write_report
+from sorl_fast.report import figures, page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
     Cell,
+    Run,
     Setting,
     cells_of,
     learning_curves,
@@ -235,6 +238,93 @@ def test_an_evaluation_older_than_the_run_is_said_so(tmp_path, no_pictures):
         text = Page(write_report([run])).text
         assert ("was evaluated after 1,500 updates and trained on since" in text) == said
         assert "(numpy fp32, seed" in text
+
+
+def test_an_evaluation_of_an_earlier_policy_is_said_so(tmp_path, no_pictures):
+    """The policy's digest says it better than counts of updates do, where both are there."""
+    run = make_run(tmp_path / "run", steps=2000)
+    policy_file.save(run / "policy.safetensors", make_policy())
+    mine, other = (policy_file.digest(make_policy(salt=salt)) for salt in (0, 1))
+    result = json.loads((run / "evaluation.json").read_text())
+    for policy, step, words in (
+        (mine, 1500, None),
+        (other, 2000, "was evaluated after 2,000 updates and trained on since"),
+        (other, None, "was evaluated and trained on since"),
+        (None, 1500, "was evaluated after 1,500 updates and trained on since"),
+    ):
+        values = {"step": step, "policy": policy} | result
+        (run / "evaluation.json").write_text(json.dumps(values))
+        text = Page(write_report([run])).text
+        assert ("trained on since" in text) == (words is not None)
+        assert words is None or words in text
+    (run / "policy.safetensors").write_bytes(b"damaged")  # a report is of what was recorded
+    assert "after 1,500 updates" in Page(write_report([run])).text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_rows_of_different_counts_and_all_commands_are_shown(tmp_path):
+    run = make_run(tmp_path / "run", steps=2000)
+    rows = [row(1, 1, 5, 50), row(4, 8, 2, 3)]
+    result = evaluation(rows, command="sorl-fast eval b", commands=["sorl-fast eval a", "also b"])
+    (run / "evaluation.json").write_text(json.dumps(result))
+    text = Page(write_report([run])).text
+    for words in (
+        "3 to 50 episodes a cell",
+        "sorl-fast eval a",
+        "also b",
+        "fewer than 50 episodes",
+    ):
+        assert words in text, words
+    assert "3 to 50 episodes a cell" in terminal_table(result)
+
+
+def caption_of(name: str, settings: list[Setting]) -> str:
+    return next(caption for picture, _, _, caption in figures.PICTURES if picture == name)(settings)
+
+
+@pytest.mark.parametrize(
+    ("places", "sequential", "parallel"),
+    [
+        ([(1, 1), (1, 4), (2, 1), (2, 4)], True, True),
+        ([(1, 1), (2, 1)], True, False),
+        ([(4, 1), (4, 8)], False, True),
+        ([(1, 1), (2, 4), (2, 8)], False, True),
+        ([(1, 1), (2, 4)], False, False),  # no line has two points
+    ],
+    ids=["grid", "one N", "one M", "sparse", "two points apart"],
+)
+def test_the_scaling_picture_speaks_of_the_panels_that_are_there(places, sequential, parallel):
+    cells = cells_of([evaluation([row(M, N, 5) for M, N in places])])
+    runs = (Run(Path("run"), {"train": {"env": CUBE}}, [], [], None, True),)
+    settings = [Setting(CUBE, runs, cells)]
+    caption = caption_of("scaling", settings)
+    assert ("Sequential scaling" in caption) == sequential
+    assert ("Parallel scaling" in caption) == parallel
+    assert not re.search("left|right", caption, re.IGNORECASE)
+    figure = figures.draw_scaling(settings)
+    assert (figure is not None) == (sequential or parallel)
+    if figure is not None:
+        titles = [ax.get_title(loc="left") for ax in figure.axes]
+        assert titles == ["sequential scaling"] * sequential + ["parallel scaling"] * parallel
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (["fm_loss", "val_fm_loss"], "On training minibatches and on the validation file."),
+        (["fm_loss"], "On training minibatches."),
+        (["val_fm_loss"], "On the validation file."),
+    ],
+    ids=["both", "training", "validation"],
+)
+def test_the_losses_picture_speaks_of_the_losses_that_are_there(keys, says):
+    log = [{"step": step} | dict.fromkeys(keys, 1.0) for step in (1, 2)]
+    config = {"train": {"env": CUBE}}
+    settings = [Setting(CUBE, (Run(Path("run"), config, log, [], None, True),), ())]
+    assert caption_of("losses", settings) == says
+    legend = [text.get_text() for text in figures.draw_losses(settings).legends[0].get_texts()]
+    words = {"training": "fm_loss" in keys, "validation": "val_fm_loss" in keys}
+    assert legend == [word for word, there in words.items() if there]
 
 
 @pytest.mark.slow

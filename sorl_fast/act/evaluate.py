@@ -32,7 +32,8 @@ from ..config import EvalConfig, dataset_name
 from ..errors import BadInput
 from ..isolated import exit_with_parent
 from ..version import package_versions
-from .policy_file import Policy, load
+from .episodes import Episode, Record, Task
+from .policy_file import Policy, digest, load
 from .sampler import Sampler
 
 Timing = Literal["post", "pre"]
@@ -80,15 +81,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else middle - half
     high = 1.0 if successes == n else middle + half
     return low, high
-
-
-class Episode(NamedTuple):
-    """What one episode gave."""
-
-    success: bool  # at any of its steps
-    length: int  # steps
-    returned: float  # sum of rewards, undiscounted
-    act_seconds: float  # inside the policy alone, `length` calls
 
 
 class Simulator:
@@ -163,13 +155,6 @@ def rollout(
         returned += reward
         length += 1
     return Episode(success, length, returned, seconds)
-
-
-class _Task(NamedTuple):
-    steps: int
-    candidates: int
-    seed: int
-    episode: int
 
 
 def _serve(
@@ -337,6 +322,8 @@ class Evaluator:
         episodes: int,
         seed: int,
         progress: Progress | None = None,
+        record: str | os.PathLike[str] | None = None,
+        fresh: bool = False,
     ) -> dict[str, Any]:
         """Evaluate a policy file: `episodes` episodes in each cell (M, N) of `steps` x `candidates`.
 
@@ -351,13 +338,19 @@ class Evaluator:
         seed
             In [0, 2^63).
         progress
-            Called with (episodes done, episodes in all) at least twice a second. What it raises ends
+            Called with (episodes done, episodes to run) at least twice a second. What it raises ends
             the evaluation and the worker processes, and is raised here.
+        record
+            A file that keeps each finished episode: those that it holds are not run again, so that
+            an evaluation that was interrupted goes on where it stopped. See `episodes.Record`.
+        fresh
+            Run all episodes, and drop what `record` has of this policy, seed and so on.
 
         Returns
         -------
         dict
-            JSON values: env, success_timing, versions, seed, backend, precision and rows, one a cell:
+            JSON values: policy (the file's digest), env, success_timing, versions, seed, backend, isa
+            (the native backend's instruction set, or ""), precision and rows, one a cell:
             steps, candidates, episodes, successes, success with its 95% Wilson interval ci_low and
             ci_high (all in [0, 1]), episode_length and returns (means over the episodes), and
             actions_per_second, one process and the policy alone. All but the last are the same for
@@ -367,28 +360,33 @@ class Evaluator:
         ------
         BadInput
             The file is no policy, a value is out of its bounds, the policy does not fit the
-            environment, or a worker died.
+            environment, a worker died, or the record cannot be read or written.
         """
         policy = load(policy_path)
         _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
-        backend = self.check(policy)
-        cells = [*itertools.product(steps, candidates)]
-        tasks = [_Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
-        try:
-            done = self._run_all(policy, tasks, progress or (lambda done, total: None))
-        except BaseException:
-            self.close()
-            raise
-        rows = [_row(M, N, [done[_Task(M, N, seed, e)] for e in range(episodes)]) for M, N in cells]
-        return {
+        sampler = Sampler(policy, self.backend, self.precision)
+        context = {
+            "policy": digest(policy),
             "env": self.env,
             "success_timing": self.success_timing,
             "versions": package_versions(("numpy", "ogbench", "gymnasium", "mujoco")),
             "seed": seed,
-            "backend": backend,
+            "backend": sampler.backend,
+            "isa": sampler.isa,
             "precision": self.precision,
-            "rows": rows,
         }
+        cells = [*itertools.product(steps, candidates)]
+        tasks = [Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
+        with Record(None if record is None else Path(record), context, fresh) as kept:
+            missing = [task for task in tasks if task not in kept.done]
+            try:
+                self._run_all(policy, missing, kept, progress or (lambda done, total: None))
+            except BaseException:
+                self.close()
+                raise
+        done = kept.done
+        rows = [_row(M, N, [done[Task(M, N, seed, e)] for e in range(episodes)]) for M, N in cells]
+        return context | {"rows": rows}
 
     def _start(self, workers: int) -> None:
         for worker in [worker for worker in self._pool if not worker.process.is_alive()]:
@@ -407,11 +405,9 @@ class Evaluator:
                 theirs.close()  # so that the child's end closes with the child
                 self._pool.append(_Worker(process, ours))
 
-    def _run_all(
-        self, policy: Policy, tasks: list[_Task], progress: Progress
-    ) -> dict[_Task, Episode]:
+    def _run_all(self, policy: Policy, tasks: list[Task], kept: Record, progress: Progress) -> None:
         self._start(min(self.workers, len(tasks)))
-        done: dict[_Task, Episode] = {}
+        done = 0
         waiting = iter(tasks)
         busy: list[_Worker] = []
         for worker in self._pool:
@@ -429,13 +425,13 @@ class Evaluator:
                     raise worker.obituary() from err
                 if error is not None:
                     raise error
-                done[task] = episode
+                kept.add(task, episode)
+                done += 1
                 if (task := next(waiting, None)) is None:
                     busy.remove(worker)
                 else:
                     _send(worker, task)
-            progress(len(done), len(tasks))
-        return done
+            progress(done, len(tasks))
 
 
 def evaluate(
@@ -443,6 +439,8 @@ def evaluate(
     config: EvalConfig,
     env: str | None = None,
     progress: Progress | None = None,
+    record: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a policy file once, in `env` or the environment that it was trained for.
 
@@ -450,15 +448,19 @@ def evaluate(
     --------
     Evaluator.run : what is returned, and the errors.
     """
+    if not isinstance(config, EvalConfig):
+        raise BadInput(
+            f"config is a {type(config).__name__}, but must be an EvalConfig: evaluate(policy_path, "
+            "config)"
+        )
     env = load(policy_path).env if env is None else env
     how = (config.success_timing, config.workers, config.backend, config.precision)
     with Evaluator(env, *how) as evaluator:
-        return evaluator.run(
-            policy_path, config.steps, config.candidates, config.episodes, config.seed, progress
-        )
+        grid = (config.steps, config.candidates, config.episodes, config.seed)
+        return evaluator.run(policy_path, *grid, progress, record, fresh)
 
 
-def _send(worker: _Worker, message: Policy | _Task) -> None:
+def _send(worker: _Worker, message: Policy | Task) -> None:
     try:
         worker.pipe.send(message)
     except OSError as err:

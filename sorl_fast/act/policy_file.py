@@ -146,6 +146,7 @@ class Policy:
 
 def dumps(policy: Policy) -> bytes:
     """Return the bytes of the policy's file; equal policies give equal bytes."""
+    _check_is_policy("dumps(policy)", policy)
     blank = "0" * 64
     text = json.dumps(_fields(policy) | {"sha256": blank}, separators=(",", ":"), allow_nan=False)
     data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
@@ -164,8 +165,10 @@ def save(path: str | os.PathLike[str], policy: Policy) -> None:
     Raises
     ------
     BadInput
-        The folder is read-only, the disk is full, and the like; nothing was changed.
+        The folder is read-only, the disk is full, and the like, or the arguments are in the wrong
+        order; nothing was changed.
     """
+    _check_is_policy("save(path, policy): first the path, then the policy", policy)
     write_bytes(path, dumps(policy))
 
 
@@ -178,6 +181,10 @@ def load(path: str | os.PathLike[str]) -> Policy:
         The file is not there or cannot be read, or anything in it is damaged, missing, unknown or out
         of bounds; the message names the file, the field, its value, the bound and the remedy.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise BadInput(
+            f"path is a {type(path).__name__}, but must be the path of a policy file: load(path)"
+        )
     path = Path(path)
     try:
         if not path.is_file():
@@ -199,10 +206,29 @@ def loads(data: bytes, source: str = "policy bytes") -> Policy:
 
     At most about twice the size of `data` is held at any time, `data` included.
     """
+    if not isinstance(data, bytes | bytearray):
+        raise BadInput(
+            f"data is a {type(data).__name__}, but must be the bytes of a policy file: loads(data); "
+            "load(path) reads a file"
+        )
     try:
         return _parse(data)
     except BadInput as err:
         raise BadInput(f"policy file {source}: {err}. {_REMEDY}") from err
+
+
+def digest(policy: Policy) -> str:
+    """Return the sha256 that the policy's file states of itself; equal for equal policies."""
+    return _digest(dumps(policy))
+
+
+def _check_is_policy(call: str, policy: object) -> None:
+    if not isinstance(policy, Policy):
+        raise BadInput(f"policy is a {type(policy).__name__}, but must be a Policy: {call}")
+
+
+def _digest(data: bytes) -> str:
+    return str(_metadata(_header(data)[0])["sha256"])
 
 
 def describe(policy: Policy) -> dict[str, Any]:
@@ -213,7 +239,7 @@ def describe(policy: Policy) -> dict[str, Any]:
         "actor_parameters": sum(a.size for layer in policy.actor for a in layer),
         "critic_parameters": sum(a.size for layer in policy.critic for a in layer),
         "bytes": len(data),
-        "sha256": _metadata(_header(data)[0])["sha256"],
+        "sha256": _digest(data),
     }
 
 

@@ -104,6 +104,11 @@ class Sampler:
         precision: str = "fp32",
         threads: int = 1,
     ) -> None:
+        if not isinstance(policy, Policy):
+            raise BadInput(
+                f"policy is a {type(policy).__name__}, but must be a Policy: Sampler(policy), or "
+                "Sampler.load(path) for a file"
+            )
         self.policy = policy
         self.backend = _choose(backend)
         self._session = _make_session(self.backend, policy, precision, threads)
@@ -112,6 +117,11 @@ class Sampler:
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
         self._seed = secrets.randbits(64)
         self._calls = 0
+
+    @property
+    def isa(self) -> str:
+        """The native backend's instruction set, such as avx512; "" with another backend."""
+        return str(getattr(self._session, "isa", ""))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -77,6 +77,12 @@ def train(
     Stopped
         SIGTERM or SIGINT arrived; everything was saved.
     """
+    for name, value, kind in (("agent", agent, MethodConfig), ("config", config, TrainConfig)):
+        if not isinstance(value, kind):
+            raise BadInput(
+                f"{name} is a {type(value).__name__}, but must be of type {kind.__name__}: "
+                "train(agent, config)"
+            )
     with ExitStack() as stack:
         run = _Run(agent, config, resume, command, stack)
         return run.go(progress)

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -157,14 +158,26 @@ def draw_losses(settings: Sequence[Setting]) -> Figure | None:
     return figure
 
 
+def _has_losses(settings: Sequence[Setting], prefix: str) -> bool:
+    """Whether a log has a loss of training (prefix "") or validation ("val_")."""
+    log = [line for setting in settings for run in setting.runs for line in run.log]
+    return any(_series(log, prefix + key)[0] for key in _losses_of(settings))
+
+
+def _say_losses(settings: Sequence[Setting]) -> str:
+    of = {"": "on training minibatches", "val_": "on the validation file"}
+    words = [text for prefix, text in of.items() if _has_losses(settings, prefix)]
+    return f"{' and '.join(words)}.".capitalize()
+
+
 def _losses_legend(figure: Figure, ax: Axes, settings: Sequence[Setting]) -> None:
     one = len(settings) == 1
     entries: list[tuple[str, str, str]] = []
     for i, setting in enumerate(settings if not one else ()):
         entries.append((_wrap(setting.label), _COLOURS[i % len(_COLOURS)], "-"))
-    entries.append(("training", _COLOURS[0] if one else _GREY, "-"))
-    log = [line for setting in settings for run in setting.runs for line in run.log]
-    if any(f"val_{key}" in line for line in log for key in _losses_of(settings)):
+    if _has_losses(settings, ""):
+        entries.append(("training", _COLOURS[0] if one else _GREY, "-"))
+    if _has_losses(settings, "val_"):
         entries.append(("validation", _COLOURS[3] if one else _GREY, "--"))
     for label, colour, style in entries:
         ax.plot([], [], style, color=colour, label=label)
@@ -212,15 +225,35 @@ def draw_learning(settings: Sequence[Setting]) -> Figure | None:
     return figure
 
 
+def _scaling_views(settings: Sequence[Setting]) -> list[tuple[Setting, str]]:
+    """Return what has a line of two points or more, in the order of the panels: against M or N."""
+    views = []
+    for setting in settings:
+        lines = {
+            "M": Counter(cell.candidates for cell in setting.cells),
+            "N": Counter(cell.steps for cell in setting.cells),
+        }
+        views += [
+            (setting, against)
+            for against, points in lines.items()
+            if max(points.values(), default=0) > 1
+        ]
+    return views
+
+
+def _say_scaling(settings: Sequence[Setting]) -> str:
+    of = {
+        "M": "Sequential scaling: more Euler steps M.",
+        "N": "Parallel scaling: the best of more candidates N by the critic's Q.",
+    }
+    drawn = {against for _, against in _scaling_views(settings)}
+    return " ".join(text for against, text in of.items() if against in drawn)
+
+
 def draw_scaling(settings: Sequence[Setting]) -> Figure | None:
     """Success against M, a line an N, and against N, a line an M; None if no line has two points."""
     all_steps, all_candidates = _steps_of(settings), _candidates_of(settings)
-    views: list[tuple[Setting, str]] = []
-    for setting in settings:
-        if len({cell.steps for cell in setting.cells}) > 1:
-            views.append((setting, "M"))
-        if len({cell.candidates for cell in setting.cells}) > 1:
-            views.append((setting, "N"))
+    views = _scaling_views(settings)
     if not views:
         return None
     figure, axes = _panels(len(views), 2, 4.8 if len(views) > 1 else 7.2, 3.6)
@@ -399,30 +432,26 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-PICTURES: tuple[tuple[str, str, Callable[[Sequence[Setting]], Figure | None], str], ...] = (
+_Draw = Callable[[Sequence[Setting]], "Figure | None"]
+
+# name, title, picture, and the words below a picture that is there
+PICTURES: tuple[tuple[str, str, _Draw, Callable[[Sequence[Setting]], str]], ...] = (
     (
         "learning",
         "Success against updates",
         draw_learning,
-        "Periodic evaluations during training, one line for each number of Euler steps M.",
+        lambda settings: (
+            "Periodic evaluations during training, one line for each number of Euler steps M."
+        ),
     ),
-    (
-        "scaling",
-        "Success against steps and candidates",
-        draw_scaling,
-        "Left, sequential scaling: more Euler steps M. Right, parallel scaling: the best of more "
-        "candidates N by the critic's Q.",
-    ),
+    ("scaling", "Success against steps and candidates", draw_scaling, _say_scaling),
     (
         "pareto",
         "Success against speed",
         draw_pareto,
-        "Actions a second of the policy alone. Filled: no other cell is both faster and better.",
+        lambda settings: (
+            "Actions a second of the policy alone. Filled: no other cell is both faster and better."
+        ),
     ),
-    (
-        "losses",
-        "Losses",
-        draw_losses,
-        "On training minibatches and on the validation file.",
-    ),
+    ("losses", "Losses", draw_losses, _say_losses),
 )

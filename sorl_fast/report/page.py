@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -95,10 +94,12 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
                 f"{run.evaluation['step']:,} updates, stands in. Run `sorl-fast eval {run.folder}` "
                 "for the full grid."
             )
-        elif run.log and (run.evaluation.get("step") or math.inf) < run.log[-1]["step"]:
+        elif run.outdated:
+            step = run.evaluation.get("step")
+            after = f" after {step:,} updates" if step else ""
             notes.append(
-                f"{name} was evaluated after {run.evaluation['step']:,} updates and trained on since: "
-                f"run `sorl-fast eval {run.folder}` again."
+                f"{name} was evaluated{after} and trained on since: run `sorl-fast eval {run.folder}` "
+                "again."
             )
         steps, every = run.train["steps"], run.train.get("log_every", 0)
         if run.log and every and run.log[-1]["step"] + every < steps:
@@ -211,8 +212,10 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 
 def _commands(run: Run) -> list[str]:
     """Return the command lines of the training, its resumptions too, and of the evaluation."""
-    found = run.config.get("commands") or [run.config.get("command")]
-    return [str(text) for text in (*found, (run.evaluation or {}).get("command")) if text]
+    found: list[Any] = []
+    for values in (run.config, run.evaluation or {}):
+        found += values.get("commands") or [values.get("command")]
+    return [str(text) for text in found if text]
 
 
 def _config_table(settings: Sequence[Setting]) -> list[tuple[str, list[str], bool]]:
@@ -281,7 +284,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
         data = png(figure)
         write_bytes(path, data)
         uri = "data:image/png;base64," + base64.b64encode(data).decode()
-        pictures.append({"title": title, "caption": caption, "uri": uri})
+        pictures.append({"title": title, "caption": caption(settings), "uri": uri})
     path = out / "report.html"
     write_bytes(path, _render(settings, pictures).encode())
     return path

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..act.evaluate import wilson
+from ..act.policy_file import digest, load
 from ..errors import BadInput
 from ..learn.algorithms import find_method
 
@@ -64,6 +65,7 @@ class Run:
     evals: list[Line]  # by step
     evaluation: Line | None
     complete: bool  # `evaluation` is the grid of `sorl-fast eval`, not the last periodic one
+    policy: str | None = None  # digest of its policy file; None: there is none that can be read
 
     @property
     def method(self) -> str:
@@ -90,6 +92,17 @@ class Run:
         """The success timing of its evaluations, "" without any."""
         source = self.evaluation or (self.evals[-1] if self.evals else {})
         return str(source.get("success_timing", ""))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the run was trained on since its grid was evaluated."""
+        if not self.complete or self.evaluation is None:
+            return False
+        evaluated = self.evaluation.get("policy")
+        if evaluated and self.policy:
+            return bool(evaluated != self.policy)
+        step = self.evaluation.get("step")  # all that an older evaluation states
+        return bool(step and self.log and step < self.log[-1]["step"])
 
     @property
     def key(self) -> str:
@@ -210,7 +223,14 @@ def load_run(folder: Path) -> Run:
             f"or empty. Train to the first log line (`sorl-fast train --out {folder} --resume ...`), "
             f"or evaluate: `sorl-fast eval {folder}`"
         )
-    return Run(folder, config, log, evals, evaluation, complete)
+    return Run(folder, config, log, evals, evaluation, complete, _policy_digest(folder))
+
+
+def _policy_digest(folder: Path) -> str | None:
+    try:
+        return digest(load(folder / "policy.safetensors"))
+    except BadInput:
+        return None  # a report is of what was recorded: it needs no policy
 
 
 def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:

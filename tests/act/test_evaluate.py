@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from sorl_fast.act import evaluate as module
 from sorl_fast.act.evaluate import Evaluator, Simulator, evaluate, rollout, wilson
-from sorl_fast.act.policy_file import Policy, load, save
+from sorl_fast.act.policy_file import Policy, digest, load, save
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput
 
@@ -194,7 +194,7 @@ def test_an_unknown_precision_is_named(maze_policy):
 
 
 def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
-    tasks = [module._Task(1, 1, 0, 0), module._Task(1, 1, 0, 1)]
+    tasks = [module.Task(1, 1, 0, 0), module.Task(1, 1, 0, 1)]
     messages = iter([load(maze_policy), *tasks])
     made, forgot, sent = [], [], []
     sampler = SimpleNamespace(reset=lambda: forgot.append(True))
@@ -219,6 +219,82 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(BadInput, match=rf"package {package} .*pip install 'sorl-fast\[train\]'"):
         Evaluator(MAZE)
+
+
+class Stop(Exception):
+    """Somebody's Ctrl-C."""
+
+
+class FakeWorkers(Evaluator):
+    """Episodes in closed form, without a simulator; `ran` has the tasks, `stop` ends it after some."""
+
+    def _run_all(self, policy, tasks, kept, progress):
+        self.ran = tasks
+        for task in tasks[: getattr(self, "stop", None)]:
+            M, N, seed, e = task
+            kept.add(task, module.Episode((M * N + seed + e) % 3 == 0, 5 + e, -1.5 * e, 0.25))
+        if hasattr(self, "stop"):
+            raise Stop
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(maze_policy, tmp_path):
+    grid = ((1, 4), (1, 2), 5, 11)
+    whole = FakeWorkers(MAZE).run(maze_policy, *grid)
+    record = tmp_path / "record"
+    interrupted = FakeWorkers(MAZE)
+    for stop in (3, 0, 7):
+        interrupted.stop = stop
+        with pytest.raises(Stop):
+            interrupted.run(maze_policy, *grid, record=record)
+    last = FakeWorkers(MAZE)
+    assert last.run(maze_policy, *grid, record=record) == whole
+    assert len(last.ran) == 20 - 10
+    # all of it is there by now, also for a smaller grid; more episodes run only those missing
+    assert last.run(maze_policy, *grid, record=record) == whole
+    assert last.ran == []
+    assert last.run(maze_policy, (4,), (2,), 5, 11, record=record)["rows"] == whole["rows"][-1:]
+    assert last.ran == []
+    more = last.run(maze_policy, (4,), (2, 4), 6, 11, record=record)
+    assert [r["episodes"] for r in more["rows"]] == [6, 6]
+    assert last.ran == [(4, 2, 11, 5), *((4, 4, 11, e) for e in range(6))]
+    last.run(maze_policy, *grid, record=record, fresh=True)
+    assert len(last.ran) == 20
+
+
+def test_another_policy_or_way_of_acting_runs_anew(maze_policy, tmp_path, monkeypatch):
+    grid = (maze_policy, (1,), (1,), 2, 0)
+    first = FakeWorkers(MAZE, backend="numpy")
+    result = first.run(*grid, record=tmp_path / "record")
+    assert result["policy"] == digest(load(maze_policy))
+    assert (result["backend"], result["isa"]) == ("numpy", "")
+    monkeypatch.setattr(module, "package_versions", lambda _: {"mujoco": "0.0"})
+    first.run(*grid, record=tmp_path / "record")
+    assert len(first.ran) == 2  # another version of the simulator
+    first.run(*grid, record=tmp_path / "record")
+    assert first.ran == []
+    other = FakeWorkers(MAZE, "pre", backend="numpy")
+    other.run(*grid, record=tmp_path / "record")
+    assert len(other.ran) == 2
+    save(maze_policy, make_policy(MAZE, 2, 2, m_disc=8))  # trained on
+    first.run(*grid, record=tmp_path / "record")
+    assert len(first.ran) == 2
+
+
+def test_the_instruction_set_is_stated_and_sets_episodes_apart(maze_policy, tmp_path, monkeypatch):
+    native = pytest.importorskip("sorl_fast._native")
+    evaluator = FakeWorkers(MAZE, backend="native")
+    for isa in native.isas("fp32"):
+        monkeypatch.setenv("SORL_CPU_ISA", isa)
+        result = evaluator.run(maze_policy, (1,), (1,), 2, 0, record=tmp_path / "record")
+        assert (result["backend"], result["isa"]) == ("native", isa)
+        assert len(evaluator.ran) == 2
+
+
+def test_arguments_in_the_wrong_order_are_named(maze_policy):
+    with pytest.raises(BadInput, match=r"config is a PosixPath.*evaluate\(policy_path, config\)"):
+        evaluate(EvalConfig(), maze_policy)
+    with pytest.raises(BadInput, match=r"path is a Policy, but must be the path"):
+        evaluate(load(maze_policy), EvalConfig())
 
 
 def run_python(code: str, **kwargs) -> subprocess.CompletedProcess:
@@ -457,3 +533,46 @@ def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
         parent.wait()
         parent.stdout.close()
         parent.stderr.close()
+
+
+@pytest.mark.slow
+def test_a_killed_eval_command_goes_on_where_it_stopped(maze_policy, tmp_path):
+    """Killed, terminated and interrupted in turn, it ends with what an undisturbed one gives."""
+    # a job in the background ignores Ctrl-C, and so would this one
+    code = (
+        "import signal, sys\nfrom sorl_fast.cli import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nsys.exit(main())\n"
+    )
+    file, record = tmp_path / "result.json", tmp_path / "result.episodes.jsonl"
+    argv = ["eval", str(maze_policy), "--json", str(file), "--steps", "1", "4", "--candidates", "1"]
+    argv = [sys.executable, "-c", code, *argv, "--episodes", "10"]
+
+    def lines() -> int:
+        return record.read_bytes().count(b"\n") if record.exists() else 0
+
+    for sig, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 75), (signal.SIGINT, 75)):
+        before = lines()
+        child = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 120
+            while lines() <= before:
+                assert child.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            child.send_signal(sig)
+            _, stderr = child.communicate(timeout=60)
+        finally:
+            child.kill()
+            child.communicate()
+        assert child.returncode == code, stderr
+        assert "Traceback" not in stderr
+        if sig != signal.SIGKILL:
+            assert f"finished episodes are kept in {record}" in stderr
+        assert before < lines() < 20
+        assert not file.exists()
+    subprocess.run(argv, check=True, capture_output=True)
+    assert lines() == 20  # none was run twice
+    with Evaluator(MAZE) as evaluator:
+        whole = evaluator.run(maze_policy, (1, 4), (1,), 10, 0)
+    found = json.loads(file.read_text())
+    assert without_speed({k: found[k] for k in whole}) == without_speed(whole)

@@ -186,13 +186,32 @@ def test_train_steps(m_disc, steps):
     assert make_policy(m_disc=m_disc).train_steps == steps
 
 
+def test_arguments_in_the_wrong_order_are_named(tmp_path):
+    path = tmp_path / "policy.safetensors"
+    order = r"save\(path, policy\): first the path, then the policy"
+    with pytest.raises(BadInput, match=f"policy is a PosixPath, but must be a Policy: {order}"):
+        save(POLICY, path)
+    with pytest.raises(BadInput, match=f"policy is a str, .*: {order}"):
+        save(POLICY, str(path))
+    with pytest.raises(BadInput, match=r"path is a Policy, .*: load\(path\)"):
+        load(POLICY)
+    for wrong in (path, str(path), POLICY):
+        with pytest.raises(BadInput, match=r"data is a \w+, .*: loads\(data\); load\(path\)"):
+            loads(wrong)
+    for wrong in (path, DATA):
+        for of in (dumps, policy_file.digest, describe):
+            with pytest.raises(BadInput, match=r"policy is a \w+, but must be a Policy"):
+                of(wrong)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_describe():
     text = describe(POLICY)
     json.dumps(text)
     assert text["steps"] == [1, 2, 4, 8]
     assert text["actor_parameters"] == (7 * 8 + 8) + (8 * 8 + 8) + (8 * 2 + 2)
     assert text["critic_parameters"] == 2 * ((6 * 8 + 24) + (8 * 8 + 24) + (8 + 1))
-    assert text["sha256"] == unpack()[1]["sha256"]
+    assert text["sha256"] == unpack()[1]["sha256"] == policy_file.digest(POLICY)
     assert text["bytes"] == len(DATA)
 
 

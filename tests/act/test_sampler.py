@@ -235,6 +235,13 @@ def test_reset_forgets_the_last_good_action(backend):
     np.testing.assert_array_equal(sampler.act([NAN] * 3), good)
 
 
+def test_a_path_in_the_place_of_a_policy_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"policy is a PosixPath, .*Sampler.load\(path\)"):
+        Sampler(tmp_path / "policy.safetensors")
+    with pytest.raises(BadInput, match=r"path is a Policy, but must be the path"):
+        Sampler.load(make_policy())
+
+
 def test_more_than_the_native_backend_can_hold_is_bad_input():
     sampler = Sampler(POLICY, "native")
     for more in ({}, {"return_info": True}):

@@ -210,6 +210,12 @@ def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monke
     assert result.evaluation["rows"][0]["success"] == 0.5
 
 
+def test_arguments_in_the_wrong_order_are_named(own_file, tmp_path):
+    with pytest.raises(BadInput, match=r"agent is a TrainConfig, .*train\(agent, config\)"):
+        train(config(own_file, tmp_path / "run"), agent())
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
