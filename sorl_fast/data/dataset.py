@@ -31,12 +31,8 @@ MOSTLY_DONE = 0.9  # a part of rows with mask 0 from which on they are probably 
 
 _OGBENCH_FIELDS = ("observations", "actions", "terminals", "qpos", "qvel")
 _OWN_FIELDS = ("observations", "actions", "rewards", "masks")
-_END_FIELDS = (
-    "terminals",
-    "terminations",
-    "timeouts",
-    "truncations",
-)  # OGBench's, D4RL's, Minari's
+# of OGBench, D4RL and Minari
+_END_FIELDS = ("terminals", "terminations", "timeouts", "truncations")
 _OWN_REMEDY = (
     "A file of your own has observations [T, O], actions [T, A] in [-1, 1], rewards [T], "
     "masks [T] (0 where the task is done, else 1; a time limit is not its end), and next_observations "
