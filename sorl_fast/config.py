@@ -242,6 +242,14 @@ def dataset_name(env: str) -> str:
     return f"{match['family']}-v0" if match else env
 
 
+def refuse_images(env: str) -> None:
+    """Raise BadInput if `env`'s observations are images: making it without a display may abort."""
+    if env.startswith("visual-"):
+        raise BadInput(
+            f"{env!r} has images for observations, but a policy here reads vectors. Leave visual- out"
+        )
+
+
 def find_preset(env: str) -> Preset | None:
     """Return the paper's setting for `env`, a single-task name of a family in the table, or None."""
     match = _SINGLETASK.match(env)

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import EvalConfig, dataset_name
+from ..config import EvalConfig, dataset_name, refuse_images
 from ..errors import BadInput
 from ..isolated import exit_with_parent
 from ..version import package_versions
@@ -164,7 +164,10 @@ def _serve(
     backend: str | None,
     precision: str,
 ) -> None:
-    """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on."""
+    """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on.
+
+    The task None asks only whether that policy can act here.
+    """
     exit_with_parent()
     simulator: Simulator | None = None
     policy: Policy | None = None
@@ -181,9 +184,12 @@ def _serve(
             assert policy is not None
             if simulator is None:
                 simulator = Simulator(env, success_timing)
-                _check_dims(env, simulator, policy)
             if sampler is None:
+                _check_dims(env, simulator, policy)
                 sampler = Sampler(policy, backend, precision)
+            if task is None:  # nothing more is asked
+                pipe.send((None, None, None))
+                continue
             sampler.reset()  # no last action to hold: nothing passes from episode to episode
             pipe.send((task, rollout(simulator, sampler, *task), None))
         except BadInput as err:
@@ -250,7 +256,7 @@ def _born_quiet() -> Iterator[None]:
 class Evaluator:
     """Worker processes with a simulator each, kept for any number of evaluations.
 
-    Use it as a context manager; the processes start with the first `run` and end with the block.
+    Use it as a context manager; the processes start with the first `check` or `run` and end with the block.
     In a script of your own, keep the call behind `if __name__ == "__main__":`, since the workers are
     started by multiprocessing's spawn method.
 
@@ -288,6 +294,7 @@ class Evaluator:
                 "such as cube-single-play-singletask-task2-v0 (`sorl-fast envs` lists them). A policy "
                 "trained on your own data is evaluated on your own robot: train it with --eval-every 0"
             )
+        refuse_images(env)
         for package in ("ogbench", "gymnasium", "mujoco"):
             if find_spec(package) is None:
                 raise BadInput(f"the package {package} is not installed; {_INSTALL}")
@@ -310,9 +317,21 @@ class Evaluator:
         while self._pool:
             self._pool.pop().end()
 
-    def check(self, policy: Policy) -> str:
-        """Return the backend that would sample the policy here; raise BadInput if none can."""
-        return Sampler(policy, self.backend, self.precision).backend
+    def check(self, policy: Policy) -> None:
+        """Raise BadInput unless the environment is there and `policy` fits it and can be sampled here.
+
+        It starts one worker process, or asks one that is there.
+        """
+        Sampler(policy, self.backend, self.precision)
+        try:
+            self._start(1)
+            worker = self._pool[0]
+            _send(worker, policy)
+            _send(worker, None)
+            _receive(worker)
+        except BaseException:
+            self.close()
+            raise
 
     def run(
         self,
@@ -419,12 +438,7 @@ class Evaluator:
         while busy:
             connection.wait([worker.pipe for worker in busy], timeout=_TICK)
             for worker in [worker for worker in busy if worker.pipe.poll()]:
-                try:
-                    task, episode, error = worker.pipe.recv()
-                except (EOFError, OSError) as err:
-                    raise worker.obituary() from err
-                if error is not None:
-                    raise error
+                task, episode = _receive(worker)
                 kept.add(task, episode)
                 done += 1
                 if (task := next(waiting, None)) is None:
@@ -460,11 +474,22 @@ def evaluate(
         return evaluator.run(policy_path, *grid, progress, record, fresh)
 
 
-def _send(worker: _Worker, message: Policy | Task) -> None:
+def _send(worker: _Worker, message: Policy | Task | None) -> None:
     try:
         worker.pipe.send(message)
     except OSError as err:
         raise worker.obituary() from err
+
+
+def _receive(worker: _Worker) -> Any:
+    """Return a task and its episode; raise the worker's error."""
+    try:
+        task, episode, error = worker.pipe.recv()
+    except (EOFError, OSError) as err:
+        raise worker.obituary() from err
+    if error is not None:
+        raise error
+    return task, episode
 
 
 def _check_grid(

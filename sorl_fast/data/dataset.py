@@ -6,6 +6,7 @@ observation, A action.
 """
 
 import hashlib
+import sys
 import warnings
 import zipfile
 from collections.abc import Collection, Mapping
@@ -18,17 +19,25 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..config import dataset_name, find_preset
+from ..config import dataset_name, find_preset, refuse_images
 from ..errors import BadInput
 
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
-STD_FLOOR = 1e-3  # an observation that never varies is centred, not blown up
+STD_FLOOR = 1e-3  # an observation that varies less is taken to be constant
+ROUNDING = 8 * float(
+    np.finfo(np.float32).eps
+)  # so is one whose variation may be float32's rounding
+MOSTLY_DONE = 0.9  # a part of rows with mask 0 from which on they are probably the wrong way round
 
 _OGBENCH_FIELDS = ("observations", "actions", "terminals", "qpos", "qvel")
 _OWN_FIELDS = ("observations", "actions", "rewards", "masks")
+# of OGBench, D4RL and Minari
+_END_FIELDS = ("terminals", "terminations", "timeouts", "truncations")
 _OWN_REMEDY = (
     "A file of your own has observations [T, O], actions [T, A] in [-1, 1], rewards [T], "
-    "masks [T] (0 where the task is done, else 1), and next_observations [T, O] or terminals [T]"
+    "masks [T] (0 where the task is done, else 1; a time limit is not its end), and next_observations "
+    "[T, O] or terminals [T] (1 in the last row of every trajectory, also where time cut it off, unless "
+    "timeouts or truncations [T] mark those)"
 )
 
 
@@ -97,11 +106,18 @@ class TransitionData:
         for x in (self._batch.observations, self._batch.next_observations):
             x.sub_(mean).div_(std)
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation [O] of the observations, float32; std >= 1e-3."""
+    def moments(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Return mean and scale of the observations, float32 [O], and which of them are constant.
+
+        The scale is the standard deviation, but 1 where the observation is constant: where that is below
+        1e-3, or no more than float32's rounding of such values. Divided by it, the least change that the
+        data lack would drown everything else.
+        """
         x = self._batch.observations.double()
-        std = x.std(0, correction=0).clamp(min=STD_FLOOR)
-        return x.mean(0).float(), std.float()
+        std = x.std(0, correction=0)
+        constant = (std < STD_FLOOR) | (std <= ROUNDING * x.abs().amax(0))
+        columns = torch.nonzero(constant).flatten().tolist()
+        return x.mean(0).float(), std.masked_fill(constant, 1).float(), columns
 
     def digest(self) -> str:
         """Return the SHA-256 of all fields, in hex: equal data have equal digests."""
@@ -128,6 +144,7 @@ def load_data(
     *,
     download: bool = False,
     normalize_obs: bool = False,
+    normaliser: tuple[Tensor, Tensor] | None = None,
     device: torch.device | str = "cpu",
 ) -> DataPair:
     """Load the data of one training.
@@ -139,11 +156,18 @@ def load_data(
         it is only a label.
     data
         A folder that holds {dataset}.npz and {dataset}-val.npz, or one .npz of your own; beside
-        NAME.npz an optional NAME-val.npz is the validation data.
+        NAME.npz an optional NAME-val.npz is the validation data. Without next_observations x' is the
+        following row, unless `terminals` (or `terminations`, `timeouts`, `truncations`) is 1: the row is
+        the last of its trajectory, whatever ended it. Whether the task was done there is said by `masks`
+        alone: 0 where it was, 1 where time ran out. A last row with mask 1 has no x' and is left out.
     download
         Let ogbench fetch missing files into the folder. Nothing touches the network otherwise.
     normalize_obs
-        Standardise observations by the training data's moments.
+        Standardise observations by the training data's `moments`; which are taken to be constant is said
+        on standard error.
+    normaliser
+        Mean and scale [O] to standardise by instead: those that a run has begun with. The scale of what
+        never varies is 1 also there.
     device
         Where the tensors are kept.
 
@@ -172,11 +196,31 @@ def load_data(
         )
     if not normalize_obs:
         return pair
-    mean, std = pair.train.moments()
+    if normaliser is None or normaliser[0].shape != (pair.train.obs_dim,):
+        mean, std, constant = pair.train.moments()
+    else:
+        mean, std = (x.to(device, copy=True) for x in normaliser)
+        x = pair.train.transitions.observations
+        # of an older run; its weights have seen 0 there, whatever the scale was
+        grown = (x.amin(0) == x.amax(0)) & (std != 1)
+        constant = torch.nonzero(grown).flatten().tolist()
+        std[grown] = 1
+    if constant:
+        _say_what_is_constant(pair.train.source, constant)
     for part in (pair.train, pair.val):
         if part is not None:
             part.normalise(mean, std)
     return DataPair(pair.train, pair.val, mean.cpu(), std.cpu())
+
+
+def _say_what_is_constant(source: str, columns: list[int]) -> None:
+    shown = ", ".join(map(str, columns[:20])) + (", ..." if len(columns) > 20 else "")
+    print(
+        f"{source}: --normalize-obs keeps the scale of observations {shown} (counted from 0): they are "
+        f"constant, or all but (a deviation below {STD_FLOOR:g}, or float32's rounding). Where that is a "
+        "signal, multiply it in the data",
+        file=sys.stderr,
+    )
 
 
 def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -186,6 +230,7 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
             f"env {env!r} is not an OGBench single-task name; add the task, for example "
             f"{env.removesuffix('-v0')}-singletask-task1-v0, or give --data a .npz of your own"
         )
+    refuse_images(env)
     for path in (folder / f"{name}.npz", folder / f"{name}-val.npz"):
         if path.is_file():
             _check_ogbench_file(path)
@@ -264,15 +309,27 @@ def _check_ogbench_file(path: Path) -> None:
 
 def _load_own(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     val = path.with_name(f"{path.stem}-val.npz")
-    return _own_transitions(path), _own_transitions(val) if val.is_file() else None
+    train = _own_transitions(path)
+    masks = train["masks"]
+    done = float((masks == 0).mean()) if masks.size else 0.0
+    if done >= MOSTLY_DONE:
+        print(
+            f"{path}: masks are 0, the task is done, in {done:.0%} of the rows: nothing after these is "
+            "learned. If that is not meant, they may be the wrong way round: masks = 1 - done, and 1 where "
+            "only time ran out",
+            file=sys.stderr,
+        )
+    return train, _own_transitions(val) if val.is_file() else None
 
 
 def _own_transitions(path: Path) -> dict[str, np.ndarray]:
     # what else the file holds is the user's business
-    arrays = _open_npz(path, (*_OWN_FIELDS, "next_observations", "terminals"))
+    arrays = _open_npz(path, (*_OWN_FIELDS, "next_observations", *_END_FIELDS))
     for name in _OWN_FIELDS:
         if name not in arrays:
-            raise BadInput(f"{path} has no field {name!r}. {_OWN_REMEDY}")
+            # not guessed from terminals: these may be the task's end (D4RL) or any trajectory's (OGBench)
+            hint = " D4RL's are 1 - terminals." if name == "masks" else ""
+            raise BadInput(f"{path} has no field {name!r}.{hint} {_OWN_REMEDY}")
     for name, x in arrays.items():
         if x.ndim == 0:
             raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
@@ -291,18 +348,29 @@ def _own_transitions(path: Path) -> dict[str, np.ndarray]:
 
 
 def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """Take x' from the following row of the same trajectory.
+    """Take x' from the following row of the same trajectory, which any of _END_FIELDS may end.
 
     A trajectory's last row has none: it is kept if its mask is 0 (x' is then never used), else dropped.
     """
-    if "terminals" not in arrays:
+    given = [name for name in _END_FIELDS if name in arrays]
+    if not given:
         raise BadInput(f"{path} has neither next_observations nor terminals. {_OWN_REMEDY}")
-    obs, ends = arrays["observations"], arrays["terminals"].astype(bool)
+    obs = arrays["observations"]
     rows = len(obs)
-    if ends.shape != (rows,) or arrays["masks"].shape != (rows,):
-        raise BadInput(
-            f"{path}: terminals {ends.shape} and masks {arrays['masks'].shape} must both have shape "
-            f"({rows},). {_OWN_REMEDY}"
+    ends = np.zeros(rows, bool)
+    for name in (*given, "masks"):
+        x = arrays[name]
+        if x.shape != (rows,):
+            raise BadInput(f"{path}: {name} {x.shape} must have shape ({rows},). {_OWN_REMEDY}")
+        if name in _END_FIELDS:
+            if not np.isin(x, (0, 1)).all():
+                raise BadInput(f"{path}: {name} must be 0 or 1. {_OWN_REMEDY}")
+            ends |= x.astype(bool)
+    if rows > 1 and not ends[:-1].any():
+        print(
+            f"{path}: {' and '.join(given)} end no trajectory before the last row: it is taken as a single "
+            f"one of {rows} rows. If it holds several, set terminals to 1 in the last row of each",
+            file=sys.stderr,
         )
     for name in ("actions", "rewards"):
         if len(arrays[name]) != rows:

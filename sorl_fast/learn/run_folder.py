@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -16,6 +17,15 @@ from .algorithms import find_method
 from .checkpoint import checkpoint_folders
 
 _LOCK = ".lock"
+
+
+def absolute(path: str | Path) -> str:
+    """Return `path` as it is found from any working directory.
+
+    Symbolic links stay, unless there are `..`: these would need the folders that they lead out of.
+    """
+    path = Path(path).expanduser().absolute()
+    return str(path.resolve() if ".." in path.parts else path)
 
 
 class RunFolder:
@@ -123,7 +133,7 @@ class RunFolder:
         write_bytes(self.path / "config.json", (json.dumps(info, indent=1) + "\n").encode())
 
     def read_config(self) -> tuple[MethodConfig, TrainConfig, dict[str, Any]]:
-        """Read config.json back.
+        """Read config.json back, with paths that are absolute.
 
         Raises
         ------
@@ -135,13 +145,29 @@ class RunFolder:
             info = json.loads(file.read_text())
             method = find_method(info.get("method", "sorl"))  # the only one of older versions
             agent = method.Config.from_dict(info["agent"])
-            return agent, TrainConfig.from_dict(info["train"]), info
+            train = TrainConfig.from_dict(info["train"])
+            data = self._found(train.data, train.out)
+            return agent, replace(train, data=data, out=absolute(self.path)), info
         except FileNotFoundError as err:
             raise BadInput(f"no {file}: {self.path} is not a run's folder") from err
         except (OSError, ValueError, KeyError, TypeError) as err:
             if isinstance(err, BadInput):
                 raise
             raise BadInput(f"{file} cannot be read: {err}. Start the run anew") from err
+
+    def _found(self, data: str, out: str) -> str:
+        """Return where `data` is, absolute.
+
+        An older run may name data and itself relative to a working directory that it does not name:
+        that is the one from which `out` leads to this folder.
+        """
+        path = Path(data).expanduser()
+        tail = Path(os.path.normpath(out)).parts
+        for here in (self.path.absolute().parts, self.path.resolve().parts):
+            above = len(here) - len(tail)
+            if here[above:] == tail and (there := Path(*here[:above]) / path).exists():
+                return absolute(there)
+        return absolute(path)
 
     def rewind(self, step: int) -> None:
         """Drop the lines after `step`: they belong to updates that a kill has lost."""

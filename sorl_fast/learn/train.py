@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import ops
 from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
+from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
 from ..config import MethodConfig, TrainConfig, available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
@@ -28,7 +29,7 @@ from .checkpoint import Checkpoint, load_latest, save_checkpoint
 from .learner import Learner
 from .method import Export
 from .noise import GeneratorNoise
-from .run_folder import RunFolder
+from .run_folder import RunFolder, absolute
 
 PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
 CHECK_EVERY = 100  # updates between looks at the losses; a look waits for the device
@@ -152,7 +153,11 @@ class _Run:
         self.agent, self.config = agent, config
         self.device = _device(config.device)
         threads = config.threads or available_cores()
-        ops.configure(precision=config.precision, threads=threads, device=self.device)
+        # a process may do other things after a training: what is set here is set back
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        stack.enter_context(
+            ops.configured(precision=config.precision, threads=threads, device=self.device)
+        )
         # What is left to torch beside native operations is too small to share out, and its threads
         # would spin on the cores that csrc's need.
         torch.set_num_threads(1 if ops.backend(self.device) == "native" else threads)
@@ -174,6 +179,7 @@ class _Run:
             config.data,
             download=config.download,
             normalize_obs=agent.normalize_obs,
+            normaliser=self._saved_normaliser() if resume and agent.normalize_obs else None,
             device=self.device,
         )
         self.host = torch.Generator().manual_seed(config.seed)
@@ -202,16 +208,19 @@ class _Run:
             )
         self.tensorboard = None
         if writer is not None:
-            self.tensorboard = writer(str(self.folder.path / "tensorboard"))
+            # as log.jsonl is rewound: what a kill has lost is not shown twice
+            purge = None if saved is None else self.step + 1
+            self.tensorboard = writer(str(self.folder.path / "tensorboard"), purge_step=purge)
             stack.callback(self.tensorboard.close)
         self._stack = stack
         self._stop = stack.enter_context(_stop_flag())
 
     def _info(self, commands: list[str]) -> dict[str, Any]:
+        paths = {"data": absolute(self.config.data), "out": absolute(self.config.out)}
         return {
             "method": self.agent.method,
             "agent": self.agent.to_dict(),
-            "train": self.config.to_dict(),
+            "train": self.config.to_dict() | paths,
             "versions": package_versions(PACKAGES),
             "command": commands[-1],
             "commands": commands,
@@ -240,7 +249,7 @@ class _Run:
         if checkpoint.info.get("data") != self.digest:
             raise BadInput(
                 f"--resume: the data in {self.config.data} are not those that {self.folder.path} was "
-                "trained on. Restore them, or choose another --out"
+                "trained on. Name those with --data, or choose another --out"
             )
         tensors = {name: torch.from_numpy(x) for name, x in checkpoint.tensors.items()}
         self.host.set_state(tensors["random/host"])
@@ -248,6 +257,18 @@ class _Run:
         self.learner.load_state(tensors, checkpoint.step)
         self.step = checkpoint.step
         self.seconds = float(checkpoint.info["seconds"])
+        if self.config.log_every:
+            self.window = [*checkpoint.tensors.get("log/window", ())]  # older checkpoints have none
+
+    def _saved_normaliser(self) -> tuple[Tensor, Tensor] | None:
+        """Return mean and scale [O] that the run has begun with, if its policy is still there."""
+        try:
+            policy = load_policy(self.folder.policy)
+        except BadInput:
+            return None
+        if policy.obs_mean is None or policy.obs_std is None:
+            return None
+        return torch.from_numpy(policy.obs_mean.copy()), torch.from_numpy(policy.obs_std.copy())
 
     def go(self, progress: bool) -> TrainResult:
         """Run to the total number of updates."""
@@ -357,6 +378,10 @@ class _Run:
         tensors = {name: x.cpu().numpy() for name, x in self.learner.state().items()}
         tensors["random/host"] = self.host.get_state().numpy()
         tensors |= {name: x.cpu().numpy() for name, x in self.updates.state().items()}
+        if self.window:
+            tensors["log/window"] = np.stack(self.window)
+        if self.tensorboard is not None:
+            self.tensorboard.flush()  # what it holds back would be lost with a kill
         info = {"seconds": self.seconds, "data": self.digest}
         self._export()
         keep = self.config.keep_checkpoints
@@ -417,7 +442,7 @@ def _kind(device: str) -> str:
 
 def _describe(data: DataPair, digest: str) -> dict[str, Any]:
     return {
-        "path": data.train.source,
+        "path": absolute(data.train.source),
         "sha256": digest,
         "transitions": len(data.train),
         "val_transitions": 0 if data.val is None else len(data.val),

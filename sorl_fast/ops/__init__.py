@@ -13,7 +13,8 @@ torch does not count (through `.data`, or a numpy view) go unseen until `forget`
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,7 @@ __all__ = [
     "backend",
     "best_of_n",
     "configure",
+    "configured",
     "critic_ensemble",
     "forget",
     "normals",
@@ -45,6 +47,7 @@ MAX_THREADS = 8  # of the native operations: more would wait for each other at b
 PRECISIONS = {"cpu": ("fp32", "bf16"), "cuda": ("fp32", "tf32", "bf16", "fp16")}
 
 _precision = {"cpu": "fp32", "cuda": "fp32"}
+_threads = 1  # of the native operations
 
 
 # ---- what is there
@@ -224,6 +227,7 @@ def configure(
     BadInput
         The precision is asked for where it can't be had, or a value is out of its bounds.
     """
+    global _threads
     device = torch.device(device)
     there = PRECISIONS["cuda" if _on_gpu(device) else "cpu"]
     if precision not in there:
@@ -237,12 +241,30 @@ def configure(
         _triton(device)
     elif (native := _native()) is not None:
         native.choose_isa(precision)
-        native._native.set_train_threads(min(threads, MAX_THREADS))
+        _threads = min(threads, MAX_THREADS)
+        native._native.set_train_threads(_threads)
     elif precision != "fp32":
         raise BadInput(
             f"precision is {precision!r}, but only the native backend has it. Use --precision fp32"
         )
     _precision["cuda" if _on_gpu(device) else "cpu"] = precision
+
+
+@contextmanager
+def configured(
+    *, precision: str = "fp32", threads: int = 1, device: torch.device | str = "cpu"
+) -> Iterator[None]:
+    """`configure` for a block: what was chosen before is back after it, whatever ends it."""
+    global _threads
+    before = dict(_precision), _threads
+    try:
+        configure(precision=precision, threads=threads, device=device)
+        yield
+    finally:
+        _precision.update(before[0])
+        if _threads != before[1] and isinstance(_native_or_why, ModuleType):
+            _threads = before[1]
+            _native_or_why._native.set_train_threads(_threads)
 
 
 # ---- who serves

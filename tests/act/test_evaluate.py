@@ -171,10 +171,11 @@ def test_bad_grids_are_named_before_any_process_starts(maze_policy, change, word
     [
         ({"env": "my-robot"}, ["'my-robot'", "your own"]),
         ({"env": "cube-single-play-v0"}, ["'cube-single-play-v0'", "single-task"]),
+        ({"env": f"visual-{CUBE}"}, ["'visual-cube", "images", "Leave visual- out"]),
         ({"env": MAZE, "workers": 0}, ["workers is 0", "at least 1"]),
         ({"env": MAZE, "success_timing": "late"}, ["success_timing is 'late'", "post or pre"]),
     ],
-    ids=["own robot", "goal-conditioned", "no workers", "timing"],
+    ids=["own robot", "goal-conditioned", "images", "no workers", "timing"],
 )
 def test_bad_settings_are_named(settings, words):
     with pytest.raises(BadInput) as err:
@@ -195,8 +196,8 @@ def test_an_unknown_precision_is_named(maze_policy):
 
 def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
     tasks = [module.Task(1, 1, 0, 0), module.Task(1, 1, 0, 1)]
-    messages = iter([load(maze_policy), *tasks])
-    made, forgot, sent = [], [], []
+    messages = iter([load(maze_policy), None, *tasks, load(maze_policy), None])
+    made, checked, forgot, sent = [], [], [], []
     sampler = SimpleNamespace(reset=lambda: forgot.append(True))
 
     def recv():
@@ -205,13 +206,15 @@ def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
         raise EOFError
 
     monkeypatch.setattr(module, "Simulator", lambda *_: None)
-    monkeypatch.setattr(module, "_check_dims", lambda *_: None)
+    monkeypatch.setattr(module, "_check_dims", lambda *_: checked.append(True))
     monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how) or sampler)
     monkeypatch.setattr(module, "rollout", lambda *_: "episode")
     module._serve(SimpleNamespace(recv=recv, send=sent.append), MAZE, "post", "native", "int8")
-    assert made == [("native", "int8")]
+    assert made == [("native", "int8")] * 2
+    assert len(checked) == 2  # each policy, not the first alone
     assert len(forgot) == 2  # nothing passes from episode to episode
-    assert sent == [(task, "episode", None) for task in tasks]
+    fits = (None, None, None)
+    assert sent == [fits, *((task, "episode", None) for task in tasks), fits]
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
@@ -422,6 +425,20 @@ def test_a_policy_of_another_size_is_refused(maze_policy):
     assert "2 observations to 2 actions" in str(err.value)
     assert "[28] and 5 actions" in str(err.value)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_another_policy_is_checked_as_the_first_was(maze_policy, cube_policy):
+    with Evaluator(MAZE, workers=1) as evaluator:
+        evaluator.check(load(maze_policy))
+        (worker,) = multiprocessing.active_children()
+        evaluator.run(maze_policy, (1,), (1,), 1, 0)
+        assert multiprocessing.active_children() == [worker]  # the one that was asked goes on
+        with pytest.raises(BadInput, match="28 observations to 5 actions"):
+            evaluator.run(cube_policy, (1,), (1,), 1, 0)
+        with pytest.raises(BadInput, match="28 observations to 5 actions"):
+            evaluator.check(load(cube_policy))
+        assert multiprocessing.active_children() == []
 
 
 @pytest.mark.slow

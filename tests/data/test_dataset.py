@@ -6,7 +6,7 @@ import torch
 from conftest import own_arrays
 
 from sorl_fast.batch import Batch
-from sorl_fast.data.dataset import ACTION_LIMIT, STD_FLOOR, TransitionData, load_data
+from sorl_fast.data.dataset import ACTION_LIMIT, TransitionData, load_data
 from sorl_fast.errors import BadInput
 
 ENV = "cube-single-play-singletask-task2-v0"
@@ -41,6 +41,84 @@ def test_own_data_with_next_observations_are_taken_as_they_are(tmp_path):
     assert torch.equal(
         pair.train.transitions.next_observations, pair.train.transitions.observations * 2
     )
+
+
+SUCCESS, TIMEOUT, LAST = 29, 59, 99  # trajectories of own_arrays(T=100) as `ended` ends them
+
+
+def ended(**fields):
+    """A task done in row 29, time out in row 59, the recording over in row 99; `fields` say which."""
+    arrays = own_arrays(T=100)
+    del arrays["terminals"]
+    arrays["masks"][SUCCESS] = 0
+    for name, rows in fields.items():
+        arrays[name] = np.isin(np.arange(100), rows)
+    return arrays
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"terminals": [SUCCESS, TIMEOUT, LAST]},
+        {"terminals": [SUCCESS], "timeouts": [TIMEOUT, LAST]},
+        {"terminals": [SUCCESS], "truncations": [TIMEOUT, LAST]},
+        {"terminals": [SUCCESS, TIMEOUT], "timeouts": [TIMEOUT]},
+        {"terminations": [SUCCESS], "truncations": [TIMEOUT]},
+        {"terminals": [SUCCESS], "timeouts": [TIMEOUT], "truncations": [TIMEOUT]},
+        {"timeouts": [TIMEOUT]},
+    ],
+    ids=lambda fields: "+".join(fields),
+)
+def test_whatever_ends_a_trajectory_the_next_one_gives_no_next_observation(
+    tmp_path, fields, capsys
+):
+    arrays = ended(**fields)
+    data = load_data("mine", write(tmp_path / "a.npz", **arrays)).train.transitions
+    obs = torch.from_numpy(arrays["observations"])
+    kept = [t for t in range(100) if t not in (TIMEOUT, LAST)]  # no x' there, but mask 1
+    assert torch.equal(data.observations, obs[kept])
+    assert data.masks.tolist() == [float(t != SUCCESS) for t in kept]  # a time limit leaves 1
+    goes_on = data.masks == 1
+    assert torch.equal(data.next_observations[goes_on], obs[[t + 1 for t in kept if t != SUCCESS]])
+    assert capsys.readouterr().err == ""
+
+
+def test_next_observations_that_are_given_need_no_ends(tmp_path):
+    arrays = ended(terminals=[SUCCESS], timeouts=[TIMEOUT])
+    arrays["next_observations"] = arrays["observations"] * 2
+    data = load_data("mine", write(tmp_path / "a.npz", **arrays)).train.transitions
+    assert torch.equal(data.next_observations, data.observations * 2)
+    assert len(data.rewards) == 100
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"terminals": [29]}, {"terminals": [29], "timeouts": [59]}, {"next_observations": []}],
+)
+def test_masks_are_never_guessed(tmp_path, fields):
+    arrays = ended(**fields)
+    del arrays["masks"]
+    with pytest.raises(BadInput, match=r"no field 'masks'. D4RL's are 1 - terminals\."):
+        load_data("mine", write(tmp_path / "a.npz", **arrays))
+
+
+def test_masks_the_wrong_way_round_are_spoken_of_once(own_file, capsys):
+    load_data("mine", own_file)
+    assert capsys.readouterr().err == ""
+    for path in (own_file, own_file.with_name("mine-val.npz")):
+        arrays = dict(np.load(path))
+        write(path, **arrays | {"masks": arrays["terminals"]})
+    load_data("mine", own_file)
+    err = capsys.readouterr().err
+    assert err.count("masks are 0") == 1
+    assert "100% of the rows" in err  # those with mask 1 are ends, and left out
+    assert "masks = 1 - done" in err
+
+
+def test_data_without_an_end_are_said_to_be_one_trajectory(tmp_path, capsys):
+    path = write(tmp_path / "a.npz", **ended(terminals=[], timeouts=[]))
+    assert len(load_data("mine", path).train) == 99
+    assert "terminals and timeouts end no trajectory before the last row" in capsys.readouterr().err
 
 
 def test_other_fields_of_own_data_are_nobodys_business(tmp_path):
@@ -94,12 +172,43 @@ def test_the_normaliser_standardises_both_ends_with_the_training_moments(own_fil
     np.testing.assert_allclose(x.observations.mean(0), 0, atol=1e-5)
     varying = [0, 1, 3]
     np.testing.assert_allclose(x.observations.std(0, correction=0)[varying], 1, rtol=1e-4)
-    assert normal.obs_std[2] == np.float32(STD_FLOOR)
+    assert normal.obs_std[2] == 1
     for name in ("observations", "next_observations"):
         for part in ("train", "val"):
             raw = getattr(getattr(plain, part).transitions, name)
             done = getattr(getattr(normal, part).transitions, name)
             torch.testing.assert_close(done, (raw - normal.obs_mean) / normal.obs_std)
+
+
+def test_what_does_not_vary_keeps_its_scale_and_is_named(own_file, capsys):
+    arrays = own_arrays(O=7)
+    obs = arrays["observations"] = arrays["observations"].astype(np.float64)
+    noise = obs[:, 1].copy()
+    obs[:, 1] = 7.0  # constant
+    obs[:, 2] = 1e-12 * noise  # a locked joint in a simulator
+    obs[:, 3] = 1e6 + 0.06 * noise  # what float32 leaves of a constant: steps of 1/16
+    obs[:, 4] = 1e6 + 10 * noise  # a real signal on a large offset
+    obs[:, 5] = 2e-3 * noise  # a real signal in a large unit
+    for path in (own_file, own_file.with_name("mine-val.npz")):
+        write(path, **arrays)
+    normal = load_data("mine", own_file, normalize_obs=True)
+    assert normal.obs_std[[1, 2, 3]].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(normal.obs_std[[4, 5]], [10, 2e-3], rtol=0.2)
+    err = capsys.readouterr().err
+    assert (
+        err.count("--normalize-obs keeps the scale of observations 1, 2, 3 (counted from 0)") == 1
+    )
+    load_data("mine", own_file)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_normaliser_that_is_given_is_used(own_file, capsys):
+    plain = load_data("mine", own_file).train.transitions.observations
+    given = torch.full((4,), 2.0), torch.full((4,), 3.0)
+    pair = load_data("mine", own_file, normalize_obs=True, normaliser=given)
+    torch.testing.assert_close(pair.train.transitions.observations, (plain - 2) / 3)
+    assert torch.equal(pair.obs_mean, given[0])
+    assert torch.equal(pair.obs_std, given[1])
 
 
 def test_the_digest_tells_data_apart(own_file, tmp_path):
@@ -141,6 +250,9 @@ def with_nan(x):
         (changed(masks=lambda m: m * 0.5), "masks must be 0"),
         (changed(rewards=lambda r: r[:-1]), "rewards"),
         (changed(terminals=lambda t: t[:-2]), r"terminals \(18,\)"),
+        (changed(timeouts=lambda _: np.zeros(3)), r"timeouts \(3,\) must have shape \(20,\)"),
+        (changed(terminals=lambda t: t * np.nan), "terminals must be 0 or 1"),
+        (changed(truncations=lambda _: np.arange(20)), "truncations must be 0 or 1"),
         (changed(actions=lambda a: a[:, 0]), r"actions \(19,\)"),
         (changed(actions=lambda a: a[:, :0]), "A at least 1"),
         (changed(observations=lambda o: o.astype(complex)), "complex128"),
@@ -212,6 +324,11 @@ def test_missing_ogbench_files_say_how_to_make_them(tmp_path):
     write(tmp_path / "cube-single-play-v0.npz", **ogbench_arrays())
     with pytest.raises(BadInput, match=r"cube-single-play-v0-val\.npz"):
         load_data(ENV, tmp_path)
+
+
+def test_an_environment_of_images_is_refused(tmp_path):
+    with pytest.raises(BadInput, match="images for observations"):
+        load_data(f"visual-{ENV}", tmp_path)
 
 
 def test_a_name_without_task_says_which_name_is_meant(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import shutil
 import signal
 import subprocess
@@ -14,47 +15,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import own_arrays
+from runs import agent, assert_same_run, config, final_state
 
 from sorl_fast import cli, ops
 from sorl_fast.act import policy_file
 from sorl_fast.act.evaluate import Evaluator
-from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
-from sorl_fast.learn.algorithms.sorl import SorlConfig
-from sorl_fast.learn.checkpoint import load_latest
 from sorl_fast.learn.run_folder import RunFolder
 from sorl_fast.learn.train import train
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-def agent(**changes):
-    return SorlConfig(**({"q_coef": 1.0, "hidden": 8, "depth": 2, "batch_size": 16} | changes))
-
-
-def config(own_file, out, **changes):
-    base = {"steps": 40, "log_every": 10, "val_every": 20, "eval_every": 0, "checkpoint_every": 15}
-    values = base | {"env": "mine", "data": str(own_file), "out": str(out), "threads": 1} | changes
-    return TrainConfig(**values)
-
-
-def final_state(run):
-    return load_latest(run / "checkpoints")
-
-
-def assert_same_run(a, b):
-    x, y = final_state(a), final_state(b)
-    assert x.step == y.step
-    assert x.tensors.keys() == y.tensors.keys()
-    for name in x.tensors:
-        assert np.array_equal(x.tensors[name], y.tensors[name]), name
-    assert (a / "policy.safetensors").read_bytes() == (b / "policy.safetensors").read_bytes()
 
 
 def lanes():
@@ -247,6 +216,30 @@ def test_a_policy_that_nothing_here_can_sample_is_refused_before_anything_is_mad
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ("nonsense-singletask-task1-v0", "no environment for 'nonsense-singletask-task1-v0'"),
+        ("cube-single-play-singletask-task2-v0", r"maps 4 observations to 2 actions, but cube"),
+    ],
+    ids=["none", "another size"],
+)
+def test_an_environment_that_the_policy_does_not_fit_is_refused_before_anything_is_made(
+    own_file, tmp_path, env, says
+):
+    run = config(own_file, tmp_path / "run", env=env, eval_every=40)
+    with pytest.raises(BadInput, match=says):
+        train(agent(), run, progress=False)
+    assert not (tmp_path / "run").exists()
+    assert multiprocessing.active_children() == []
+    train(agent(), replace(run, eval_every=0), progress=False)  # then it is only a label
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(BadInput, match=says):
+        train(agent(), replace(run, steps=80), resume=True, progress=False)
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
 def test_a_run_that_stopped_before_its_first_checkpoint(own_file, tmp_path):
     run = tmp_path / "run"
     train(agent(), config(own_file, run), progress=False)
@@ -418,6 +411,24 @@ def test_tensorboard_events_are_written(own_file, tmp_path):
     pytest.importorskip("tensorboard")
     train(agent(), config(own_file, tmp_path / "run", tensorboard=True), progress=False)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["well", "an exception"])
+def test_a_training_leaves_the_process_as_it_was(own_file, tmp_path, precision, fails):
+    torch.set_num_threads(2)
+    ops.configure(threads=2)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run = config(own_file, tmp_path / "run", steps=5, threads=1, precision=precision)
+    if fails:
+        run = replace(run, data=str(tmp_path / "none.npz"))
+        with pytest.raises(BadInput, match="no data file"):
+            train(agent(), run, progress=False)
+    else:
+        train(agent(), run, progress=False)
+    assert torch.get_num_threads() == 2
+    assert ops._precision["cpu"] == "fp32"
+    assert ops._threads == (2 if ops.backend() == "native" else 1)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
 @pytest.mark.slow
