@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LEAVES = {"config", "batch", "errors", "atomic", "isolated", "version"}
+LEAVES = {"config", "batch", "cores", "errors", "atomic", "isolated", "progress", "version"}
 # room -> what it may import at the top of its modules, beside the leaves and itself
 ALLOWED = {
     "data": set(),

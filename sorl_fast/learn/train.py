@@ -17,10 +17,12 @@ from .. import ops
 from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import save as save_policy
-from ..config import AgentConfig, TrainConfig, available_cores
+from ..config import AgentConfig, TrainConfig
+from ..cores import available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
+from ..progress import at_terminal
 from ..version import package_versions
 from .capture import CapturedUpdates
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -67,7 +69,7 @@ def train(
     command
         The command line, kept in config.json.
     progress
-        Show a progress bar on standard error.
+        Show a progress bar on standard error; where that is no terminal, a line at each log line.
 
     Raises
     ------
@@ -212,6 +214,7 @@ class _Run:
             self.folder.create(self._info([command]))
         else:
             checkpoint, before, commands = saved
+            self.folder.check_renames()
             self._restore(checkpoint)
             self.folder.write_config(self._info([*commands, command]))
             self.folder.rewind(self.step)
@@ -271,8 +274,13 @@ class _Run:
         config = self.config
         total = max(config.steps, self.step)
         bar = tqdm(
-            total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
+            total=total,
+            initial=self.step,
+            unit=" updates",
+            smoothing=0.1,
+            disable=not (progress and at_terminal()),
         )
+        self._lines = progress and not at_terminal()
         self._stack.callback(bar.close)
         if self.evaluation_owed and self.evaluator is not None:
             self._evaluate(bar)
@@ -347,6 +355,13 @@ class _Run:
         if self.evaluation:
             shown["success"] = _best(self.evaluation)
         bar.set_postfix(shown)
+        if self._lines:
+            text = ", ".join(f"{name} {value}" for name, value in shown.items())
+            print(
+                f"update {self.step:,} of {bar.total:,}: {text}, {rate:.3g} updates/s",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _write(self, line: Mapping[str, float]) -> None:
         self.folder.log(line)
