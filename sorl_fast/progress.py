@@ -13,6 +13,12 @@ def at_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
+def say(text: str) -> None:
+    """Write a line to standard error, if there is one, and let the log have it at once."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress(
     unit: str, *, shown: bool = True, name: str = "", scaled: bool = False
@@ -68,8 +74,4 @@ class _Lines:
             return
         self._said = now
         seconds = now - self._start
-        print(
-            f"{self._name}{done:,} of {total:,}{self._unit} after {seconds:.0f} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{self._name}{done:,} of {total:,}{self._unit} after {seconds:.0f} s")

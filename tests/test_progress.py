@@ -20,15 +20,16 @@ def test_a_log_gets_a_line_now_and_then(clock, capfd):
     with progress(" episodes", name="cube") as show:
         show(2, 1500)
         for done in range(3, 1501):
-            clock.append(0.1)
+            clock.append(0.125)
             show(done, 1500)
             show(done, 1500)
     out, err = capfd.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "cube: 602 of 1,500 episodes after 60 s",
-        "cube: 1,202 of 1,500 episodes after 120 s",
-        "cube: 1,500 of 1,500 episodes after 150 s",
+        "cube: 482 of 1,500 episodes after 60 s",
+        "cube: 962 of 1,500 episodes after 120 s",
+        "cube: 1,442 of 1,500 episodes after 180 s",
+        "cube: 1,500 of 1,500 episodes after 187 s",
     ]
 
 
@@ -52,6 +53,9 @@ def test_nothing_is_shown_to_who_wants_nothing(terminal, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_may_have_no_standard_error(monkeypatch):
+def test_a_process_may_have_no_standard_error(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", None)
-    assert not module.at_terminal()
+    with progress(" episodes") as show:
+        show(0, 1)
+        show(1, 1)
+    assert capsys.readouterr().out == ""

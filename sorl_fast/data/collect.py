@@ -15,7 +15,6 @@ import json
 import multiprocessing
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -35,6 +34,7 @@ from ..config import CollectConfig
 from ..errors import BadInput, Stopped
 from ..isolated import exit_with_parent, worker_environment
 from ..progress import progress as show_progress
+from ..progress import say
 from .oracles import RECIPE_VERSION, Episode, Recipe, collect_episode, find_recipe, open_source
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
 
 def _say(progress: bool, text: str) -> None:
     if progress:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def _plan(recipe: Recipe, jobs: list[_Job], missing: list[_Job], workers: int) -> str:

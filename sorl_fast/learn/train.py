@@ -22,7 +22,7 @@ from ..cores import available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
-from ..progress import at_terminal
+from ..progress import at_terminal, say
 from ..version import package_versions
 from .capture import CapturedUpdates
 from .checkpoint import Checkpoint, load_latest, save_checkpoint
@@ -357,11 +357,7 @@ class _Run:
         bar.set_postfix(shown)
         if self._lines:
             text = ", ".join(f"{name} {value}" for name, value in shown.items())
-            print(
-                f"update {self.step:,} of {bar.total:,}: {text}, {rate:.3g} updates/s",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"update {self.step:,} of {bar.total:,}: {text}, {rate:.3g} updates/s")
 
     def _write(self, line: Mapping[str, float]) -> None:
         self.folder.log(line)

@@ -373,6 +373,15 @@ def test_two_collections_into_one_folder(tmp_path, simulator):
     assert not tiny(tmp_path).already_done
 
 
+def test_a_file_system_without_locks(tmp_path, simulator, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(RuntimeWarning, match="No locks available"):
+        assert not tiny(tmp_path).already_done
+
+
 def test_without_ogbench(tmp_path, monkeypatch):
     def version(name):
         raise module.importlib.metadata.PackageNotFoundError(name)
