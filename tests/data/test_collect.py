@@ -594,7 +594,7 @@ def test_signals_lose_at_most_the_episodes_in_hand(tmp_path):
     stdout, err = process.communicate(timeout=200)
     assert stdout == f"resumed {kept}\n"
     assert f"{kept} of them are there from an interrupted run" in err
-    assert "steps/s" in err
+    assert " of 26,400 steps after " in err
     assert sorted(p.name for p in out.iterdir()) == [f"{MAZE}-val.npz", f"{MAZE}.npz"]
     arrays = load(out / f"{MAZE}.npz")
     source = open_source(small(MAZE, 600))
