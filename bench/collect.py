@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from sorl_fast.config import CollectConfig, available_cores
+from sorl_fast.config import CollectConfig
+from sorl_fast.cores import available_cores
 from sorl_fast.data.collect import CollectReport, collect
 from sorl_fast.doctor import cpu_model
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.act.sampler import Sampler
 from sorl_fast.atomic import write_bytes
+from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -79,7 +80,9 @@ def measure(policy: Policy, precision: str, cell: Cell, seconds: float) -> dict[
 def run(argv: Sequence[str]) -> int:
     """Measure every instruction set and precision; 1 if one breaks the promise of at most 1.1."""
     parser = argparse.ArgumentParser(prog="sorl-bench denormals", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write machine and rows here")
+    parser.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="write machine and rows here"
+    )
     parser.add_argument("--seconds", type=float, default=1.0, help="of each kind of call (1)")
     args = parser.parse_args(argv)
     if not 0 < args.seconds <= 600:

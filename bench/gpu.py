@@ -31,6 +31,7 @@ from torch import Tensor
 from sorl_fast import ops
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_file
+from sorl_fast.cli import path_argument
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
@@ -649,7 +650,7 @@ def _device(dry: bool) -> torch.device:
 def run(argv: Sequence[str]) -> int:
     """Run the command line; 1 if a contender failed or was refused."""
     parser = argparse.ArgumentParser(prog="sorl-bench gpu", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the result here")
+    parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the result here")
     parser.add_argument(
         "--dry-run", action="store_true", help="on a CPU, tiny, through the interpreter; no times"
     )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from sorl_fast.atomic import write_file
+from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
 
 from .aot import SHARED_LIMIT, TARGETS
@@ -347,14 +348,15 @@ def run(argv: Sequence[str]) -> int:
     """Run the command line; 1 if a budget is broken, missing, or of a kernel that is gone."""
     parser = argparse.ArgumentParser(prog="sorl-bench kernels", description=__doc__)
     parser.add_argument("--aot", action="store_true", help="compile ahead of time; the one way")
-    parser.add_argument("--json", metavar="FILE", help="write the rows here")
+    parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the rows here")
     parser.add_argument("--targets", default="all", help=f"some of {','.join(TARGETS)}")
     parser.add_argument("--kernels", default="all", help=f"some of {','.join(KERNELS)}")
-    parser.add_argument("--budgets", type=Path, default=BUDGETS, metavar="FILE")
+    parser.add_argument("--budgets", type=path_argument, default=BUDGETS, metavar="FILE")
     parser.add_argument(
         "--write-budgets", action="store_true", help="renew the budgets by what is there now"
     )
     args = parser.parse_args(argv)
+    args.budgets = Path(args.budgets)
     if not args.aot:
         raise BadInput(
             "sorl-bench kernels has only its ahead-of-time form: add --aot. Times come from "

@@ -24,6 +24,7 @@ import numpy as np
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes
+from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -162,7 +163,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sorl-bench loop", description=__doc__)
     parser.add_argument("--hz", type=float, default=1000.0, help="periods a second (1000)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each loop (60)")
-    parser.add_argument("--policy", metavar="FILE", help="default: random weights, O = 28, A = 5")
+    parser.add_argument(
+        "--policy",
+        metavar="FILE",
+        type=path_argument,
+        help="default: random weights, O = 28, A = 5",
+    )
     parser.add_argument("--steps", type=int, metavar="M", help="Euler steps (the policy's most)")
     parser.add_argument("--candidates", type=int, default=1, metavar="N", help="candidates (1)")
     parser.add_argument(
@@ -171,12 +177,17 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, choices=shapes.THREADS, default=1, help="each (1)")
     parser.add_argument("--alone", action="store_true", help="without ONNX Runtime")
     parser.add_argument(
-        "--example", metavar="PROGRAM", help="the built control_loop of csrc/examples"
+        "--example",
+        metavar="PROGRAM",
+        type=path_argument,
+        help="the built control_loop of csrc/examples",
     )
     parser.add_argument(
         "--fifo", action="store_true", help="ask for the real-time class SCHED_FIFO"
     )
-    parser.add_argument("--json", metavar="FILE", help="write machine and rows here")
+    parser.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="write machine and rows here"
+    )
     args = parser.parse_args(argv)
     for name, value, low, high in (
         ("hz", args.hz, 1, 100_000),

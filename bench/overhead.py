@@ -15,6 +15,7 @@ import numpy as np
 
 from sorl_fast.act.sampler import Sampler
 from sorl_fast.atomic import write_bytes
+from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -70,7 +71,9 @@ def _into(sampler: Sampler, obs: Any, out: Any) -> Any:
 def run(argv: Sequence[str]) -> int:
     """Print what each way takes beyond the C++ call; 1 if one breaks its promise."""
     parser = argparse.ArgumentParser(prog="sorl-bench overhead", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write machine and figures here")
+    parser.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="write machine and figures here"
+    )
     parser.add_argument("--blocks", type=int, default=50, help=f"of {CALLS} calls each way (50)")
     args = parser.parse_args(argv)
     if not 1 <= args.blocks <= 10_000:

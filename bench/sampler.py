@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sorl_fast.atomic import write_bytes, write_file
-from sorl_fast.config import available_cores
+from sorl_fast.cli import path_argument
+from sorl_fast.cores import available_cores
 from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
@@ -96,8 +97,12 @@ def run(argv: Sequence[str]) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sorl-bench sampler", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write limits, machine and rows here")
-    parser.add_argument("--png", metavar="FILE", help="write a picture of the medians here")
+    parser.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="write limits, machine and rows here"
+    )
+    parser.add_argument(
+        "--png", metavar="FILE", type=path_argument, help="write a picture of the medians here"
+    )
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -129,6 +134,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--show",
         nargs="+",
+        type=path_argument,
         metavar="FILE",
         help="measure nothing: compare what earlier runs on one machine wrote with --json, as if it were "
         "one run (with --png: draw it)",

@@ -24,7 +24,8 @@ from sorl_fast import ops
 from sorl_fast.act.native import import_native
 from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
-from sorl_fast.config import available_cores
+from sorl_fast.cli import path_argument
+from sorl_fast.cores import available_cores
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
@@ -227,7 +228,7 @@ def measure(
 def run(argv: Sequence[str]) -> int:
     """Run the benchmark's command line."""
     parser = argparse.ArgumentParser(prog="sorl-bench train", description=__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the figures here")
+    parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
     parser.add_argument(
         "--threads",

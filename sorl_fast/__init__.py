@@ -6,6 +6,7 @@ The public names are loaded on first use, so that a robot pays for none of what 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import cores as _cores  # noqa: F401 - sees the affinity before torch can change it
 from .errors import BadInput, Diverged, Stopped
 from .version import __version__
 

@@ -1,9 +1,15 @@
-"""Files and folders that are there whole or not at all: write beside, flush to disk, rename."""
+"""Files and folders that are there whole or not at all: write beside, flush to disk, rename; and locks.
+
+File systems differ in what they can do. Each way out of that is here, once.
+"""
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -24,13 +30,34 @@ def _check_path(call: str, path: object) -> None:
         raise BadInput(f"path is a {type(path).__name__}, but must be a path: {call}")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY)
+def _sync(fd: int) -> None:
+    """Flush to disk, where the file system has a way to: some have none for folders, some none at all."""
     try:
         os.fsync(fd)
+    except OSError as err:
+        if err.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def _sync_path(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _sync(fd)
     finally:
         os.close(fd)
+
+
+def _sync_rename(path: Path) -> None:
+    """Make it survive a power cut that `path` has just been put in its place."""
+    try:
+        _sync_path(path.parent)
+    except PermissionError:  # a folder that we may write to but not read
+        pass
+    except OSError as err:
+        raise BadInput(
+            f"{path} is written, but its folder cannot be flushed to disk: {err.strerror or err}. A "
+            "power cut may undo it: look after the disk"
+        ) from err
 
 
 def write_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) -> None:
@@ -56,14 +83,14 @@ def write_file(path: str | os.PathLike[str], write: Callable[[IO[bytes]], Any]) 
         with part.open("wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            _sync(file.fileno())
         part.replace(path)
-        _sync_folder(path.parent)
     except OSError as err:
         raise _remedy(path, err) from err
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+    _sync_rename(path)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -97,15 +124,52 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         for child in part.iterdir():
-            fd = os.open(child, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        _sync_folder(part)
+            _sync_path(child)
+        _sync_path(part)
         part.rename(path)  # fails if `path` is a folder that holds something
-        _sync_folder(path.parent)
     except OSError as err:
         raise _remedy(path, err) from err
     finally:
         shutil.rmtree(part, ignore_errors=True)
+    _sync_rename(path)
+
+
+def check_folder_renames(folder: Path) -> None:
+    """Put a folder that holds a file in its place in `folder`, as `new_folder` will, and remove it.
+
+    Raises
+    ------
+    BadInput
+        The file system cannot do that (some network and object stores), or any OSError.
+    """
+    probe = folder / f".probe-{uuid.uuid4().hex[:8]}"
+    try:
+        with new_folder(probe) as part:
+            (part / "file").write_bytes(b"x")
+    except BadInput as err:
+        reason = err.__cause__.strerror if isinstance(err.__cause__, OSError) else None
+        raise BadInput(
+            f"cannot write a folder into {folder} and rename it: {reason or err}. Checkpoints need that: "
+            "free some space, or choose a folder that you may write to, on a file system that can"
+        ) from err
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
+
+
+def lock(file: IO[Any]) -> bool:
+    """Return whether `file` is this process's alone from now on; False: another process holds it.
+
+    A file system without locks holds nobody up: there a warning tells the user to take care.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as err:
+        warnings.warn(
+            f"{file.name} cannot be locked: {err.strerror or err}. Going on without: no other process "
+            f"may write into {Path(file.name).parent} meanwhile, which you must see to",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return True

@@ -6,12 +6,13 @@ Exit codes: 0 well, 1 a backend disagrees (doctor), 2 bad input, 3 diverged, 75 
 import argparse
 import dataclasses
 import json
+import os
 import shlex
 import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,6 +20,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .atomic import write_bytes
 from .config import PRESETS, CollectConfig, EvalConfig, TrainConfig, dataset_name
 from .errors import BadInput, Diverged, Stopped
+from .progress import at_terminal
+from .progress import progress as show_progress
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
@@ -49,7 +52,8 @@ def _add_flag(
     elif get_origin(hint) is tuple:
         options |= {"type": get_args(hint)[0], "nargs": "+", "metavar": field.name[0].upper()}
     else:
-        options |= {"type": hint, "metavar": field.name.upper()}
+        kind = path_argument if field.metadata["path"] else hint
+        options |= {"type": kind, "metavar": field.name.upper()}
     parser.add_argument(_flag(field.name), **options)
 
 
@@ -85,11 +89,46 @@ def _extra(name: str) -> Iterator[None]:
         raise BadInput(f"{err.name} is not installed: pip install 'sorl-fast[{name}]'") from err
 
 
+@contextmanager
+def _nothing_rendered() -> Iterator[None]:
+    """Tell MuJoCo, which may be imported here, to look for no way to render, whatever the user has set."""
+    before = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = before
+
+
+def path_argument(text: str) -> str:
+    """Return a path given to any command, `~` and `~user` expanded: a shell leaves --out=~/x as it is."""
+    try:  # not of "", which would become the folder that we are in
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} begins with ~, but there is no such home folder; write ./{text} for a file or "
+            "folder of that name"
+        ) from None
+
+
+def _add_progress(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-progress",
+        dest="progress",
+        action="store_false",
+        help="show no progress on standard error (a bar at a terminal, else a line now and then)",
+    )
+
+
 def _collect(args: argparse.Namespace) -> int:
     config = _make(CollectConfig, _given(args, CollectConfig))
     with _extra("train"):
         from .data.collect import collect
-    report = collect(config)
+    with _nothing_rendered():
+        report = collect(config, progress=args.progress)
     if report.already_done:
         print(f"{report.train_path} and {report.val_path} are there already; nothing was changed.")
         return 0
@@ -149,14 +188,17 @@ def _train(args: argparse.Namespace) -> int:
         agent = method_config(args.method_trained, config.env, agent_flags)
     with _extra("train"):
         from .learn.train import train
-    result = train(agent, config, resume=args.resume, command=args.command_line)
+    with _nothing_rendered():
+        result = train(
+            agent, config, resume=args.resume, command=args.command_line, progress=args.progress
+        )
     print(f"{result.step} updates made. Policy: {result.policy}")
     return 0
 
 
 def _policy_path(run: str) -> tuple[Path, Path | None]:
     """Return the policy file of RUN, and the run's folder if RUN is one."""
-    path = Path(run).expanduser()
+    path = Path(run)
     if path.is_dir():
         policy = path / "policy.safetensors"
         if not policy.is_file():
@@ -188,7 +230,8 @@ def _eval(args: argparse.Namespace) -> int:
     else:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
-    with _progress_bar(" episodes") as progress, _stoppable(record):
+    shown = show_progress(" episodes", shown=args.progress)
+    with shown as progress, _stoppable(record):
         result = evaluate(
             policy, config, env=args.env, progress=progress, record=record, fresh=args.fresh
         )
@@ -226,23 +269,6 @@ def _stoppable(record: Path | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def _progress_bar(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield callback(done, total), shown as a bar where tqdm is installed: a robot has none."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError:
-        yield lambda done, total: None
-        return
-    with tqdm(unit=unit, smoothing=0) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
-
-
 def _report(args: argparse.Namespace) -> int:
     with _extra("train"):
         from .report import write_report
@@ -254,7 +280,7 @@ def _report(args: argparse.Namespace) -> int:
 def _recommend(args: argparse.Namespace) -> int:
     from .recommend import recommend, text
 
-    with _progress_bar(" options") as progress:
+    with show_progress(" options", shown=args.progress) as progress:
         result = recommend(args.run, args.budget_us, evaluation=args.evaluation, progress=progress)
     print(text(result))
     return 0
@@ -272,7 +298,7 @@ def _doctor(args: argparse.Namespace) -> int:
     from .doctor import examine, text
 
     def progress(doing: str) -> None:
-        if sys.stderr.isatty():
+        if args.progress and at_terminal():
             print(f"\r\x1b[K{doing[:100]}", end="", file=sys.stderr, flush=True)
 
     report = examine(quick=args.quick, progress=progress)
@@ -289,7 +315,7 @@ def _method_named(argv: Sequence[str]) -> str | None:
         return None
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--method")
-    early.add_argument("--out", default="")
+    early.add_argument("--out", default="", type=path_argument)
     early.add_argument("--resume", action="store_true")
     args = early.parse_known_args(argv[1:])[0]
     if args.method is None and args.resume and args.out:
@@ -315,6 +341,7 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
 
     sub = commands.add_parser("collect", help="make an OGBench data set with ogbench's oracles")
     _add_flags(sub, CollectConfig, "collection")
+    _add_progress(sub)
     sub.set_defaults(run_command=_collect)
 
     sub = commands.add_parser("train", help="train a policy")
@@ -326,6 +353,7 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         "--method", help="what is learned, and how (default: sorl; with --resume the run's)"
     )
     sub.set_defaults(method_trained=method)
+    _add_progress(sub)
     if method is not None:
         with _extra("train"):
             from .learn.algorithms import find_method
@@ -334,44 +362,65 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     sub.set_defaults(run_command=_train)
 
     sub = commands.add_parser("eval", help="success of a policy over steps and candidates")
-    sub.add_argument("run", metavar="RUN", help="a run's folder or a policy file")
+    sub.add_argument(
+        "run", metavar="RUN", type=path_argument, help="a run's folder or a policy file"
+    )
     sub.add_argument("--env", help="another environment than the one that the policy names")
-    sub.add_argument("--json", metavar="FILE", help="also write the result here")
+    sub.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="also write the result here"
+    )
     sub.add_argument(
         "--fresh",
         action="store_true",
         help="run finished episodes again too; otherwise an evaluation that was stopped goes on, and "
         "other cells are added to it",
     )
+    _add_progress(sub)
     _add_flags(sub, EvalConfig, "evaluation")
     sub.set_defaults(run_command=_eval)
 
     sub = commands.add_parser("report", help="one page of pictures and tables about runs")
-    sub.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder")
+    sub.add_argument("runs", metavar="RUN", nargs="+", type=path_argument, help="a run's folder")
     sub.add_argument(
-        "--out", metavar="DIR", help="where to write (default: the first run's folder)"
+        "--out",
+        metavar="DIR",
+        type=path_argument,
+        help="where to write (default: the first run's folder)",
     )
     sub.set_defaults(run_command=_report)
 
     sub = commands.add_parser(
         "recommend", help="the steps, candidates, precision and threads for a time budget"
     )
-    sub.add_argument("run", metavar="RUN", help="a run's folder that has been evaluated")
+    sub.add_argument(
+        "run", metavar="RUN", type=path_argument, help="a run's folder that has been evaluated"
+    )
     sub.add_argument(
         "--budget-us", type=float, required=True, help="microseconds for an action, at p99"
     )
-    sub.add_argument("--evaluation", metavar="FILE", help="another evaluation than RUN's own")
+    sub.add_argument(
+        "--evaluation",
+        metavar="FILE",
+        type=path_argument,
+        help="another evaluation than RUN's own",
+    )
+    _add_progress(sub)
     sub.set_defaults(run_command=_recommend)
 
     sub = commands.add_parser(
         "doctor", help="what is on this machine, and whether every backend computes the same"
     )
-    sub.add_argument("--json", metavar="FILE", help="also write what was found here")
+    sub.add_argument(
+        "--json", metavar="FILE", type=path_argument, help="also write what was found here"
+    )
+    _add_progress(sub)
     sub.add_argument("--quick", action="store_true", help="fewer shapes, fewer sizes")
     sub.set_defaults(run_command=_doctor)
 
     sub = commands.add_parser("inspect", help="print what a policy file holds")
-    sub.add_argument("file", metavar="FILE", help="a policy file, or a run's folder")
+    sub.add_argument(
+        "file", metavar="FILE", type=path_argument, help="a policy file, or a run's folder"
+    )
     sub.set_defaults(run_command=_inspect)
     return parser
 

@@ -5,7 +5,6 @@ outside that table has no preset: q_coef must then be given.
 """
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -17,12 +16,19 @@ QAgg = Literal["mean", "min"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
-def option(default: Any = MISSING, *, help: str, hint: str = "") -> Any:  # noqa: A002 - argparse's word
+def option(
+    default: Any = MISSING,
+    *,
+    help: str,  # noqa: A002 - argparse's own word
+    hint: str = "",
+    path: bool = False,
+) -> Any:
     """Declare a dataclass field whose `help` is the command line's text for its flag.
 
-    `hint` says what to give where there is neither a default nor a preset.
+    `hint` says what to give where there is neither a default nor a preset. `path`: it names a file or
+    folder, and the command line expands a leading ~.
     """
-    return field(default=default, metadata={"help": help, "hint": hint})
+    return field(default=default, metadata={"help": help, "hint": hint, "path": path})
 
 
 def check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> None:
@@ -74,8 +80,8 @@ class TrainConfig:
 
     # fmt: off
     env: str = option(help="OGBench name such as cube-single-play-singletask-task2-v0, or any name of your own for --data FILE.npz")
-    data: str = option(help="folder of OGBench files, or one .npz of your own transitions")
-    out: str = option(help="the run's folder, made by this command")
+    data: str = option(help="folder of OGBench files, or one .npz of your own transitions", path=True)
+    out: str = option(help="the run's folder, made by this command", path=True)
     steps: int = option(1_000_000, help="updates in all, also with --resume")
     seed: int = option(0, help="seeds the weights, the minibatches and all noise")
     log_every: int = option(500, help="updates between lines of log.jsonl; 0: never")
@@ -137,7 +143,7 @@ class CollectConfig:
 
     # fmt: off
     env: str = option(help="data set name such as cube-single-play-v0 or pointmaze-medium-navigate-v0")
-    out: str = option(help="folder that receives {env}.npz and {env}-val.npz")
+    out: str = option(help="folder that receives {env}.npz and {env}-val.npz", path=True)
     episodes: int = option(1000, help="training episodes; a tenth more, at least one, for validation")
     seed: int = option(0, help="episode e is seeded from (seed, e) alone")
     workers: int = option(2, help="processes")
@@ -254,11 +260,6 @@ def find_preset(env: str) -> Preset | None:
     """Return the paper's setting for `env`, a single-task name of a family in the table, or None."""
     match = _SINGLETASK.match(env)
     return PRESETS.get(match["family"]) if match else None
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from .act import policy_file
 from .act.philox import normals
 from .act.reference import Status, aggregate, critic_values, denoise
 from .act.sampler import Sampler
-from .config import available_cores
+from .cores import available_cores
 from .errors import BadInput
 from .version import __version__
 

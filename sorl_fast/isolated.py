@@ -22,6 +22,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from .cores import unpin
+
+# A worker process of ours has one core, bound nowhere, and renders nothing, whatever the user's own
+# processes have: MuJoCo and dm_control import what MUJOCO_GL names, and fail where it is not there.
+WORKER_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OMP_PROC_BIND": "false",
+    "MUJOCO_GL": "disable",
+}
+
 Item = Mapping[str, Any]  # JSON values
 # What became of an item: JSON values, among them `status` (ok, or else) and `reason`. With `harmless`
 # true the child goes on although the status is not ok.
@@ -49,6 +61,22 @@ def exit_with_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+@contextlib.contextmanager
+def worker_environment() -> Iterator[None]:
+    """Let processes started in this block have WORKER_ENVIRONMENT, and all of this process's cores."""
+    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    unpin()
+    os.environ.update(WORKER_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def run(
@@ -110,6 +138,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._trouble = ""
         self._buffer = b""
+        unpin()
         task = {"worker": worker, "items": [dict(item) for item in items], "path": sys.path}
         try:
             self._process = subprocess.Popen(

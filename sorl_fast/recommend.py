@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .act.policy_file import Policy, digest, load
 from .act.sampler import KNOWN_PRECISIONS, Sampler
-from .config import available_cores
+from .cores import available_cores
 from .errors import BadInput
 
 PRECISIONS = ("fp32", "bf16", "int8")

@@ -1,8 +1,10 @@
 """Arguments reach configs; bad input ends with exit code 2 and a message, never a traceback."""
 
+import argparse
 import dataclasses
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -241,3 +243,60 @@ def test_inspect_prints_the_policy(own_file, tmp_path, capsys):
     capsys.readouterr()
     assert cli.main(["inspect", run]) == 0
     assert '"hidden": 8' in capsys.readouterr().out
+
+
+def path_flags(parser):
+    """Every flag and argument that names a file or folder, with its command."""
+    (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for command, sub in commands.choices.items():
+        for action in sub._actions:
+            if action.metavar in ("FILE", "DIR", "RUN", "OUT", "DATA"):
+                yield command, action
+
+
+def test_a_home_folder_is_expanded_everywhere(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    flags = list(path_flags(cli.make_parser()))
+    assert len(flags) == 11
+    for command, action in flags:
+        assert action.type("~/x") == "/home/me/x", (command, action.dest)
+
+
+def test_a_home_folder_in_one_word_with_its_flag(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = cli.make_parser().parse_args(["report", "~/run", "--out=~/x"])
+    assert (args.runs, args.out) == (["/home/me/run"], "/home/me/x")
+    args = cli.make_parser().parse_args(["train", "--out=~/x", "--data=~root/d", "--env=~e"])
+    assert (args.out, args.env) == ("/home/me/x", "~e")
+    assert args.data == f"{pwd.getpwnam('root').pw_dir}/d"
+    assert cli.path_argument("") == ""
+    assert cli.path_argument("a/~b") == "a/~b"
+
+
+def test_a_home_folder_that_is_not_there_is_named(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", "run", "--out=~nobody-of-this-name/x"])
+    assert stopped.value.code == 2
+    assert "write ./~nobody-of-this-name/x" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", ["collect", "train", "eval RUN", "recommend RUN --budget-us 1", "doctor"]
+)
+def test_every_command_that_shows_progress_can_be_quiet(command):
+    parser = cli.make_parser()
+    assert parser.parse_args(command.split()).progress
+    assert not parser.parse_args([*command.split(), "--no-progress"]).progress
+
+
+def test_mujoco_is_told_that_nothing_is_rendered(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    seen = []
+    monkeypatch.setattr(
+        "sorl_fast.data.collect.collect",
+        lambda *a, **k: seen.append(os.environ["MUJOCO_GL"]) or sys.exit(7),
+    )
+    with pytest.raises(SystemExit):
+        cli.main(["collect", "--env", "cube-single-play-v0", "--out", "x"])
+    assert seen == ["disable"]
+    assert os.environ["MUJOCO_GL"] == "osmesa"

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..config import EvalConfig, dataset_name, refuse_images
 from ..errors import BadInput
-from ..isolated import exit_with_parent
+from ..isolated import exit_with_parent, worker_environment
 from ..version import package_versions
 from .episodes import Episode, Record, Task
 from .policy_file import Policy, digest, load
@@ -42,7 +42,6 @@ Progress = Callable[[int, int], None]
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 _TICK = 0.5  # seconds between calls of `progress` while no episode ends
 _INSTALL = "install the simulator: pip install 'sorl-fast[train]'"
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -233,23 +232,17 @@ class _Worker(NamedTuple):
 
 @contextlib.contextmanager
 def _born_quiet() -> Iterator[None]:
-    """Let processes started in this block compute with one thread and leave signals to the parent.
+    """Let processes started in this block be workers, and leave signals to the parent.
 
     Ctrl-C and a service manager's SIGTERM go to the whole process group; only the parent knows what
     to do about them. A blocked signal is inherited, from the first instruction of the child on.
     """
     resource_tracker.ensure_running()  # its own start would lift the block
-    environ = {name: os.environ.get(name) for name in _ONE_THREAD}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
-        yield
+        with worker_environment():
+            yield
     finally:
-        for name, value in environ.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cores import unpin
 from ..errors import BadInput
 from .policy_file import Policy
 from .sampler import Info, NoiseKey, as_floats
@@ -67,6 +68,8 @@ class NativeSession:
     def __init__(self, policy: Policy, precision: str, threads: int) -> None:
         native = import_native()
         model = make_model(native, policy, precision)
+        if threads > 1:
+            unpin()  # the session's threads may run where this one may
         try:
             self._session = native.Session(model, threads, 1, 1)
         except ValueError as err:

@@ -37,7 +37,7 @@ class TritonSession(TorchSession):
     Raises
     ------
     BadInput
-        torch, triton or a GPU is missing.
+        torch, triton or a GPU is missing, or triton interprets and has no right bf16.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TritonSession(TorchSession):
         super().__init__(policy, "triton")
         from .. import ops
 
-        self._device = ops.triton_device()
+        self._device = ops.triton_device(precision)
         from ..ops import chain, graphs, triton
 
         self._dispatch: Any = ops

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib.metadata
 import json
 import multiprocessing
-import os
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -31,24 +28,18 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from .. import atomic
 from ..config import CollectConfig
 from ..errors import BadInput, Stopped
-from ..isolated import exit_with_parent
+from ..isolated import exit_with_parent, worker_environment
+from ..progress import progress as show_progress
+from ..progress import say
 from .oracles import RECIPE_VERSION, Episode, Recipe, collect_episode, find_recipe, open_source
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-# Set for the workers before they start: one core each, and no search for a display.
-_WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MUJOCO_GL": "disable",
-}
 _POLL_SECONDS = 0.5  # how long a request to stop may go unseen
 
 
@@ -95,7 +86,7 @@ def collect(config: CollectConfig, *, progress: bool = True) -> CollectReport:
     config
         What to collect, and where to.
     progress
-        Show a progress bar and the stages on stderr.
+        Show the stages and a progress bar on stderr; where that is no terminal, a line now and then.
 
     Returns
     -------
@@ -197,7 +188,7 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
 
 def _say(progress: bool, text: str) -> None:
     if progress:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 def _plan(recipe: Recipe, jobs: list[_Job], missing: list[_Job], workers: int) -> str:
@@ -281,13 +272,11 @@ def _shard_folder(folder: Path, about: dict[str, Any], *, force: bool) -> Iterat
             "may write to"
         ) from err
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
+        if not atomic.lock(lock):
             raise BadInput(
                 f"another process is collecting {about['dataset']} into {folder.parent}. "
                 "Wait for it, or choose another --out"
-            ) from err
+            )
         found = _read_about(folder)
         if found is not None and found != about:
             if not force:
@@ -422,18 +411,6 @@ def _ctrl_c_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set those environment variables that the user has not set, for processes started inside."""
-    new = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(new)
-    try:
-        yield
-    finally:
-        for name in new:
-            del os.environ[name]
-
-
 @dataclass
 class _Worker:
     process: SpawnProcess
@@ -453,7 +430,7 @@ def _start_worker(config: CollectConfig, recipe: Recipe) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, recipe, config.seed), daemon=True)
-    with _environment(_WORKER_ENVIRONMENT), _ctrl_c_ignored():
+    with worker_environment(), _ctrl_c_ignored():
         process.start()
     theirs.close()  # so that the worker's death ends the pipe
     return _Worker(process, ours)
@@ -471,16 +448,10 @@ def _run(
     """Have worker processes collect `jobs`, one at a time each."""
     queue = deque(jobs)
     workers: dict[Any, _Worker] = {}  # by the pipe that answers
-    bar = tqdm(
-        total=(done + len(jobs)) * recipe.steps,
-        initial=done * recipe.steps,
-        desc=recipe.dataset,
-        unit=" steps",
-        unit_scale=True,
-        smoothing=0.1,
-        disable=not progress or not jobs,
-    )
-    with bar, contextlib.ExitStack() as cleanup:
+    total = done + len(jobs)
+    bar = show_progress(" steps", shown=progress and bool(jobs), name=recipe.dataset, scaled=True)
+    with bar as show, contextlib.ExitStack() as cleanup:
+        show(done * recipe.steps, total * recipe.steps)
         for _ in range(min(config.workers, len(jobs))):
             worker = _start_worker(config, recipe)
             cleanup.callback(_end, worker)
@@ -500,7 +471,8 @@ def _run(
                     raise RuntimeError(_epitaph(worker)) from None
                 if failure is not None:
                     raise _exception(failure)
-                bar.update(recipe.steps)
+                done += 1
+                show(done * recipe.steps, total * recipe.steps)
                 if not worker.give(queue):
                     del workers[pipe]
 

@@ -6,6 +6,7 @@ observation, A action.
 """
 
 import hashlib
+import os
 import sys
 import warnings
 import zipfile
@@ -257,6 +258,13 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
         raise BadInput(
             f"ogbench could not get {name} into {folder}: {err}. Check the network and the folder, "
             f"or make it with `sorl-fast collect --env {name} --out {folder}`"
+        ) from err
+    except (AttributeError, ImportError, RuntimeError) as err:
+        if "MUJOCO_GL" not in os.environ:
+            raise
+        raise BadInput(
+            f"ogbench's simulator does not start with MUJOCO_GL={os.environ['MUJOCO_GL']}: {err}. "
+            "Nothing is rendered here: set MUJOCO_GL=disable before mujoco is imported"
         ) from err
     except (GymnasiumError, AssertionError, ValueError) as err:
         raise BadInput(

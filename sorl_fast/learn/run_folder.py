@@ -1,7 +1,6 @@
 """A run's folder: config.json, log.jsonl, log.csv, eval.jsonl, checkpoints/, policy.safetensors."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
+from .. import atomic
 from ..atomic import write_bytes
 from ..config import MethodConfig, TrainConfig
 from ..errors import BadInput
@@ -72,8 +72,16 @@ class RunFolder:
             else:
                 remedy = "Choose"
             raise BadInput(f"--out {self.path} exists and is not empty. {remedy} another folder")
+        new = not self.path.exists()
         with contextlib.suppress(OSError):  # the first file says what is wrong
             self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.check_renames()
+        except BadInput:
+            if new:
+                with contextlib.suppress(OSError):
+                    self.path.rmdir()
+            raise
         self.lock()
         self.write_config(info)
         self._rewrite("log.jsonl", [])
@@ -111,22 +119,25 @@ class RunFolder:
         except OSError:
             return  # no folder, or read-only: whoever reads or writes there next says so
         until = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() < until:
-                    time.sleep(0.1)
-                    continue
+        while not atomic.lock(lock):
+            if time.monotonic() >= until:
                 lock.close()
                 raise BadInput(
                     f"another process is training in {self.path}. Stop it or wait for it, or choose "
                     "another --out"
-                ) from None
-            except OSError:
-                break  # a file system without locks
+                )
+            time.sleep(0.1)
         self._lock = lock
+
+    def check_renames(self) -> None:
+        """Find out before the first update whether a checkpoint can be put in its place here.
+
+        Raises
+        ------
+        BadInput
+            It cannot: no checkpoint could ever be saved.
+        """
+        atomic.check_folder_renames(self.path)
 
     def write_config(self, info: Mapping[str, Any]) -> None:
         """Write config.json, whole or not at all."""

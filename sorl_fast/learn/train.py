@@ -18,10 +18,12 @@ from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
-from ..config import MethodConfig, TrainConfig, available_cores
+from ..config import MethodConfig, TrainConfig
+from ..cores import available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
+from ..progress import at_terminal, say
 from ..version import package_versions
 from .algorithms import method_of
 from .capture import CapturedUpdates
@@ -67,7 +69,7 @@ def train(
     command
         The command line, kept in config.json.
     progress
-        Show a progress bar on standard error.
+        Show a progress bar on standard error; where that is no terminal, a line at each log line.
 
     Raises
     ------
@@ -199,6 +201,7 @@ class _Run:
             self.folder.create(self._info([command]))
         else:
             checkpoint, before, commands = saved
+            self.folder.check_renames()
             self._restore(checkpoint)
             self.folder.write_config(self._info([*commands, command]))
             self.folder.rewind(self.step)
@@ -275,8 +278,13 @@ class _Run:
         config = self.config
         total = max(config.steps, self.step)
         bar = tqdm(
-            total=total, initial=self.step, unit=" updates", disable=not progress, smoothing=0.1
+            total=total,
+            initial=self.step,
+            unit=" updates",
+            smoothing=0.1,
+            disable=not (progress and at_terminal()),
         )
+        self._lines = progress and not at_terminal()
         self._stack.callback(bar.close)
         if self.evaluation_owed and self.evaluator is not None:
             self._evaluate(bar)
@@ -351,6 +359,9 @@ class _Run:
         if self.evaluation:
             shown["success"] = _best(self.evaluation)
         bar.set_postfix(shown)
+        if self._lines:
+            text = ", ".join(f"{name} {value}" for name, value in shown.items())
+            say(f"update {self.step:,} of {bar.total:,}: {text}, {rate:.3g} updates/s")
 
     def _write(self, line: Mapping[str, float]) -> None:
         self.folder.log(line)

@@ -21,9 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cores import unpin
 from ..errors import BadInput
 from . import chain, reference, table
 from .reference import Layers, aggregate, flat
+
+unpin()  # of what `import torch` may have done: csrc's threads and other processes start from this one
 
 __all__ = [
     "adam_ema_step",
@@ -140,15 +143,16 @@ def forget() -> None:
             backend.forget()
 
 
-def triton_device() -> torch.device:
+def triton_device(precision: str = "fp32") -> torch.device:
     """Return the device that triton runs on unless told otherwise: the CPU where it interprets.
 
     Raises
     ------
     BadInput
-        There is no triton, or no GPU.
+        There is no triton, or no GPU, or triton interprets and computes wrongly in that precision.
     """
     triton = _loaded_triton()
+    _check_interpreter(triton, precision)
     if triton.INTERPRETED:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -157,6 +161,16 @@ def triton_device() -> torch.device:
             "or torch"
         )
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _check_interpreter(triton: ModuleType, precision: str) -> None:
+    """Refuse bf16 where triton interprets its kernels and is wrong about it: actions would be noise."""
+    if precision == "bf16" and triton.INTERPRETED and not triton.bf16_is_right():
+        raise BadInput(
+            "precision is 'bf16', but triton interprets its kernels here (TRITON_INTERPRET=1), and its "
+            "interpreter computes with bf16 wrongly. Unset TRITON_INTERPRET, or choose precision fp32, "
+            "tf32 or fp16"
+        )
 
 
 def _loaded_triton() -> ModuleType:
@@ -238,7 +252,8 @@ def configure(
     if threads < 1:
         raise BadInput(f"threads is {threads}, but must be at least 1. Set --threads")
     if _on_gpu(device):
-        _triton(device)
+        if (triton := _triton(device)) is not None:
+            _check_interpreter(triton, precision)
     elif (native := _native()) is not None:
         native.choose_isa(precision)
         _threads = min(threads, MAX_THREADS)

@@ -24,6 +24,7 @@ from ..kernels import adam as adam_kernels
 from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
+from ..kernels.interpreted import bf16_is_right as bf16_is_right
 from ..kernels.packing import Packed, Sizes, pack, sizes_of
 from . import graphs
 from .chain import products

@@ -405,3 +405,22 @@ def test_a_name_that_ogbench_does_not_know(tmp_path):
         write(tmp_path / f"{name}-v0{part}.npz", **ogbench_arrays())
     with pytest.raises(BadInput, match="does not load"):
         load_data(f"{name}-singletask-task1-v0", tmp_path)
+
+
+def test_a_way_to_render_that_mujoco_cannot_have_is_named(tmp_path, monkeypatch):
+    import ogbench
+
+    def fails(*_, **__):
+        raise AttributeError("'NoneType' object has no attribute 'glGetError'")
+
+    monkeypatch.setattr("sorl_fast.data.dataset._check_ogbench_file", lambda path: None)
+    monkeypatch.setattr(ogbench, "make_env_and_datasets", fails)
+    for name in ("cube-single-play-v0.npz", "cube-single-play-v0-val.npz"):
+        (tmp_path / name).touch()
+    arguments = ("cube-single-play-singletask-task1-v0", tmp_path)
+    monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(BadInput, match=r"MUJOCO_GL=osmesa: .*set MUJOCO_GL=disable"):
+        load_data(*arguments)
+    monkeypatch.delenv("MUJOCO_GL")
+    with pytest.raises(AttributeError):
+        load_data(*arguments)

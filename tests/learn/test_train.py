@@ -1,8 +1,11 @@
 """The loop: exact resume, SIGTERM, divergence, logs, evaluation that leaves training alone."""
 
 import csv
+import errno
+import fcntl
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +13,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -308,6 +312,61 @@ def test_one_training_at_a_time_in_a_folder(own_file, tmp_path, monkeypatch):
         with pytest.raises(BadInput, match="another process is training in"):
             train(agent(), config(own_file, tmp_path / "new"), progress=False)
     train(agent(), config(own_file, tmp_path / "new"), progress=False)
+
+
+@pytest.mark.parametrize("resume", [False, True], ids=["new", "resumed"])
+def test_a_mount_that_cannot_rename_folders_is_found_out_at_once(
+    own_file, tmp_path, monkeypatch, resume
+):
+    run = config(own_file, tmp_path / "run")
+    if resume:
+        train(agent(), replace(run, steps=5), progress=False)
+    before = sorted(tmp_path.rglob("*"))
+    real = os.rename
+
+    def no_folders(source, target):
+        if Path(source).is_dir():
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        real(source, target)
+
+    def update(*_):
+        raise AssertionError("an update was made that could not be saved")
+
+    monkeypatch.setattr(os, "rename", no_folders)
+    monkeypatch.setattr(train_module._PlainUpdates, "make", update)
+    with pytest.raises(BadInput, match="rename it: Operation not supported"):
+        train(agent(), run, resume=resume, progress=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_system_without_locks_is_trained_on(own_file, tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    run = config(own_file, tmp_path / "run", steps=5)
+    with pytest.warns(RuntimeWarning, match="Function not implemented"):
+        train(agent(), run, progress=False)
+    with pytest.warns(RuntimeWarning, match="Function not implemented"):
+        train(agent(), replace(run, steps=10), resume=True, progress=False)
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(False, True), (False, False), (True, True)])
+def test_a_log_gets_a_line_a_log_interval_and_no_bar(
+    own_file, tmp_path, monkeypatch, capsys, terminal, shown
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    train(agent(), config(own_file, tmp_path / "run"), progress=shown)
+    err = capsys.readouterr().err
+    if terminal:
+        assert "\r" in err
+        return
+    lines = err.splitlines()
+    assert "\r" not in err
+    assert len(lines) == (4 if shown else 0)
+    for step, line in zip((10, 20, 30, 40), lines, strict=False):
+        assert line.startswith(f"update {step} of 40: critic ")
+        assert line.endswith(" updates/s")
 
 
 def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):
