@@ -1,5 +1,5 @@
 // The machine's multiply-add limit, for the benchmarks that quote it: nothing but products, on what those of a
-// trained policy multiply. A core's clock depends on the bits that change: tiles run a quarter faster on zeros.
+// trained policy multiply. A core's clock depends on the bits that change: zeros run faster.
 //
 // Operands stay in registers where a smarter product could load fewer than ours; with tiles (amx.cpp) each
 // product needs a load, so that burn has one too.

@@ -181,7 +181,7 @@ def test_what_is_beyond_a_limit_fails(capsys):
 
 @pytest.mark.parametrize("precision", shapes.PRECISIONS)
 def test_every_instruction_set_has_a_rate(precision):
-    """Of what they multiply, tests/native/test_burn.cpp says more."""
+    """Of what they multiply, csrc/tests/test_burn.cpp says more."""
     for isa in _native.isas(precision):
         assert 1e8 < _native.flop_rate(precision, isa=isa, seconds=1e-3) < math.inf, isa
 
