@@ -1,13 +1,20 @@
-"""What the machine can do at most, measured in the run that quotes it, and how near a call came."""
+"""What the machine can do at most, measured in the run that quotes it, and how near a call came.
 
-from collections.abc import Callable, Iterable
+A limit is a time below which nothing can be, so a row beyond it says that the limit was measured or
+computed wrongly: the benchmark then fails.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from sorl_fast.act.policy_file import Policy
 
-from .shapes import Lane, flop, weights_held, weights_read
+from .shapes import PRECISIONS, Lane, flop, weights_again, weights_held
 
 PASSES = 3  # a neighbour that takes half a core for a moment does not lower the machine's limit
+# Of a limit; what is above 1 is noise: a clock that was higher in the race than in the measurement.
+MOST = 1.05
 _BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # int8: first and last layers have more
 
 
@@ -21,13 +28,24 @@ class Rates(NamedTuple):
 
 
 def native_rates(native: Any, seconds: float = 0.02) -> Rates:
-    """Measure with the loops of `sorl_fast._native`, at the fastest instruction set it has."""
-    return Rates(
-        flop=lambda precision, threads: native.flop_rate(
-            precision, threads=threads, seconds=seconds
-        ),
-        read=lambda size, threads: native.read_rate(size, threads=threads, seconds=seconds),
-    )
+    """Measure with the loops of `sorl_fast._native`, `seconds` a measurement.
+
+    Multiply-adds at the fastest of all instruction sets, those of the more precise arithmetic among
+    them: who multiplies bytes may do so on the tiles of bf16.
+    """
+
+    def flop_rate(precision: str, threads: int) -> float:
+        precise = PRECISIONS[: PRECISIONS.index(precision) + 1]
+        return max(
+            float(native.flop_rate(p, isa=isa, threads=threads, seconds=seconds))
+            for p in precise
+            for isa in native.isas(p)
+        )
+
+    def read_rate(size: int, threads: int) -> float:
+        return float(native.read_rate(size, threads=threads, seconds=seconds))
+
+    return Rates(flop_rate, read_rate)
 
 
 class Limits:
@@ -53,23 +71,34 @@ class Limits:
         for _ in range(PASSES):
             for key in dict.fromkeys((lane.precision, lane.threads) for lane in lanes):
                 self._flop[key] = max(self._flop.get(key, 0.0), rates.flop(*key))
-            for size in dict.fromkeys(self._share(lane) for lane in lanes):
-                self._read[size] = max(self._read.get(size, 0.0), rates.read(*size))
+            for share in dict.fromkeys(share for lane in lanes for share, *_ in self._passes(lane)):
+                self._read[share] = max(self._read.get(share, 0.0), rates.read(*share))
 
     def _policy(self, lane: Lane) -> Policy:
         return self._policies[lane.cell.obs_dim, lane.cell.act_dim]
 
-    def _share(self, lane: Lane) -> tuple[int, int]:
-        """Return the bytes of weights that one of the lane's threads holds in its own cache."""
-        held = weights_held(lane.cell, self._policy(lane)) * _BYTES[lane.precision]
-        return held // lane.threads, lane.threads
+    def _passes(self, lane: Lane) -> list[tuple[tuple[int, int], int, int]]:
+        """Return the passes of a call over its weights: ((bytes of a thread, threads), bytes, how often).
+
+        All weights once, at the rate of all of them; then the actor M - 1
+        times more, at the rate of the actor alone. No order of reading and no cache does better: all
+        weights in a row find at most a cacheful of them there when they begin, and so does each further
+        pass over the actor; that much is also what a pass of the measurement finds.
+        """
+        policy, width = self._policy(lane), _BYTES[lane.precision]
+        held = weights_held(lane.cell, policy) * width
+        passes = [((held // lane.threads, lane.threads), held, 1)]
+        if lane.cell.steps > 1:
+            again = weights_again(lane.cell, policy) * width
+            passes.append(((again // lane.threads, lane.threads), again, lane.cell.steps - 1))
+        return passes
 
     def seconds(self, lane: Lane) -> float:
         """Return the time below which no call can be: that of its FLOP, or that of its weights."""
         policy = self._policy(lane)
         arithmetic = flop(lane.cell, policy) / self._flop[lane.precision, lane.threads]
-        weights = weights_read(lane.cell, policy) * _BYTES[lane.precision]
-        return max(arithmetic, weights / self._read[self._share(lane)])
+        reading = sum(size * times / self._read[share] for share, size, times in self._passes(lane))
+        return max(arithmetic, reading)
 
     def fraction(self, lane: Lane, p50_us: float) -> float:
         """Return which part of the limit a median of `p50_us` microseconds reached; 1 is all of it."""
@@ -87,3 +116,32 @@ class Limits:
                 for (size, threads), rate in sorted(self._read.items())
             ],
         }
+
+
+def refuse_beyond(
+    command: str, rows: Iterable[Mapping[str, Any]], describe: Callable[[Mapping[str, Any]], str]
+) -> int:
+    """Return a command's exit code: 1, and say so on stderr, if a row is beyond the limit.
+
+    Parameters
+    ----------
+    command
+        After `sorl-bench`.
+    rows
+        With `limit_fraction`.
+    describe
+        A row's lane, contender and time, as text.
+    """
+    beyond = [row for row in rows if not row["limit_fraction"] <= MOST]
+    for row in beyond:
+        print(
+            f"sorl-bench {command}: {describe(row)}, is {row['limit_fraction']:.0%} of the machine's limit",
+            file=sys.stderr,
+        )
+    if beyond:
+        print(
+            f"sorl-bench {command}: nothing can be above {MOST:.0%}: the limit is wrong, or was measured "
+            "while the machine was busy. Run it again; if it stays, quote no part of this limit",
+            file=sys.stderr,
+        )
+    return 1 if beyond else 0

@@ -20,7 +20,7 @@ from sorl_fast.errors import BadInput
 
 from . import harness, peers, shapes
 from .harness import Contender, Figures, Running
-from .limits import Limits, native_rates
+from .limits import Limits, native_rates, refuse_beyond
 from .peers import SorlFast
 from .shapes import Cell, Lane
 
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        0, or 1 if a contender's actions were wrong.
+        0, or 1 if a contender's actions were wrong or a row is beyond the machine's limit.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def run(argv: Sequence[str]) -> int:
     print(summary(lanes, result["rows"]))
     if args.png:
         _plot(args.png, lanes, result)
-    return 0
+    return refuse_beyond("sampler", result["rows"], _described)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -271,7 +271,14 @@ def _show(paths: Sequence[str], png: str | None) -> int:
     print(summary(lanes_found, rows))
     if png:
         _plot(png, lanes_found, {"machine": machine, "rows": rows})
-    return 0
+    return refuse_beyond("sampler", rows, _described)
+
+
+def _described(row: Row) -> str:
+    """Return a row's lane, contender and median."""
+    lane = _lane_of(row)
+    name = f"{row['contender']} {row['isa'] or ''}".rstrip()
+    return f"{lane.cell}, {lane.precision}, {lane.threads}T: {name}, {row['p50_us']:.1f} us"
 
 
 def _place(lane: Lane) -> tuple[Any, ...]:

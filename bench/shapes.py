@@ -161,18 +161,18 @@ def flop(cell: Cell, policy: Policy) -> float:
     return 2.0 * B * (actor + critic)
 
 
-def weights_read(cell: Cell, policy: Policy) -> int:
-    """Return how many weights a call cannot avoid to read: the actor's once a step, the critics' once.
-
-    The observation's part of the first layer counts once. What stays in registers over several steps
-    is nothing: the smallest weights that matter are hundreds of kilobytes.
-    """
-    H, D, E, O, A = policy.hidden, policy.depth, policy.ensemble, cell.obs_dim, cell.act_dim
-    actor = O * H + cell.steps * (A * H + (D - 1) * H * H + H * A)
-    critic = E * (O * H + A * H + (D - 1) * H * H + H) if cell.candidates > 1 else 0
-    return actor + critic
-
-
 def weights_held(cell: Cell, policy: Policy) -> int:
-    """Return how many different weights a call reads: its working set."""
-    return weights_read(cell._replace(steps=1), policy)
+    """Return how many different weights a call reads, the critics' if there is a choice."""
+    H, D, E, O, A = policy.hidden, policy.depth, policy.ensemble, cell.obs_dim, cell.act_dim
+    critics = E * (O * H + A * H + (D - 1) * H * H + H) if cell.candidates > 1 else 0
+    return O * H + weights_again(cell, policy) + critics
+
+
+def weights_again(cell: Cell, policy: Policy) -> int:
+    """Return how many of them each further Euler step reads again: the actor's.
+
+    But for the observation's part of the first layer, which counts once. What stays in registers over
+    several steps is nothing: the smallest weights that matter are hundreds of kilobytes.
+    """
+    H, D, A = policy.hidden, policy.depth, cell.act_dim
+    return A * H + (D - 1) * H * H + H * A

@@ -13,7 +13,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import GeneratorNoise, Noise
 
 from .harness import PAUSE, Disagreement, headline, machine
+from .limits import native_rates, refuse_beyond
 
 O, A = 28, 5  # cube-single
 STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
@@ -226,7 +227,7 @@ def measure(
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run the benchmark's command line."""
+    """Run the benchmark's command line; return 0, or 1 if a row is beyond the machine's limit."""
     parser = argparse.ArgumentParser(prog="sorl-bench train", description=__doc__)
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the figures here")
     parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
@@ -250,10 +251,8 @@ def run(argv: Sequence[str]) -> int:
     print(headline(info))
     rounds = args.rounds or (3 if args.quick else 8)
     threads = args.threads
-    limits = {
-        precision: native.flop_rate(precision, threads=threads, seconds=0.3)
-        for precision in ("fp32", "bf16")
-    }
+    rates = native_rates(native, seconds=0.1)
+    limits = {precision: rates.flop(precision, threads) for precision in ("fp32", "bf16")}
     contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
     contenders = [c for c in contenders if c.backend != "native" or native.train_isas(c.precision)]
     rows: list[dict[str, Any]] = []
@@ -268,7 +267,13 @@ def run(argv: Sequence[str]) -> int:
     print(table(result))
     if args.json:
         write_file(args.json, lambda file: file.write(json.dumps(result, indent=1).encode()))
-    return 0
+    return refuse_beyond("train", rows, _described)
+
+
+def _described(row: Mapping[str, Any]) -> str:
+    """Return a row's lane, contender and time."""
+    lane = f"batch {row['batch']}, {row['precision']}, {row['threads']}T"
+    return f"{lane}: {row['contender']}, {row['ms_per_update']:.2f} ms"
 
 
 def _mean_flop(batch: int) -> float:

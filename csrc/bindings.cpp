@@ -327,21 +327,33 @@ double flop_rate(const std::string& precision, const std::optional<std::string>&
   });
 }
 
+// Forwards again and again, and forwards and backwards in turns: then each pass begins with what the last one
+// left in the caches, the most that any order of reading can find there.
 double read_rate(std::size_t bytes, int threads, double seconds) {
   const Kernels& k = fastest("fp32");
   bytes = std::max<std::size_t>(bytes / 1024 * 1024, 1024);
+  constexpr int places = 4;
   return rate(threads, [&] {
-    const Pages pages(bytes);
-    for (std::size_t i = 0; i < bytes; i += 64) pages.data()[i] = 1;
     volatile float sink = 0;
     double best = 0;
-    const long rounds = std::max<long>(1, static_cast<long>(8e6 / static_cast<double>(bytes)));
-    const auto start = std::chrono::steady_clock::now();
-    do {
-      const auto round = std::chrono::steady_clock::now();
-      for (long i = 0; i < rounds; ++i) sink = k.read(pages.data(), bytes);
-      best = std::max(best, static_cast<double>(bytes) * rounds / seconds_since(round));
-    } while (seconds_since(start) < seconds);
+    const long rounds = 2 * std::max<long>(1, static_cast<long>(4e6 / static_cast<double>(bytes)));
+    // Where pages lie decides by chance how much of them a cache holds.
+    std::vector<Pages> pages;
+    for (int p = 0; p < places; ++p) {
+      pages.emplace_back(bytes);
+      float* data = reinterpret_cast<float*>(pages.back().data());
+      std::fill(data, data + bytes / sizeof(float), 1.0f);
+    }
+    for (const Pages& place : pages) {
+      const auto start = std::chrono::steady_clock::now();
+      do {
+        for (const bool turns : {false, true}) {
+          const auto round = std::chrono::steady_clock::now();
+          for (long i = 0; i < rounds; ++i) sink = k.read(place.data(), bytes, turns && i % 2 == 1);
+          best = std::max(best, static_cast<double>(bytes) * rounds / seconds_since(round));
+        }
+      } while (seconds_since(start) < seconds / places);
+    }
     (void)sink;
     return best;
   });

@@ -117,10 +117,10 @@ struct Kernels {
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;
-  // Runs `n` rounds of multiply-adds in registers; returns FLOP done. For benchmarks.
+  // Runs `n` rounds of multiply-adds of values like a policy's; returns FLOP done. For benchmarks.
   double (*burn)(long n) noexcept;
   // Sums `bytes` of memory, a multiple of 256, aligned to 64.
-  float (*read)(const void* p, std::size_t bytes) noexcept;
+  float (*read)(const void* p, std::size_t bytes, bool backwards) noexcept;
 };
 
 // Null where this build does not hold the combination. Filled by kernels/*.cpp.

@@ -4,31 +4,15 @@
 // The tile unit and the vector unit work at once only if both have something to do, so the epilogue
 // (bias, GELU, rounding) of a finished block runs in slices between the tile products of the next one.
 // Not yet timed on a machine that has tiles.
+#include "../tiles.hpp"
 #include "bf16.hpp"
+#include "burn.hpp"
 #include "philox.hpp"
 
 namespace sorl {
 namespace {
 
 using V = Avx512;
-
-// What ldtilecfg reads.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  std::uint16_t row_bytes[16] = {};
-  std::uint8_t rows[16] = {};
-};
-
-// Sums in tiles 0 to 3, activations in 4 and 5, weights in 6 and 7. A product takes as many cycles as
-// its activations have rows.
-void configure(int rows) {
-  TileConfig config;
-  for (int t = 0; t < 8; ++t) {
-    config.row_bytes[t] = 64;
-    config.rows[t] = static_cast<std::uint8_t>(t < 6 ? rows : 16);
-  }
-  _tile_loadconfig(&config);
-}
 
 // A block whose sums lie in memory and wait for their epilogue: units of 32 columns of one row, all of
 // `pairs` pairs of tiles, `rows` units to a pair.
@@ -81,7 +65,7 @@ constexpr int kTileK = 32;  // bf16 inputs of one product
 
 // More than 16 rows: 32 rows by one panel, the panel staying in the first-level cache over all rows.
 void many_rows(const Dense& d) {
-  configure(16);
+  configure_tiles(kTileRows);
   alignas(64) float sums[2][4][16][16];
   Pending pending;
   int turn = 0;
@@ -140,7 +124,7 @@ void many_rows(const Dense& d) {
 // Up to 16 rows: tiles of just these rows by two panels. Weights pass through once, at the speed of the
 // cache that holds them, hence the fetch a little ahead.
 void few_rows(const Dense& d) {
-  configure(d.rows);
+  configure_tiles(d.rows);
   alignas(64) float sums[2][4][16][16];
   Pending pending;
   int turn = 0;
@@ -199,21 +183,41 @@ void dense(const Dense& d) noexcept {
   d.rows <= 16 ? few_rows(d) : many_rows(d);
 }
 
-void enter() noexcept { configure(16); }
+void enter() noexcept { configure_tiles(kTileRows); }
 void leave() noexcept { _tile_release(); }
 
+// Some slices of activations and weights, which fit the first-level cache.
+struct BurnSlices {
+  static constexpr int slices = 8, tile = 16 * kTileK;  // bf16 of a tile
+  alignas(64) std::uint16_t x[slices][2 * tile], w[slices][2 * tile];
+
+  BurnSlices() {
+    for (int s = 0; s < slices; ++s)
+      for (int i = 0; i < 2 * tile; ++i) {
+        x[s][i] = static_cast<std::uint16_t>(to_bf16(burn_activation(s * 2 * tile + i)));
+        w[s][i] = static_cast<std::uint16_t>(to_bf16(burn_weight(s * 2 * tile + i)));
+      }
+  }
+};
+
+// As many_rows with all in the first-level cache and nothing done to sums. Eight tiles are too few for a product
+// of matrices that loads less than a tile a product, so that these loads, too, are part of the limit.
 double burn_tiles(long n) noexcept {
-  alignas(64) static const char zeros[1024] = {};
-  configure(16);
-  _tile_loadd(4, zeros, 64);
-  _tile_loadd(5, zeros, 64);
-  _tile_loadd(6, zeros, 64);
-  _tile_loadd(7, zeros, 64);
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  static const BurnSlices data;
+  configure_tiles(kTileRows);
+  __asm__ volatile("" ::: "memory");  // the compiler doesn't see that tiles are read from memory
   for (long i = 0; i < n; ++i) {
+    if (i % 16 == 0) {  // 512 inputs
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    const std::uint16_t *x = data.x[i % BurnSlices::slices], *w = data.w[i % BurnSlices::slices];
+    _tile_loadd(4, x, kTileRowBytes);
+    _tile_loadd(6, w, kTileRowBytes);
+    _tile_loadd(5, x + BurnSlices::tile, kTileRowBytes);
+    _tile_loadd(7, w + BurnSlices::tile, kTileRowBytes);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);

@@ -1,5 +1,6 @@
 // AVX512_BF16: vdpbf16ps adds the products of a pair of bf16 to an fp32 sum.
 #include "bf16.hpp"
+#include "burn.hpp"
 #include "philox.hpp"
 
 namespace sorl {
@@ -91,16 +92,34 @@ void dense(const Dense& d) noexcept {
   }
 }
 
+// As burn, of pairs.
 double burn_pairs(long n) noexcept {
   constexpr int chains = 24;
+  const auto pair = [](float low, float high) { return to_bf16(low) | to_bf16(high) << 16; };
+  std::uint32_t weights[2][16];
+  for (int i = 0; i < 16; ++i) {
+    const float low = burn_weight(2 * i), high = burn_weight(2 * i + 1);
+    weights[0][i] = pair(low, high);
+    weights[1][i] = pair(-std::copysign(burn_weight(32 + 2 * i), low), -std::copysign(burn_weight(33 + 2 * i), high));
+  }
+  volatile std::uint32_t values[2] = {pair(burn_activation(0), burn_activation(1)),
+                                      pair(burn_activation(2), burn_activation(3))};
+  const auto all_lanes = [](std::uint32_t u) {
+    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(u)));
+  };
+  const __m512bh first = all_lanes(values[0]), second = all_lanes(values[1]);
+  auto w = reinterpret_cast<__m512bh>(V::load_words(weights[0]));
+  auto other = reinterpret_cast<__m512bh>(V::load_words(weights[1]));
   __m512 acc[chains];
-  for (int i = 0; i < chains; ++i) acc[i] = V::set(static_cast<float>(i));
-  volatile int one = 0x3F803F80, tiny = 0x2F802F80;
-  const auto a = reinterpret_cast<__m512bh>(_mm512_set1_epi32(one));
-  const auto b = reinterpret_cast<__m512bh>(_mm512_set1_epi32(tiny));
-  for (long r = 0; r < n; ++r)
+  for (int i = 0; i < chains; ++i) acc[i] = V::set(burn_activation(i));
+  for (long r = 0; r < n; ++r) {
 #pragma GCC unroll 64
-    for (int i = 0; i < chains; ++i) acc[i] = _mm512_dpbf16_ps(acc[i], a, b);
+    for (int i = 0; i < chains; ++i)
+      acc[i] = _mm512_dpbf16_ps(acc[i], i % 2 == 0 ? first : second, i / 2 % 2 == 0 ? w : other);
+    const __m512bh before = w;
+    w = other;
+    other = before;
+  }
   __m512 all = acc[0];
   for (int i = 1; i < chains; ++i) all = V::add(all, acc[i]);
   volatile float sink = V::sum(all);

@@ -348,31 +348,16 @@ inline void head(const Head& d) noexcept {
   }
 }
 
-// The machine's multiply-add limit: as many independent chains as the tiles above have.
+// Four vectors at a time, from the first to the last or the other way.
 template <class V>
-inline double burn(long n) noexcept {
-  constexpr int chains = V::max_rows * V::panel_vectors;
-  typename V::f acc[chains];
-  for (int i = 0; i < chains; ++i) acc[i] = V::set(1.0f + static_cast<float>(i));
-  volatile float start = 1.0f, add = 1e-9f;
-  const auto a = V::set(start), b = V::set(add);
-  for (long r = 0; r < n; ++r)
-#pragma GCC unroll 64
-    for (int i = 0; i < chains; ++i) acc[i] = V::fma(acc[i], a, b);
-  auto all = acc[0];
-  for (int i = 1; i < chains; ++i) all = V::add(all, acc[i]);
-  volatile float sink = V::sum(all);
-  (void)sink;
-  return 2.0 * V::W * chains * static_cast<double>(n);
-}
-
-template <class V>
-inline float read_all(const void* p, std::size_t bytes) noexcept {
-  const auto* x = static_cast<const float*>(p);
+inline float read_all(const void* p, std::size_t bytes, bool backwards) noexcept {
+  constexpr std::ptrdiff_t step = 4 * V::W;
+  const auto steps = static_cast<std::ptrdiff_t>(bytes / sizeof(float)) / step;
+  const auto* x = static_cast<const float*>(p) + (backwards ? (steps - 1) * step : 0);
   typename V::f sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-  for (std::size_t i = 0; i + 4 * V::W <= bytes / sizeof(float); i += 4 * V::W)
+  for (std::ptrdiff_t i = 0; i < steps; ++i, x += backwards ? -step : step)
 #pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) sums[v] = V::add(sums[v], V::load(x + i + v * V::W));
+    for (int v = 0; v < 4; ++v) sums[v] = V::add(sums[v], V::load(x + v * V::W));
   return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
 }
 

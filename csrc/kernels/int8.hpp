@@ -21,6 +21,7 @@
 // Included by kernels/*.cpp only, like dense.hpp.
 #pragma once
 
+#include "burn.hpp"
 #include "dense.hpp"
 
 namespace sorl {
@@ -218,28 +219,37 @@ struct Int8Layer {
   }
 };
 
-// The rate of products, for the benchmark. No two chains have the same operands as far as a compiler can know:
-// else it finds that they compute the same.
+// As burn: two groups of four activations by weights that come from the first-level cache, then by their
+// negatives, so that no sum overflows. The compiler doesn't see that the weights stay the same.
 template <class V>
 inline double int8_burn(long n) noexcept {
   constexpr int chains = 12;
-  constexpr std::size_t bytes = V::W * 4;
-  alignas(64) char ones[chains / 2 * bytes];
-  std::memset(ones, 1, sizeof ones);
-  const char* volatile somewhere = ones;
+  constexpr std::size_t bytes = V::W * 4, all_weights = chains / 2 * bytes;
+  unsigned char values[8];
+  for (int i = 0; i < 8; ++i) values[i] = static_cast<unsigned char>((burn_activation(i) - kFloor) * (255 / 2.2f));
+  alignas(64) signed char weights[2][all_weights];
+  for (std::size_t i = 0; i < all_weights; ++i) {
+    weights[0][i] = static_cast<signed char>(burn_weight(static_cast<int>(i)) * (127 / kBurnLargest));
+    weights[1][i] = static_cast<signed char>(-weights[0][i]);
+  }
+  const signed char* volatile somewhere = weights[0];
+  const unsigned char* volatile here = values;
   typename V::i acc[chains];
   for (auto& a : acc) a = V::zero_words();
-  const typename V::i x[2] = {V::spread(somewhere), V::spread(somewhere)};
+  const typename V::i x[2] = {V::spread(here), V::spread(here + 4)};
   for (long r = 0; r < n; ++r) {
-    const char* w = somewhere;
+    const signed char* w = somewhere;
+#pragma GCC unroll 2
+    for (int sign = 0; sign < 2; ++sign)
 #pragma GCC unroll 64
-    for (int i = 0; i < chains; ++i) acc[i] = V::dot(acc[i], x[i % 2], V::load_words(w + i / 2 * bytes));
+      for (int i = 0; i < chains; ++i)
+        acc[i] = V::dot(acc[i], x[i % 2], V::load_words(w + sign * all_weights + i / 2 * bytes));
   }
   auto all = V::to_float(acc[0]);
   for (int i = 1; i < chains; ++i) all = V::add(all, V::to_float(acc[i]));
   volatile float sink = V::sum(all);
   (void)sink;
-  return 2.0 * 4 * V::W * chains * static_cast<double>(n);
+  return 2.0 * 2 * 4 * V::W * chains * static_cast<double>(n);
 }
 
 // `base`, the bf16 table of the same vectors, with the hidden layers in int8.

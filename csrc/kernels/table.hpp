@@ -1,6 +1,7 @@
 // The Kernels of a vector type whose activations are fp32: all of it is the template's.
 #pragma once
 
+#include "burn.hpp"
 #include "dense.hpp"
 #include "philox.hpp"
 

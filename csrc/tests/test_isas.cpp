@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -179,6 +180,19 @@ void known_noise(const sorl::Kernels& kernels) {
   }
 }
 
+// What the benchmarks' limits are measured with, as they call it.
+void limits(const sorl::Kernels& kernels) {
+  if (kernels.enter != nullptr) kernels.enter();
+  CHECK(kernels.burn(40) > 0);
+  if (kernels.leave != nullptr) kernels.leave();
+  alignas(64) float ones[640];
+  std::fill(std::begin(ones), std::end(ones), 1.0f);
+  for (const bool backwards : {false, true}) {
+    CHECK(std::fabs(kernels.read(ones, sizeof ones, backwards) - 640.0f) < 1e-3f);
+    CHECK(std::fabs(kernels.read(ones + 64, 256, backwards) - 64.0f) < 1e-3f);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -190,7 +204,10 @@ int main() {
   const std::vector<Case> of_papers = {{1, 8, 1}, {1, 2, 8}, {1, 1, 64}, {40, 1, 1}};
   for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
     const auto p = static_cast<sorl::Precision>(precision);
-    for (const sorl::Isa isa : sorl::available_isas(p)) known_noise(*sorl::find_kernels(isa, p));
+    for (const sorl::Isa isa : sorl::available_isas(p)) {
+      known_noise(*sorl::find_kernels(isa, p));
+      limits(*sorl::find_kernels(isa, p));
+    }
   }
   double worst[3] = {0, 0, 0};
   std::string ran;

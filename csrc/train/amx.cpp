@@ -1,22 +1,14 @@
 // bf16 on AMX tiles: a block's sums are four tiles, and the epilogue of the block before runs between
 // the products of the next, so that tiles and vectors work at the same time. Not yet timed on a machine
 // that has tiles.
+#include "../tiles.hpp"
 #include "bf16.hpp"
 
 namespace sorl::train {
 namespace {
 
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1, start = 0, reserved[14] = {};
-  std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
 struct Amx : Bf16 {
-  static void begin() {
-    const TileConfig config;
-    _tile_loadconfig(&config);
-  }
+  static void begin() { configure_tiles(sorl::kTileRows); }
   static void end() { _tile_release(); }
 
   template <bool, class Epilogue>

@@ -36,7 +36,9 @@ class Fake:
 
 
 class FakeNative:
-    """Says what a native module says."""
+    """Says what a native module says, of a machine that nobody brings to its limit."""
+
+    rate = 1e15
 
     @staticmethod
     def isas(precision):
@@ -44,11 +46,11 @@ class FakeNative:
 
     @staticmethod
     def flop_rate(precision, isa=None, threads=1, seconds=0.05):
-        return 1e9
+        return FakeNative.rate
 
     @staticmethod
     def read_rate(size, threads=1, seconds=0.05):
-        return 1e9
+        return FakeNative.rate
 
 
 @pytest.fixture
@@ -284,6 +286,28 @@ def test_the_picture(small, tmp_path):
     argv = ["--quick", "--seconds", "0.001", "--cold-calls", "0", "--png", str(path)]
     assert sampler.run(argv) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_row_beyond_the_limit_fails_the_benchmark_and_is_named(
+    small, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(FakeNative, "rate", 1e3)
+    path = tmp_path / "sampler.json"
+    argv = ["--quick", "--seconds", "0.001", "--cold-calls", "0", "--json", str(path)]
+    assert sampler.run(argv) == 1
+    rows = json.loads(path.read_text())["rows"]  # what was measured is kept
+    assert min(r["limit_fraction"] for r in rows) > 1.05
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(rows) + 1
+    assert said[0].startswith("sorl-bench sampler: B=1 M=2 N=3 O=3, fp32, 1T: sorl-fast fast, ")
+    assert said[0].endswith(f" us, is {rows[0]['limit_fraction']:.0%} of the machine's limit")
+    assert "nothing can be above 105%" in said[-1]
+
+
+def test_show_judges_the_limit_too(tmp_path, capsys):
+    rows = [row("sorl-fast", 9.0), {**row("peer", 9.0), "limit_fraction": 1.2}]
+    assert sampler.run(["--show", written(tmp_path / "a", rows)]) == 1
+    assert "fp32, 1T: peer, 9.0 us, is 120% of" in capsys.readouterr().err
 
 
 def written(path, rows, cpu="a cpu"):

@@ -68,13 +68,12 @@ def test_flop_counts_the_observation_once_and_the_critics_only_for_a_choice(poli
     assert shapes.flop(Cell(7, 4, 5, 3, 2), policy) == 2 * 7 * both
 
 
-def test_weights_read_count_the_steps_and_held_do_not(policy):
+def test_weights_held_and_those_that_a_step_reads_again(policy):
     hidden = 3 * 8 * 8
     actor = 2 * 8 + hidden + 8 * 2
     critics = 2 * (3 * 8 + 2 * 8 + hidden + 8)
     for batch in (1, 7):  # not the rows
-        assert shapes.weights_read(Cell(batch, 4, 1, 3, 2), policy) == 3 * 8 + 4 * actor
-        assert shapes.weights_read(Cell(batch, 4, 9, 3, 2), policy) == 3 * 8 + 4 * actor + critics
+        assert shapes.weights_again(Cell(batch, 4, 9, 3, 2), policy) == actor
         assert shapes.weights_held(Cell(batch, 4, 9, 3, 2), policy) == 3 * 8 + actor + critics
         assert shapes.weights_held(Cell(batch, 4, 1, 3, 2), policy) == 3 * 8 + actor
 

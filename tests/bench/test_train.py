@@ -51,6 +51,31 @@ def test_rows_hold_what_readers_need(monkeypatch):
     assert text.count("sorl-fast") == 1
 
 
+def test_a_row_beyond_the_limit_fails_the_benchmark_and_is_named(monkeypatch, capsys, tmp_path):
+    row = {
+        "contender": "sorl-fast",
+        "precision": "bf16",
+        "threads": 1,
+        "batch": 256,
+        "ms_per_update": 10.0,
+        "ms_by_k": {str(k): 1.0 for k in bench.STEPS},
+        "limit_fraction": 1.04,
+        "ms_by_phase": dict.fromkeys(bench.PHASES, 1.0),
+        "max_error": 0.0,
+    }
+    rows = [{**row, "contender": "torch-eager"}, row]
+    monkeypatch.setattr(bench, "_race", lambda *_: [dict(r) for r in rows])
+    path = tmp_path / "train.json"
+    argv = ["--quick", "--threads", "1", "--json", str(path)]
+    assert bench.run(argv) == 0
+    row["limit_fraction"] = 1.17
+    assert bench.run(argv) == 1
+    assert json.loads(path.read_text())["rows"] == rows  # what was measured is kept
+    said = capsys.readouterr().err
+    assert "batch 256, bf16, 1T: sorl-fast, 10.00 ms, is 117% of the machine's limit" in said
+    assert "torch-eager" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
 def test_compiled_losses_are_differentiated(monkeypatch):
