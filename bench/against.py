@@ -215,7 +215,7 @@ def open_builds(python: str, stack: contextlib.ExitStack) -> tuple[list[Build], 
                 "virtual environment with another build of sorl_fast installed"
             ) from None
         builds.append(build)
-        about.append({"python_file": path, **said, "commit": commit(Path(said["file"]).parent)})
+        about.append({"interpreter": path, **said, "commit": commit(Path(said["file"]).parent)})
     return builds, about
 
 

@@ -9,9 +9,9 @@ import pytest
 from sorl_fast.bench import harness, shapes
 from sorl_fast.bench.shapes import Cell, Lane
 
-from sorl_fast import Sampler
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import Policy
+from sorl_fast.act.sampler import Sampler
 
 LOADED = Cell(1, 8, 8)
 
