@@ -3,10 +3,11 @@
 Each build is a child process of its own interpreter (`one_build.py`), kept alive, so that starting costs
 nothing; only one of the two computes at a time. Before a lane is timed, both must agree. Then they take
 turns in rounds, the first of a round being the second of the one before, with equal numbers of calls.
-In each round a build prepares anew (where calls are shorter than half a second): where its memory
-happens to lie can be worth 10%, which would else count as the build's. A lane's ratio is the median over
-the rounds of this build's median by the other's in the same round, so that a slow minute of the machine
-falls on both; its spread is the quartiles of the rounds' ratios.
+In each round a build prepares anew (where calls are shorter than half a second): two processes of the same
+build that kept what they had prepared differed by a tenth in some lanes, with a narrow spread.
+
+A lane's ratio is the median over the rounds of this build's median by the other's in the same round, so
+that a slow minute of the machine falls on both; its spread is the quartiles of the rounds' ratios.
 """
 
 import contextlib

@@ -41,7 +41,7 @@ PHASES = ("sampling", "critic", "actor", "optimiser")
 # How far a metric of one update may be from that of torch's float32, relative to it (or to 1).
 BOUND = {"fp32": 1e-4, "bf16": 5e-2}
 # How far losses of the first updates of two whole trainings may be apart, relative to the larger: they may
-# draw other minibatches, noise and weights. Seen at 6 seeds: 0.01 and 0.46.
+# draw other minibatches, noise and weights, which alone can make the critic's differ by half.
 ALIKE = {"fm_loss": 0.05, "critic_loss": 0.7}
 BLOCK = 0.6  # seconds of a build's turn with --against: two updates of each k at batch 256
 WARM_UP = 3
