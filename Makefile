@@ -1,6 +1,7 @@
 # make run    collect, train, evaluate and report, small; about ten minutes on two cores
 # make test   every test
 # make check  format, lint, types and the fast tests, on all cores: the everyday loop
+# make bench  the benchmarks of bench/suite, a few minutes; saved, for a comparison of commits (bench/README.md)
 # All make .venv and install what they need into it.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUN := runs/demo
 EXTRAS := train,tensorboard,dev
 ENV := cube-single-play-singletask-task2-v0
 
-.PHONY: run test check clean
+.PHONY: run test check bench clean
 
 .venv/installed: pyproject.toml constraints.txt setup.py $(shell find csrc -name "*.[ch]pp" -o -name "*.json")
 	$(PYTHON) -m venv .venv
@@ -43,6 +44,9 @@ check: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n auto -m 'not slow'
+
+bench: .venv/installed
+	$(BIN)/python -m pytest bench/suite --benchmark-max-time=0.5 --benchmark-autosave $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info sorl_fast/_native*.so

@@ -127,12 +127,17 @@ def check(contender: Contender, running: Running, expected: Truth) -> float:
     """
     running.settle()
     actions = running.actions(running.call())
-    B, _, A = expected.actions.shape
     who = f"{contender.name} ({contender.precision}, {contender.threads} threads, {running.isa})"
+    return judge(who, actions, expected, contender.precision)
+
+
+def judge(who: str, actions: Floats, expected: Truth, precision: str) -> float:
+    """Return the largest error of actions; raises Disagreement as `check` does."""
+    B, _, A = expected.actions.shape
     if actions.shape != (B, A):
         raise Disagreement(f"{who}: actions of shape {list(actions.shape)}, not [{B}, {A}]")
-    error = max_abs_error(actions, expected, Q_BOUND[contender.precision])
-    bound = ACTION_BOUND[contender.precision]
+    error = max_abs_error(actions, expected, Q_BOUND[precision])
+    bound = ACTION_BOUND[precision]
     if error > bound:
         raise Disagreement(
             f"{who}: an action is {error:.3g} from the definition's, above {bound:g}: not timed"
@@ -294,11 +299,15 @@ def l2_cache() -> int | None:
     return None
 
 
-def commit() -> str | None:
-    """Return the commit of this source tree, with + if it was changed since; None if it is no tree."""
-    here = Path(__file__).resolve().parent
+def commit(package: Path | None = None) -> str | None:
+    """Return the commit of a package's source tree, with + if it was changed since; None if it is no tree.
+
+    What is installed into an environment that lies inside some tree is not of that tree. Without a
+    package: of this one.
+    """
+    here = package or Path(__file__).resolve().parent
     try:
-        head, changes = (
+        _, head, changes = (
             subprocess.run(
                 ["git", "-C", str(here), *command],
                 capture_output=True,
@@ -306,7 +315,11 @@ def commit() -> str | None:
                 check=True,
                 timeout=10,
             ).stdout.strip()
-            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "-uno"))
+            for command in (
+                ("ls-files", "--error-unmatch", "__init__.py"),
+                ("rev-parse", "HEAD"),
+                ("status", "--porcelain", "-uno"),
+            )
         )
     except (OSError, subprocess.SubprocessError):
         return None

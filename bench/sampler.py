@@ -1,24 +1,29 @@
 """How many microseconds an action takes, here and with the runtimes that one could pick instead.
 
 `sorl-bench sampler --json FILE`. Ratios count only within one run on an otherwise idle machine; a peer is
-compared only at the same cell, precision and number of threads.
+compared only at the same cell, precision and number of threads. `--against PYTHON` races another build of
+sorl-fast instead.
 """
 
 import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from sorl_fast.act import policy_file
 from sorl_fast.atomic import write_bytes, write_file
 from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.errors import BadInput
 
-from . import harness, peers, shapes
+from . import against, harness, peers, shapes
 from .harness import Contender, Figures, Running
 from .limits import Limits, native_rates, refuse_beyond
 from .peers import SorlFast
@@ -47,7 +52,8 @@ def run(argv: Sequence[str]) -> int:
     Returns
     -------
     int
-        0, or 1 if a contender's actions were wrong or a row is beyond the machine's limit.
+        0, or 1 if a contender's actions were wrong, a row is beyond the machine's limit or, with
+        `--against`, a build died.
 
     Raises
     ------
@@ -58,11 +64,12 @@ def run(argv: Sequence[str]) -> int:
     if args.show:
         return _show(args.show, args.png)
     native = peers.import_native()
+    if args.against:
+        return _against(args, native)
     names = [p for p in peers.PEERS if not (args.quick and p == "torch-compile")]
     rivals = peers.make_peers(names if args.peers is None else args.peers)
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
-    grid = shapes.FULL if args.cells is None else shapes.lanes_of(args.cells)
-    lanes = _lanes(shapes.QUICK if args.quick else grid)
+    lanes = _lanes(args)
     contenders: list[Contender] = [*_ours({} if args.quick else isas), *rivals]
     policies = {
         dims: shapes.make_policy(*dims) for dims in dict.fromkeys(lane.cell[3:] for lane in lanes)
@@ -95,6 +102,51 @@ def run(argv: Sequence[str]) -> int:
     return refuse_beyond("sampler", result["rows"], _described)
 
 
+def _against(args: argparse.Namespace, native: Any) -> int:
+    """Race another build in the same lanes."""
+    isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
+    machine = harness.machine(isas, peers.PACKAGES)
+    print(_headline(machine))
+    with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
+        asked = questions(_lanes(args), Path(folder))
+        block = args.seconds / args.rounds
+        return against.race(args.against, asked, machine, block, args.rounds, args.json)
+
+
+def questions(lanes: Sequence[Lane], folder: Path) -> Iterator[against.Question]:
+    """Yield what two builds are asked in each lane; its files are written to `folder` before.
+
+    Both act with the same weights, observations and noise, and are held against the definition.
+    """
+    for cell in dict.fromkeys(lane.cell for lane in lanes):
+        policy = shapes.make_policy(cell.obs_dim, cell.act_dim)
+        files = {name: str(folder / f"{name}.npy") for name in ("obs", "noise")}
+        files["policy"] = str(folder / "policy.safetensors")
+        policy_file.save(files["policy"], policy)
+        obs, noise = shapes.make_inputs(cell)
+        np.save(files["obs"], obs)
+        np.save(files["noise"], noise)
+        expected = harness.truth(policy, obs, noise, cell.steps)
+
+        for lane in (lane for lane in lanes if lane.cell == cell):
+            fields = {"precision": lane.precision, "threads": lane.threads, **cell._asdict()}
+
+            def judge(
+                way: str,
+                answers: Sequence[Any],
+                expected: harness.Truth = expected,
+                precision: str = lane.precision,
+            ) -> list[float]:
+                return [
+                    harness.judge(name, np.array(actions), expected, precision)
+                    for name, actions in zip(against.NAMES, answers, strict=True)
+                ]
+
+            request = {**fields, **files}
+            text = f"{cell!s:22s} {lane.precision} {lane.threads}T"
+            yield against.Question(fields, text, {"act_into": request, "act": request}, judge)
+
+
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="sorl-bench sampler", description=__doc__)
     parser.add_argument(
@@ -119,6 +171,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--peers", nargs="*", metavar="PEER", help=f"of {', '.join(peers.PEERS)} (default: all)"
     )
     parser.add_argument(
+        "--against",
+        metavar="PYTHON",
+        help="race another build of sorl-fast instead of the peers: the interpreter of an environment that "
+        "has one",
+    )
+    parser.add_argument(
         "--seconds", type=float, help="time a contender and cell (default: 2, quick 0.3)"
     )
     parser.add_argument(
@@ -127,9 +185,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--rounds",
         type=int,
-        default=harness.ROUNDS,
-        help=f"blocks that a contender's time is spread over (default: {harness.ROUNDS}); fewer if calls "
-        "take seconds",
+        help=f"blocks that a contender's time is spread over (default: {harness.ROUNDS}, with --against "
+        f"{against.ROUNDS}); fewer if calls take seconds",
     )
     parser.add_argument(
         "--show",
@@ -140,6 +197,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "one run (with --png: draw it)",
     )
     args = parser.parse_args(argv)
+    if args.against and (
+        args.show or args.png or args.peers is not None or args.cold_calls is not None
+    ):
+        raise BadInput(
+            "--against races no peers: leave --show, --png, --peers and --cold-calls out"
+        )
+    if args.rounds is None:
+        args.rounds = against.ROUNDS if args.against else harness.ROUNDS
     args.seconds = (0.3 if args.quick else 2.0) if args.seconds is None else args.seconds
     args.cold_calls = (50 if args.quick else 200) if args.cold_calls is None else args.cold_calls
     if not 0 < args.seconds < 3600:
@@ -157,8 +222,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _lanes(lanes: Sequence[Lane]) -> list[Lane]:
-    """Leave out what this machine has too few cores for."""
+def _lanes(args: argparse.Namespace) -> list[Lane]:
+    """Return the lanes asked for, but those that this machine has too few cores for."""
+    grid = shapes.FULL if args.cells is None else shapes.lanes_of(args.cells)
+    lanes = shapes.QUICK if args.quick else grid
     cores = available_cores()
     left = [lane for lane in lanes if lane.threads <= cores]
     if len(left) < len(lanes):

@@ -5,6 +5,7 @@ step, targets. Everyone runs the same code (`learn.algorithms.sorl`) from the sa
 batches and noise; only the backend behind `ops` changes, and what it computes is checked before it is
 timed.
 Contenders take turns in one process; torch's thread pool is put to sleep before each of ours.
+`--against PYTHON` races another build of sorl-fast instead.
 """
 
 import argparse
@@ -12,8 +13,10 @@ import contextlib
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +35,7 @@ from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import GeneratorNoise, Noise
 
+from . import against
 from .harness import PAUSE, Disagreement, headline, machine
 from .limits import native_rates, refuse_beyond
 
@@ -40,6 +44,10 @@ STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
 PHASES = ("sampling", "critic", "actor", "optimiser")
 # How far a metric of one update may be from that of torch's float32, relative to it (or to 1).
 BOUND = {"fp32": 1e-4, "bf16": 5e-2}
+# How far losses of the first updates of two whole trainings may be apart, relative to the larger: they may
+# draw other minibatches, noise and weights, which alone can make the critic's differ by half.
+ALIKE = {"fm_loss": 0.05, "critic_loss": 0.7}
+BLOCK = 0.6  # seconds of a build's turn with --against: two updates of each k at batch 256
 WARM_UP = 3
 
 
@@ -208,6 +216,85 @@ def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
     return value
 
 
+def check_alike(logs: Sequence[Mapping[str, float]]) -> list[float]:
+    """Return how far the flow-matching losses of two trainings are apart, once for each.
+
+    Raises
+    ------
+    Disagreement
+        A loss is missing, not a number, or further from the other's than in `ALIKE`.
+    """
+    apart = {}
+    for name, bound in ALIKE.items():
+        this, other = (log.get(name, np.nan) for log in logs)
+        apart[name] = abs(this - other) / max(abs(this), abs(other))
+        if not apart[name] <= bound:
+            raise Disagreement(
+                f"{name} of the first updates is {this:.3g} in {against.NAMES[0]} and {other:.3g} in "
+                f"{against.NAMES[1]}, more than {bound:.0%} apart: not timed"
+            )
+    return [apart["fm_loss"]] * 2
+
+
+def _save(path: Path, tensors: Mapping[str, Any]) -> str:
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def questions(
+    batches: Sequence[int], threads: int, folder: Path, hidden: int = 512, depth: int = 4
+) -> Iterator[against.Question]:
+    """Yield what two builds are asked at each batch and precision; files are written to `folder` before.
+
+    Both update from the same weights with the same minibatch and noise, and their metrics are held against
+    those of torch's float32 here; where they cannot share that, both train from the same file.
+    """
+    for batch in batches:
+        setting = make_setting(batch, hidden, depth)
+        eager = Runner(EAGER, setting, threads)
+        drawn, noise = eager.draw()
+        state = {name: x.clone() for name, x in eager.learner.state().items()}
+        request: dict[str, Any] = {"threads": threads, "steps": list(STEPS)}
+        for name, arrays in (("state", state), ("batch", drawn._asdict()), ("noise", noise)):
+            request[name] = _save(folder / f"{name}.npz", arrays)
+        request["agent"] = {"q_coef": setting.config.q_coef, "batch_size": batch}
+        request["agent"] |= {"hidden": hidden, "depth": depth}
+        request["data"] = _save(folder / "transitions.npz", setting.data.transitions._asdict())
+        request["updates"] = 8
+        expected: dict[str, Tensor] = {}
+        with eager.settled():
+            for k in STEPS:
+                eager.learner.load_state(state, 0)
+                expected[str(k)] = eager.learner.update(drawn, noise, Steps(k, k)).clone()
+
+        for precision in ("fp32", "bf16"):
+
+            def judge(
+                way: str,
+                answers: Sequence[Any],
+                expected: Mapping[str, Tensor] = expected,
+                precision: str = precision,
+            ) -> list[float]:
+                if way == "train":
+                    return check_alike(answers)
+                errors = []
+                for who, answer in zip(against.NAMES, answers, strict=True):
+                    contender, worst = Contender(who, precision, "native"), 0.0
+                    for k, metrics in expected.items():
+                        right = dict(zip(Sorl.metrics, metrics.tolist(), strict=True))
+                        # a metric that a build does not have is none to compare
+                        said = torch.tensor([answer[k].get(name, x) for name, x in right.items()])
+                        worst = max(worst, check(said, metrics, contender))
+                    errors.append(worst)
+                return errors
+
+            lane = {"precision": precision, "threads": threads, "batch": batch}
+            asked = {**request, "precision": precision}
+            text = f"update, batch {batch:<10d} {precision} {threads}T"
+            yield against.Question(lane, text, {"Learner.update": asked, "train": asked}, judge)
+
+
 def measure(
     runners: Sequence[Runner], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> list[dict[int, float]]:
@@ -237,7 +324,18 @@ def run(argv: Sequence[str]) -> int:
         default=min(available_cores(), ops.MAX_THREADS),
         help=f"for everyone, at most {ops.MAX_THREADS}",
     )
-    parser.add_argument("--rounds", type=int, default=0, help="0: 3 with --quick, else 8")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        help=f"0: 3 with --quick, else 8; {against.ROUNDS} with --against",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="PYTHON",
+        help="race another build of sorl-fast instead of torch: the interpreter of an environment that has "
+        "one",
+    )
     args = parser.parse_args(argv)
     if not 0 <= args.rounds <= 1000:
         raise BadInput(f"rounds is {args.rounds}, but must be in [0, 1000]. Set --rounds")
@@ -249,14 +347,20 @@ def run(argv: Sequence[str]) -> int:
     native = import_native()
     info = machine({p: native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
     print(headline(info))
-    rounds = args.rounds or (3 if args.quick else 8)
     threads = args.threads
+    batches = (256,) if args.quick else (256, 1024)
+    if args.against:
+        with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
+            asked = questions(batches, threads, Path(folder))
+            rounds = args.rounds or against.ROUNDS
+            return against.race(args.against, asked, info, BLOCK, rounds, args.json)
+    rounds = args.rounds or (3 if args.quick else 8)
     rates = native_rates(native, seconds=0.1)
     limits = {precision: rates.flop(precision, threads) for precision in ("fp32", "bf16")}
     contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
     contenders = [c for c in contenders if c.backend != "native" or native.train_isas(c.precision)]
     rows: list[dict[str, Any]] = []
-    for batch in (256,) if args.quick else (256, 1024):
+    for batch in batches:
         rows += _race(contenders, make_setting(batch), threads, rounds, limits)
     result = {
         "machine": info,
