@@ -17,6 +17,7 @@
 #include "kernels.hpp"
 #include "model.hpp"
 #include "train/bindings.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -101,10 +102,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
   std::shared_ptr<const Model> model;
-  {
-    const py::gil_scoped_release release;
-    model = Model::make(view, precision, isa, error);
-  }
+  without_gil([&] { model = Model::make(view, precision, isa, error); });
   if (model == nullptr) throw std::runtime_error(error);
   return std::const_pointer_cast<Model>(model);  // pybind11 holds no pointer to const
 }
@@ -163,11 +161,10 @@ class Session {
                             std::to_string(most));
     if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
     int result;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       result = engine_->act(x, z, static_cast<int>(rows), steps, candidates, seed, call, row_offset,
                             out, c, value, bits);
-    }
+    });
     check(result, steps, candidates);
   }
 
@@ -202,12 +199,11 @@ class Session {
     const auto* from = static_cast<const float*>(x.data());
     float* to = out.mutable_data();
     int result;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       result = engine_->act(from, nullptr, static_cast<int>(rows), static_cast<int>(M),
                             static_cast<int>(N), numbers[4], static_cast<std::uint32_t>(numbers[3]),
                             static_cast<std::uint32_t>(numbers[2]), to, nullptr, nullptr, nullptr);
-    }
+    });
     if (result != static_cast<int>(Result::ok)) return py::none();
     return std::move(out);
   }
@@ -219,15 +215,14 @@ class Session {
     std::vector<float> out(static_cast<std::size_t>(rows) * model_->act_dim());
     std::vector<double> seconds(static_cast<std::size_t>(std::max(calls, 0)));
     int result = 0;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       for (int i = 0; i < calls && result == 0; ++i) {
         const auto start = std::chrono::steady_clock::now();
         result = engine_->act(obs.data(), nullptr, static_cast<int>(rows), steps, candidates, 0,
                               static_cast<std::uint32_t>(i), 0, out.data(), nullptr, nullptr, nullptr);
         seconds[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       }
-    }
+    });
     check(result, steps, candidates);
     return seconds;
   }
@@ -254,10 +249,7 @@ class Session {
   std::unique_ptr<Engine> make(int max_rows, int max_candidates) const {
     std::string error;
     std::unique_ptr<Engine> engine;
-    {
-      const py::gil_scoped_release release;
-      engine = Engine::make(model_, threads_, max_rows, max_candidates, error);
-    }
+    without_gil([&] { engine = Engine::make(model_, threads_, max_rows, max_candidates, error); });
     if (engine == nullptr) throw py::value_error(error);
     return engine;
   }
@@ -288,12 +280,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 template <class Measure>
 double rate(int threads, Measure measure) {
   if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", but must be at least 1");
-  const py::gil_scoped_release release;
   std::vector<double> rates(static_cast<std::size_t>(threads));
-  std::vector<std::thread> team;
-  for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
-  rates[0] = measure();
-  for (std::thread& t : team) t.join();
+  without_gil([&] {
+    std::vector<std::thread> team;
+    for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
+    rates[0] = measure();
+    for (std::thread& t : team) t.join();
+  });
   double sum = 0;
   for (const double r : rates) sum += r;
   return sum;
@@ -395,9 +388,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         arg("seconds") = 0.05, "Multiply-add limit, FLOP a second.");
   m.def("burn", [](long rounds) {
     static const Kernels& kernels = fastest("fp32");
-    return kernels.burn(rounds);
-  }, arg("rounds"),
-        py::call_guard<py::gil_scoped_release>(), "Multiply-adds in registers; returns their FLOP.");
+    double flop = 0;
+    without_gil([&] { flop = kernels.burn(rounds); });
+    return flop;
+  }, arg("rounds"), "Multiply-adds in registers; returns their FLOP.");
   m.def("read_rate", &read_rate, arg("bytes"), arg("threads") = 1, arg("seconds") = 0.05,
         "Read bandwidth of a working set per thread, bytes a second, all threads.");
 
