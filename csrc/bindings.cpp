@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -41,13 +44,23 @@ Isa parse_isa(Precision precision, const std::optional<std::string>& wanted) {
   return isa;
 }
 
-void expect_shape(const Floats& a, const std::string& what, const std::vector<py::ssize_t>& shape) {
-  bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
-  for (std::size_t i = 0; same && i < shape.size(); ++i) same = a.shape(i) == shape[i];
-  if (same) return;
-  std::string expected;
-  for (const auto n : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(n);
-  throw py::value_error(what + " must be of shape [" + expected + "]");
+using Shape = std::initializer_list<py::ssize_t>;
+
+// A shape as messages have it: [B, A].
+std::string shown(const py::ssize_t* begin, const py::ssize_t* end) {
+  std::string text;
+  for (const auto* n = begin; n != end; ++n) text += (n == begin ? "" : ", ") + std::to_string(*n);
+  return "[" + text + "]";
+}
+
+std::string shown(const py::array& a) { return shown(a.shape(), a.shape() + a.ndim()); }
+
+// single: without the first axis, that of observations.
+void expect_shape(const py::array& a, std::string_view what, Shape shape, bool single = false) {
+  const auto* const begin = shape.begin() + single;
+  if (std::equal(a.shape(), a.shape() + a.ndim(), begin, shape.end())) return;
+  throw py::value_error(std::string(what) + " has the shape " + shown(a) + ", but must be " +
+                        shown(begin, shape.end()));
 }
 
 // `actor` and `critic`: sequences of (w, b) or (w, b, g, c), as in the policy file.
@@ -109,16 +122,14 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
 
 // A caller's array as it is, never a copy: copies would be lost (outputs) or slow (inputs).
 template <class T>
-T* borrow(const py::object& object, const char* what, py::ssize_t size, bool writeable) {
+T* borrow(const py::object& object, const char* what, Shape shape, bool single, bool writeable) {
   if (!py::isinstance<py::array_t<T>>(object))
     throw py::type_error(std::string(what) + " must be a numpy array of " +
                          std::string(py::str(py::dtype::of<T>())));
   const auto a = py::reinterpret_borrow<py::array>(object);
   if ((a.flags() & py::array::c_style) == 0)
     throw py::value_error(std::string(what) + " must be C-contiguous");
-  if (a.size() != size)
-    throw py::value_error(std::string(what) + " has " + std::to_string(a.size()) +
-                          " elements, but must have " + std::to_string(size));
+  expect_shape(a, what, shape, single);
   if (writeable && !a.writeable()) throw py::value_error(std::string(what) + " is read-only");
   return static_cast<T*>(const_cast<void*>(a.data()));
 }
@@ -129,7 +140,8 @@ py::ssize_t count_rows(const py::object& obs, py::ssize_t O) {
   const auto a = py::reinterpret_borrow<py::array>(obs);
   const auto dims = a.ndim();
   if ((dims != 1 && dims != 2) || a.shape(dims - 1) != O)
-    throw py::value_error("obs must be of shape [" + std::to_string(O) + "] or [B, " + std::to_string(O) + "]");
+    throw py::value_error("obs has the shape " + shown(a) + ", but must be [" + std::to_string(O) + "] or [B, " +
+                          std::to_string(O) + "]");
   const auto rows = dims == 1 ? 1 : a.shape(0);
   if (rows > 1 << 30) throw py::value_error("obs has too many rows");
   return rows;
@@ -147,19 +159,23 @@ class Session {
                 std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
                 const py::object& noise, const py::object& candidate, const py::object& q,
                 const py::object& status) {
-    const py::ssize_t O = model_->obs_dim(), A = model_->act_dim();
+    const py::ssize_t O = model_->obs_dim(), A = model_->act_dim(), N = candidates;
     const auto rows = count_rows(obs, O);
-    const float* x = borrow<float>(obs, "obs", rows * O, false);
-    float* out = borrow<float>(actions, "actions", rows * A, true);
-    const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", rows * candidates * A, false);
-    std::int32_t* c = candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", rows, true);
-    float* value = q.is_none() ? nullptr : borrow<float>(q, "q", rows, true);
-    std::uint32_t* bits = status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", rows, true);
+    const bool single = py::reinterpret_borrow<py::array>(obs).ndim() == 1;
+    if (N < 1) check(static_cast<int>(Result::bad_candidates), steps, candidates);
+    const float* x = borrow<float>(obs, "obs", {rows, O}, single, false);
+    float* out = borrow<float>(actions, "actions", {rows, A}, single, true);
+    const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", {rows, N, A}, single, false);
+    std::int32_t* c =
+        candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", {rows}, false, true);
+    float* value = q.is_none() ? nullptr : borrow<float>(q, "q", {rows}, false, true);
+    std::uint32_t* bits =
+        status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", {rows}, false, true);
     const std::int64_t most = (std::int64_t{1} << 32) - std::max<py::ssize_t>(rows, 1);
     if (row_offset > most)
       throw py::value_error("row_offset is " + std::to_string(row_offset) + ", but must be at most 2^32 - B = " +
                             std::to_string(most));
-    if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
+    reserve(static_cast<int>(rows), candidates);
     int result;
     without_gil([&] {
       result = engine_->act(x, z, static_cast<int>(rows), steps, candidates, seed, call, row_offset,
@@ -349,6 +365,9 @@ std::vector<std::string> isas(const std::string& precision) {
 Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::uint32_t call,
                std::uint32_t row_offset, const std::optional<std::string>& isa) {
   if (rows < 0 || candidates < 1 || act_dim < 1) throw py::value_error("a dimension is too small");
+  if (std::int64_t{rows} * candidates > std::numeric_limits<int>::max())
+    throw py::value_error("rows * candidates is " + std::to_string(std::int64_t{rows} * candidates) +
+                          ", but must be below 2^31");
   Floats z({rows, candidates, act_dim});
   kernels_of("fp32", isa).normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates,
                                   z.mutable_data());
