@@ -83,7 +83,7 @@ class BuildNative(build_ext):
             said = next((line for line in lines if "error" in line), "nothing")
             raise SystemExit(
                 "sorl-fast's native module needs Linux and GCC 11 or clang 14, or newer, with a standard "
-                "library that has std::from_chars of floating-point numbers (libstdc++ 11), and, on x86-64, "
+                "library that has std::from_chars of floating-point numbers (libstdc++ 11), and on x86-64 "
                 "the flags -mavxvnni and -mamx-bf16; on 32-bit x86, add -msse2 -mfpmath=sse to CXXFLAGS. "
                 f"This compiler says: {said.strip()}. Name another by CC= and CXX=. {WITHOUT}"
             )
