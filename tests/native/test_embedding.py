@@ -175,7 +175,8 @@ get_cmake_property(before VARIABLES)
 {include}
 get_cmake_property(after VARIABLES)
 list(REMOVE_ITEM after ${{before}} before)
-list(FILTER after EXCLUDE REGEX "^(SORL_|sorl_fast_|FETCHCONTENT_|FetchContent|_?CMAKE_|__|FIND_PACKAGE_|_GNUInstallDirs)")
+list(FILTER after EXCLUDE REGEX "^(SORL_|sorl_fast_|FETCHCONTENT_|FetchContent|_?CMAKE_|__)")
+list(FILTER after EXCLUDE REGEX "^(FIND_PACKAGE_|_GNUInstallDirs)") # CMake's own, in its cache
 if(after OR CMAKE_BUILD_TYPE OR NOT CMAKE_CXX_STANDARD EQUAL 20)
   message(FATAL_ERROR "leaked: ${{after}} ${{CMAKE_BUILD_TYPE}} ${{CMAKE_CXX_STANDARD}}")
 endif()
