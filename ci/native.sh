@@ -97,7 +97,7 @@ stage_old() {
 
 # How many instructions of an object file of the kernels match.
 count_aarch64() {
-  aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/objects.dir/kernels/$1.o" | grep -cP "\t$2" || true
+  aarch64-linux-gnu-objdump -d "$build/aarch64/CMakeFiles/sorl_fast_objects.dir/kernels/$1.o" | grep -cP "\t$2" || true
 }
 
 stage_aarch64() {

@@ -7,9 +7,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -17,6 +20,7 @@
 #include "kernels.hpp"
 #include "model.hpp"
 #include "train/bindings.hpp"
+#include "without_gil.hpp"
 
 namespace py = pybind11;
 
@@ -40,13 +44,23 @@ Isa parse_isa(Precision precision, const std::optional<std::string>& wanted) {
   return isa;
 }
 
-void expect_shape(const Floats& a, const std::string& what, const std::vector<py::ssize_t>& shape) {
-  bool same = a.ndim() == static_cast<py::ssize_t>(shape.size());
-  for (std::size_t i = 0; same && i < shape.size(); ++i) same = a.shape(i) == shape[i];
-  if (same) return;
-  std::string expected;
-  for (const auto n : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(n);
-  throw py::value_error(what + " must be of shape [" + expected + "]");
+using Shape = std::initializer_list<py::ssize_t>;
+
+// A shape as messages have it: [B, A].
+std::string shown(const py::ssize_t* begin, const py::ssize_t* end) {
+  std::string text;
+  for (const auto* n = begin; n != end; ++n) text += (n == begin ? "" : ", ") + std::to_string(*n);
+  return "[" + text + "]";
+}
+
+std::string shown(const py::array& a) { return shown(a.shape(), a.shape() + a.ndim()); }
+
+// single: without the first axis, that of observations.
+void expect_shape(const py::array& a, std::string_view what, Shape shape, bool single = false) {
+  const auto* const begin = shape.begin() + single;
+  if (std::equal(a.shape(), a.shape() + a.ndim(), begin, shape.end())) return;
+  throw py::value_error(std::string(what) + " has the shape " + shown(a) + ", but must be " +
+                        shown(begin, shape.end()));
 }
 
 // `actor` and `critic`: sequences of (w, b) or (w, b, g, c), as in the policy file.
@@ -101,26 +115,21 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
   std::shared_ptr<const Model> model;
-  {
-    const py::gil_scoped_release release;
-    model = Model::make(view, precision, isa, error);
-  }
+  without_gil([&] { model = Model::make(view, precision, isa, error); });
   if (model == nullptr) throw std::runtime_error(error);
   return std::const_pointer_cast<Model>(model);  // pybind11 holds no pointer to const
 }
 
 // A caller's array as it is, never a copy: copies would be lost (outputs) or slow (inputs).
 template <class T>
-T* borrow(const py::object& object, const char* what, py::ssize_t size, bool writeable) {
+T* borrow(const py::object& object, const char* what, Shape shape, bool single, bool writeable) {
   if (!py::isinstance<py::array_t<T>>(object))
     throw py::type_error(std::string(what) + " must be a numpy array of " +
                          std::string(py::str(py::dtype::of<T>())));
   const auto a = py::reinterpret_borrow<py::array>(object);
   if ((a.flags() & py::array::c_style) == 0)
     throw py::value_error(std::string(what) + " must be C-contiguous");
-  if (a.size() != size)
-    throw py::value_error(std::string(what) + " has " + std::to_string(a.size()) +
-                          " elements, but must have " + std::to_string(size));
+  expect_shape(a, what, shape, single);
   if (writeable && !a.writeable()) throw py::value_error(std::string(what) + " is read-only");
   return static_cast<T*>(const_cast<void*>(a.data()));
 }
@@ -131,7 +140,8 @@ py::ssize_t count_rows(const py::object& obs, py::ssize_t O) {
   const auto a = py::reinterpret_borrow<py::array>(obs);
   const auto dims = a.ndim();
   if ((dims != 1 && dims != 2) || a.shape(dims - 1) != O)
-    throw py::value_error("obs must be of shape [" + std::to_string(O) + "] or [B, " + std::to_string(O) + "]");
+    throw py::value_error("obs has the shape " + shown(a) + ", but must be [" + std::to_string(O) + "] or [B, " +
+                          std::to_string(O) + "]");
   const auto rows = dims == 1 ? 1 : a.shape(0);
   if (rows > 1 << 30) throw py::value_error("obs has too many rows");
   return rows;
@@ -149,25 +159,28 @@ class Session {
                 std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
                 const py::object& noise, const py::object& candidate, const py::object& q,
                 const py::object& status) {
-    const py::ssize_t O = model_->obs_dim(), A = model_->act_dim();
+    const py::ssize_t O = model_->obs_dim(), A = model_->act_dim(), N = candidates;
     const auto rows = count_rows(obs, O);
-    const float* x = borrow<float>(obs, "obs", rows * O, false);
-    float* out = borrow<float>(actions, "actions", rows * A, true);
-    const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", rows * candidates * A, false);
-    std::int32_t* c = candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", rows, true);
-    float* value = q.is_none() ? nullptr : borrow<float>(q, "q", rows, true);
-    std::uint32_t* bits = status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", rows, true);
+    const bool single = py::reinterpret_borrow<py::array>(obs).ndim() == 1;
+    if (N < 1) check(static_cast<int>(Result::bad_candidates), steps, candidates);
+    const float* x = borrow<float>(obs, "obs", {rows, O}, single, false);
+    float* out = borrow<float>(actions, "actions", {rows, A}, single, true);
+    const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", {rows, N, A}, single, false);
+    std::int32_t* c =
+        candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", {rows}, false, true);
+    float* value = q.is_none() ? nullptr : borrow<float>(q, "q", {rows}, false, true);
+    std::uint32_t* bits =
+        status.is_none() ? nullptr : borrow<std::uint32_t>(status, "status", {rows}, false, true);
     const std::int64_t most = (std::int64_t{1} << 32) - std::max<py::ssize_t>(rows, 1);
     if (row_offset > most)
       throw py::value_error("row_offset is " + std::to_string(row_offset) + ", but must be at most 2^32 - B = " +
                             std::to_string(most));
-    if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
+    reserve(static_cast<int>(rows), candidates);
     int result;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       result = engine_->act(x, z, static_cast<int>(rows), steps, candidates, seed, call, row_offset,
                             out, c, value, bits);
-    }
+    });
     check(result, steps, candidates);
   }
 
@@ -202,12 +215,11 @@ class Session {
     const auto* from = static_cast<const float*>(x.data());
     float* to = out.mutable_data();
     int result;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       result = engine_->act(from, nullptr, static_cast<int>(rows), static_cast<int>(M),
                             static_cast<int>(N), numbers[4], static_cast<std::uint32_t>(numbers[3]),
                             static_cast<std::uint32_t>(numbers[2]), to, nullptr, nullptr, nullptr);
-    }
+    });
     if (result != static_cast<int>(Result::ok)) return py::none();
     return std::move(out);
   }
@@ -219,15 +231,14 @@ class Session {
     std::vector<float> out(static_cast<std::size_t>(rows) * model_->act_dim());
     std::vector<double> seconds(static_cast<std::size_t>(std::max(calls, 0)));
     int result = 0;
-    {
-      const py::gil_scoped_release release;
+    without_gil([&] {
       for (int i = 0; i < calls && result == 0; ++i) {
         const auto start = std::chrono::steady_clock::now();
         result = engine_->act(obs.data(), nullptr, static_cast<int>(rows), steps, candidates, 0,
                               static_cast<std::uint32_t>(i), 0, out.data(), nullptr, nullptr, nullptr);
         seconds[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       }
-    }
+    });
     check(result, steps, candidates);
     return seconds;
   }
@@ -254,10 +265,7 @@ class Session {
   std::unique_ptr<Engine> make(int max_rows, int max_candidates) const {
     std::string error;
     std::unique_ptr<Engine> engine;
-    {
-      const py::gil_scoped_release release;
-      engine = Engine::make(model_, threads_, max_rows, max_candidates, error);
-    }
+    without_gil([&] { engine = Engine::make(model_, threads_, max_rows, max_candidates, error); });
     if (engine == nullptr) throw py::value_error(error);
     return engine;
   }
@@ -288,12 +296,13 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 template <class Measure>
 double rate(int threads, Measure measure) {
   if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", but must be at least 1");
-  const py::gil_scoped_release release;
   std::vector<double> rates(static_cast<std::size_t>(threads));
-  std::vector<std::thread> team;
-  for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
-  rates[0] = measure();
-  for (std::thread& t : team) t.join();
+  without_gil([&] {
+    std::vector<std::thread> team;
+    for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
+    rates[0] = measure();
+    for (std::thread& t : team) t.join();
+  });
   double sum = 0;
   for (const double r : rates) sum += r;
   return sum;
@@ -368,6 +377,9 @@ std::vector<std::string> isas(const std::string& precision) {
 Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::uint32_t call,
                std::uint32_t row_offset, const std::optional<std::string>& isa) {
   if (rows < 0 || candidates < 1 || act_dim < 1) throw py::value_error("a dimension is too small");
+  if (std::int64_t{rows} * candidates > std::numeric_limits<int>::max())
+    throw py::value_error("rows * candidates is " + std::to_string(std::int64_t{rows} * candidates) +
+                          ", but must be below 2^31");
   Floats z({rows, candidates, act_dim});
   kernels_of("fp32", isa).normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates,
                                   z.mutable_data());
@@ -407,9 +419,10 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         arg("seconds") = 0.05, "Multiply-add limit, FLOP a second.");
   m.def("burn", [](long rounds) {
     static const Kernels& kernels = fastest("fp32");
-    return kernels.burn(rounds);
-  }, arg("rounds"),
-        py::call_guard<py::gil_scoped_release>(), "Multiply-adds in registers; returns their FLOP.");
+    double flop = 0;
+    without_gil([&] { flop = kernels.burn(rounds); });
+    return flop;
+  }, arg("rounds"), "Multiply-adds in registers; returns their FLOP.");
   m.def("read_rate", &read_rate, arg("bytes"), arg("threads") = 1, arg("seconds") = 0.05,
         "Read bandwidth of a working set per thread, bytes a second, all threads.");
 

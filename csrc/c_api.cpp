@@ -116,16 +116,29 @@ std::int32_t hand_over(PolicyFile::Result result, sorl_policy** policy, std::str
   return SORL_OK;
 }
 
+// The first published struct: all that the exported sorl_options_init may write, whatever was added since.
+constexpr std::size_t kFirstOptions = offsetof(sorl_options, isa) + sizeof(const char*);
+constexpr std::size_t kMostOptions = 4096;  // beyond it struct_size was never set
+
 // The caller's options, or those that its older, shorter struct has, over the defaults.
 std::int32_t read_options(const sorl_options* given, sorl_options& options, std::string& text) {
   sorl_options_init(&options);
   if (given != nullptr) {
-    if (given->struct_size < offsetof(sorl_options, isa) + sizeof options.isa) {
+    const std::size_t size = given->struct_size;
+    if (size < kFirstOptions || size > kMostOptions) {
       text = out_of_bounds("options.struct_size", given->struct_size,
                            "that of sorl_options: call sorl_options_init first");
       return SORL_ERROR_ARGUMENT;
     }
-    std::memcpy(&options, given, std::min<std::size_t>(given->struct_size, sizeof options));
+    std::memcpy(&options, given, std::min(size, sizeof options));
+    // A newer caller's fields, unknown here: zero is their default, and all that can be done.
+    const auto* const bytes = reinterpret_cast<const unsigned char*>(given);
+    if (size > sizeof options &&
+        std::any_of(bytes + sizeof options, bytes + size, [](unsigned char byte) { return byte != 0; })) {
+      text = "options that this library does not know are set: leave them 0, or use the library that came with "
+             "the caller's sorl.h";
+      return SORL_ERROR_ARGUMENT;
+    }
   }
   if (options.precision < SORL_PRECISION_FP32 || options.precision > SORL_PRECISION_INT8) {
     text = out_of_bounds("precision", options.precision,
@@ -215,9 +228,9 @@ const char* sorl_policy_sha256(const sorl_policy* policy) noexcept {
   return policy->file->sha256().c_str();
 }
 
-void sorl_options_init(sorl_options* options) noexcept {
-  *options = sorl_options{};
-  options->struct_size = sizeof(sorl_options);
+void(sorl_options_init)(sorl_options* options) noexcept {  // in brackets: not the header's macro
+  std::memset(options, 0, kFirstOptions);
+  options->struct_size = kFirstOptions;
   options->precision = SORL_PRECISION_FP32;
   options->threads = 1;
   options->max_rows = 1;

@@ -31,7 +31,8 @@ class FlushDenormals {
   static void set(std::uint64_t mode) noexcept { __asm__ volatile("msr fpcr, %0" : : "r"(mode)); }
   std::uint64_t saved_;
 #else
- private:
+  FlushDenormals() noexcept {}  // nobody to tell; they are slow, and right
+  ~FlushDenormals() {}
 #endif
  public:
   FlushDenormals(const FlushDenormals&) = delete;

@@ -480,7 +480,7 @@ struct Engine::Impl {
 
 std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int threads, int max_rows,
                                      int max_candidates, std::string& error) {
-  const auto refuse = [&](const char* what, long value, const std::string& bound) {
+  const auto refuse = [&](const char* what, std::int64_t value, const std::string& bound) {
     error = std::string(what) + " is " + std::to_string(value) + ", but must be " + bound;
     return nullptr;
   };
@@ -494,7 +494,7 @@ std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int thr
   if (max_candidates < 1) return refuse("max_candidates", max_candidates, "at least 1");
   const std::int64_t total = static_cast<std::int64_t>(max_rows) * max_candidates;
   if (total > max_numbers / model->act_dim())
-    return refuse("max_rows * max_candidates", static_cast<long>(total), "at most 2^30 / act_dim");
+    return refuse("max_rows * max_candidates", total, "at most 2^30 / act_dim");
   try {
     return std::unique_ptr<Engine>(new Engine(
         std::make_unique<Impl>(std::move(model), threads, max_rows, max_candidates)));

@@ -10,7 +10,6 @@
 #include <system_error>
 
 #if defined(__linux__)
-#include <linux/futex.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -31,13 +30,16 @@ void count_forks() {
   });
 }
 
+// FUTEX_WAIT_PRIVATE and FUTEX_WAKE_PRIVATE of <linux/futex.h>, which not every C library brings.
+constexpr int kFutexWait = 128, kFutexWake = 129;
+
 void futex_wait(std::atomic<std::uint32_t>* word, std::uint32_t value) noexcept {
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAIT_PRIVATE, value, nullptr,
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), kFutexWait, value, nullptr,
           nullptr, 0);
 }
 
 void futex_wake_all(std::atomic<std::uint32_t>* word) noexcept {
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr,
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(word), kFutexWake, INT_MAX, nullptr,
           nullptr, 0);
 }
 

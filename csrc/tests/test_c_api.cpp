@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -127,8 +128,10 @@ void session_errors() {
     }
   }
   Options options;
-  options.struct_size = 4;
-  CHECK(code(&options) == SORL_ERROR_ARGUMENT);
+  for (const std::uint32_t size : {0u, 4u, 1u << 20}) {
+    options.struct_size = size;
+    CHECK(code(&options) == SORL_ERROR_ARGUMENT && std::strstr(text, std::to_string(size).c_str()) != nullptr);
+  }
   options = Options();
   options.max_rows = options.max_candidates = 1 << 20;
   CHECK(code(&options) == SORL_ERROR_ARGUMENT && std::strstr(text, std::to_string(1ll << 40).c_str()) != nullptr);
@@ -143,6 +146,30 @@ void session_errors() {
   }
   CHECK(sorl_session_create(nullptr, nullptr, &session, nullptr, 0) == SORL_ERROR_ARGUMENT);
   CHECK(sorl_session_create(policy.get(), nullptr, nullptr, nullptr, 0) == SORL_ERROR_ARGUMENT);
+}
+
+// A caller of another version: its struct ends after the first published fields, or goes on after ours.
+void other_versions() {
+  const Policy policy = make();
+  char text[256] = "";
+  sorl_session* session = nullptr;
+  alignas(sorl_options) unsigned char bytes[sizeof(sorl_options) + 64];
+  auto* const options = reinterpret_cast<sorl_options*>(bytes);
+  constexpr std::size_t first = offsetof(sorl_options, isa) + sizeof(const char*);
+  std::memset(bytes, 0xA5, sizeof bytes);
+  (sorl_options_init)(options);  // the function, as an older program calls it
+  CHECK(options->struct_size == first && options->threads == 1 && options->isa == nullptr);
+  for (std::size_t i = first; i < sizeof bytes; ++i) CHECK(bytes[i] == 0xA5);
+  CHECK(sorl_session_create(policy.get(), options, &session, text, sizeof text) == SORL_OK);
+  sorl_session_free(session);
+  std::memset(bytes, 0, sizeof bytes);
+  (sorl_options_init)(options);
+  options->struct_size = sizeof bytes;
+  CHECK(sorl_session_create(policy.get(), options, &session, text, sizeof text) == SORL_OK);
+  sorl_session_free(session);
+  bytes[sizeof bytes - 1] = 1;
+  CHECK(sorl_session_create(policy.get(), options, &session, text, sizeof text) == SORL_ERROR_ARGUMENT);
+  CHECK(session == nullptr && std::strstr(text, "does not know") != nullptr);
 }
 
 void act_arguments() {
@@ -296,6 +323,7 @@ int main() {
   facts();
   load_errors();
   session_errors();
+  other_versions();
   act_arguments();
   held_action();
   outputs();

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../without_gil.hpp"
 #include "runtime.hpp"
 
 namespace py = pybind11;
@@ -21,6 +22,12 @@ using Address = std::uintptr_t;
 template <class X>
 X* at(Address address) {
   return reinterpret_cast<X*>(address);
+}
+
+void expect_count(const char* what, std::size_t given, std::size_t expected) {
+  if (given != expected)
+    throw py::value_error(std::string(what) + " are " + std::to_string(given) + " arrays, but must be " +
+                          std::to_string(expected));
 }
 
 class TrainNet {
@@ -52,9 +59,8 @@ class TrainNet {
 
   // Packs the weights, for forward or for backward. `addresses`: w, b (g, c) of each layer.
   void pack(const std::vector<Address>& addresses, bool forward, bool backward) {
+    expect_count("parameters", addresses.size(), parameters());
     std::size_t i = 0;
-    const std::size_t expected = shape_.norm ? 4 * std::size_t(shape_.depth) + 2 : 2 * (std::size_t(shape_.depth) + 1);
-    if (addresses.size() != expected) throw py::value_error("another number of parameters than layers ask for");
     Layer layers[kMaxDepth + 1] = {};
     for (int l = 0; l <= shape_.depth; ++l) {
       Layer& layer = layers[l];
@@ -64,63 +70,72 @@ class TrainNet {
       layer.g = at<const float>(addresses[i++]);
       layer.c = at<const float>(addresses[i++]);
     }
-    const py::gil_scoped_release release;
-    // All of it inside the call: two threads may meet here at a network's first use.
-    Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
-      std::copy(layers, layers + shape_.depth + 1, net_.layers);
-      if (backward && net_.backward == nullptr) {
-        backward_ = Memory(ops_->backward_bytes(shape_));
-        net_.backward = backward_.data();
-      }
-      ops_->pack(team, net_, forward, backward);
+    without_gil([&] {
+      // All of it inside the call: two threads may meet here at a network's first use.
+      Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
+        std::copy(layers, layers + shape_.depth + 1, net_.layers);
+        if (backward && net_.backward == nullptr) {
+          backward_ = Memory(ops_->backward_bytes(shape_));
+          net_.backward = backward_.data();
+        }
+        ops_->pack(team, net_, forward, backward);
+      });
     });
   }
 
   void forward(int rows, int steps, bool rollout, Address obs, Address act, Address extra0, Address extra1,
                float value0, float value1, Address out, Address saved) {
     if (rows == 0) return;
-    const py::gil_scoped_release release;
-    Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
-      Forward f{};
-      f.net = &net_;
-      f.rows = rows, f.steps = steps, f.rollout = rollout;
-      f.obs = at<const float>(obs), f.act = at<const float>(act);
-      f.extra[0] = at<const float>(extra0), f.extra[1] = at<const float>(extra1);
-      f.extra_value[0] = value0, f.extra_value[1] = value1;
-      f.out = at<float>(out), f.saved = at<void>(saved), f.scratch = scratch;
-      ops_->forward(team, f);
+    without_gil([&] {
+      Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
+        Forward f{};
+        f.net = &net_;
+        f.rows = rows, f.steps = steps, f.rollout = rollout;
+        f.obs = at<const float>(obs), f.act = at<const float>(act);
+        f.extra[0] = at<const float>(extra0), f.extra[1] = at<const float>(extra1);
+        f.extra_value[0] = value0, f.extra_value[1] = value1;
+        f.out = at<float>(out), f.saved = at<void>(saved), f.scratch = scratch;
+        ops_->forward(team, f);
+      });
     });
   }
 
   // `grads`: addresses as in `pack`, or empty: no gradient of the weights. 0: no gradient of that input.
   void backward(int rows, int steps, bool rollout, Address grad, Address saved,
                 const std::vector<Address>& grads, Address grad_obs, Address grad_act) {
+    if (!grads.empty()) expect_count("gradients", grads.size(), parameters());
     if (rows == 0) return;
     LayerGrad layers[kMaxDepth + 1] = {};
     std::size_t i = 0;
     for (int l = 0; l <= shape_.depth && !grads.empty(); ++l) {
-      layers[l].w = at<float>(grads.at(i++));
-      layers[l].b = at<float>(grads.at(i++));
+      layers[l].w = at<float>(grads[i++]);
+      layers[l].b = at<float>(grads[i++]);
       if (!shape_.norm || l == shape_.depth) continue;
-      layers[l].g = at<float>(grads.at(i++));
-      layers[l].c = at<float>(grads.at(i++));
+      layers[l].g = at<float>(grads[i++]);
+      layers[l].c = at<float>(grads[i++]);
     }
-    const py::gil_scoped_release release;
-    Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
-      if (net_.backward == nullptr) throw py::value_error("not packed for backward");
-      Backward b{};
-      b.net = &net_;
-      b.rows = rows, b.steps = steps, b.rollout = rollout;
-      b.grad = at<const float>(grad), b.saved = at<const void>(saved);
-      b.layers = grads.empty() ? nullptr : layers;
-      b.grad_obs = at<float>(grad_obs), b.grad_act = at<float>(grad_act), b.scratch = scratch;
-      ops_->backward(team, b);
+    without_gil([&] {
+      Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
+        if (net_.backward == nullptr) throw py::value_error("not packed for backward");
+        Backward b{};
+        b.net = &net_;
+        b.rows = rows, b.steps = steps, b.rollout = rollout;
+        b.grad = at<const float>(grad), b.saved = at<const void>(saved);
+        b.layers = grads.empty() ? nullptr : layers;
+        b.grad_obs = at<float>(grad_obs), b.grad_act = at<float>(grad_act), b.scratch = scratch;
+        ops_->backward(team, b);
+      });
     });
   }
 
   std::size_t saved_bytes(int rows, int steps) const { return ops_->saved_bytes(shape_, rows, steps); }
 
  private:
+  std::size_t parameters() const {
+    const auto depth = static_cast<std::size_t>(shape_.depth);
+    return shape_.norm ? 4 * depth + 2 : 2 * (depth + 1);
+  }
+
   const Ops* ops_;
   Shape shape_;
   Memory forward_, backward_, bias_;
@@ -133,29 +148,31 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
            double lr, double b1, double b2, double eps, double clip_norm, double tau) {
   const std::size_t n = params.size();
   if (grads.empty() || grads.size() > 2) throw py::value_error("one or two lists of gradients");
-  for (const auto& g : grads)
-    if (g.size() != n) throw py::value_error("lists of different lengths");
-  if (first.size() != n || second.size() != n || targets.size() != n || sizes.size() != n)
-    throw py::value_error("lists of different lengths");
+  for (const auto& g : grads) expect_count("gradients", g.size(), n);
+  expect_count("first moments", first.size(), n);
+  expect_count("second moments", second.size(), n);
+  expect_count("targets", targets.size(), n);
+  expect_count("sizes", sizes.size(), n);
   const Ops* ops = TrainNet::find("fp32", isa);
-  const py::gil_scoped_release release;
   float norm = 0;
-  std::size_t chunks = 0;
-  for (const std::int64_t size : sizes) chunks += static_cast<std::size_t>((size + kAdamChunk - 1) / kAdamChunk);
-  const float* const* sums[2] = {};
-  for (std::size_t i = 0; i < grads.size(); ++i) sums[i] = reinterpret_cast<const float* const*>(grads[i].data());
-  const auto pointers = [](const std::vector<Address>& v) { return reinterpret_cast<float* const*>(v.data()); };
-  Runtime& runtime = Runtime::get();
-  runtime.call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
-    Adam a{};
-    a.tensors = static_cast<int>(n);
-    a.param = pointers(params), a.grads = sums, a.sums = static_cast<int>(grads.size());
-    a.first = pointers(first), a.second = pointers(second), a.target = pointers(targets);
-    a.sizes = sizes.data(), a.step = step;
-    a.lr = lr, a.b1 = b1, a.b2 = b2, a.eps = eps, a.clip_norm = clip_norm, a.tau = tau;
-    a.partial = runtime.partial_sums(chunks);
-    a.norm = &norm;
-    ops->adam(team, a);
+  without_gil([&] {
+    std::size_t chunks = 0;
+    for (const std::int64_t size : sizes) chunks += static_cast<std::size_t>((size + kAdamChunk - 1) / kAdamChunk);
+    const float* const* sums[2] = {};
+    for (std::size_t i = 0; i < grads.size(); ++i) sums[i] = reinterpret_cast<const float* const*>(grads[i].data());
+    const auto pointers = [](const std::vector<Address>& v) { return reinterpret_cast<float* const*>(v.data()); };
+    Runtime& runtime = Runtime::get();
+    runtime.call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
+      Adam a{};
+      a.tensors = static_cast<int>(n);
+      a.param = pointers(params), a.grads = sums, a.sums = static_cast<int>(grads.size());
+      a.first = pointers(first), a.second = pointers(second), a.target = pointers(targets);
+      a.sizes = sizes.data(), a.step = step;
+      a.lr = lr, a.b1 = b1, a.b2 = b2, a.eps = eps, a.clip_norm = clip_norm, a.tau = tau;
+      a.partial = runtime.partial_sums(chunks);
+      a.norm = &norm;
+      ops->adam(team, a);
+    });
   });
   return norm;
 }

@@ -140,7 +140,7 @@ def _check_parameters(s: Sizes, params: Sequence[Tensor]) -> None:
     E = (s.members,) if s.norm else ()
     for layer in range(s.depth + 1):
         fan_in = s.hidden if layer else s.obs + s.act + s.extra
-        width = s.out if layer == s.depth else s.hidden
+        width = (1 if s.norm else s.act) if layer == s.depth else s.hidden
         vector = (*E, width)
         shapes = [(*E, fan_in, width), vector] + [vector] * 2 * (s.norm and layer < s.depth)
         here, params = params[: len(shapes)], params[len(shapes) :]
@@ -203,10 +203,14 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     obs, act = obs.contiguous(), act.contiguous()
-    B, A = act.shape
-    if obs.shape[0] != B or any(x is not None and x.shape != (B,) for x in extra):
+    B, A = act.shape if act.ndim == 2 else (-1, -1)
+    rows = obs.ndim == 2 and obs.shape[0] == B
+    if not rows or any(x is not None and x.shape != (B,) for x in extra):
         given = [list(x.shape) for x in (obs, act, *extra) if x is not None]
-        raise BadInput(f"the inputs have the shapes {given}, but must all have the same rows")
+        raise BadInput(
+            f"the inputs have the shapes {given}, but must all have the same rows: [B, O], [B, A] and, "
+            "of t and log2_steps, [B]"
+        )
     isa = choose_isa(precision)
     packed = _network(kind, params, obs.shape[1], A, precision, isa)
     sizes = sizes_of(kind, params, obs.shape[1], A)
@@ -270,7 +274,13 @@ def _backward(
     kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
     O = params[0].shape[-2] - act_dim - kind.extra
-    kept = saved_bytes(sizes_of(kind, params, O, act_dim), B, steps, precision, isa)
+    sizes = sizes_of(kind, params, O, act_dim)
+    expected = (sizes.members, B) if norm else (B, act_dim)
+    if grad.shape != expected:
+        raise BadInput(
+            f"the gradient has the shape {list(grad.shape)}, but must be {list(expected)}"
+        )
+    kept = saved_bytes(sizes, B, steps, precision, isa)
     if saved.numel() != kept:
         raise RuntimeError(
             f"a forward kept {saved.numel()} bytes, but {precision} on {isa} keeps {kept}: it ran on "
@@ -313,6 +323,14 @@ def _adam_ema_step(
     def addresses(tensors: Sequence[Tensor]) -> list[int]:
         return [x.data_ptr() for x in tensors]
 
+    shapes = [p.shape for p in params]
+    for name, others in (
+        *(("grads", grads), ("more_grads", more_grads or grads)),
+        *(("first", first), ("second", second), ("targets", targets)),
+    ):
+        if (given := [x.shape for x in others]) != shapes:
+            want, got = ([list(x) for x in part] for part in (shapes, given))
+            raise BadInput(f"{name} have the shapes {got}, but must have the parameters' {want}")
     grads = [g.contiguous() for g in grads]
     more_grads = [g.contiguous() for g in more_grads]
     lists = [addresses(grads)] + ([addresses(more_grads)] if more_grads else [])

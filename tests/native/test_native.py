@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -279,11 +280,20 @@ def test_conversions_are_those_of_the_other_backends(monkeypatch):
 
 WRONG_INTO = {
     "obs of float64": ({"obs": np.zeros(28)}, "obs must be a numpy array of float32"),
-    "obs of another shape": ({"obs": np.zeros(27, "f4")}, "obs must be of shape"),
-    "obs of three dimensions": ({"obs": np.zeros((1, 1, 28), "f4")}, "obs must be of shape"),
+    "obs of another shape": (
+        {"obs": np.zeros(27, "f4")},
+        r"obs has the shape \[27\], but must be \[28\]",
+    ),
+    "obs of three dimensions": (
+        {"obs": np.zeros((1, 1, 28), "f4")},
+        r"obs has the shape \[1, 1, 28\], but must be \[28\] or \[B, 28\]",
+    ),
     "obs in strides": ({"obs": np.zeros(56, "f4")[::2]}, "C-contiguous"),
     "obs a list": ({"obs": [0.0] * 28}, "obs must be a numpy array"),
-    "out too small": ({"out": np.zeros(4, "f4")}, "actions has 4 elements"),
+    "out too small": (
+        {"out": np.zeros(4, "f4")},
+        r"actions has the shape \[4\], but must be \[5\]",
+    ),
     "out read-only": ({"out": np.frombuffer(bytes(20), "f4")}, "read-only"),
     "steps untrained": ({"steps": 3}, "steps is 3"),
     "steps too many": ({"steps": 16}, "m_disc = 8"),
@@ -296,10 +306,48 @@ WRONG_INTO = {
         {"obs": np.zeros((2, 28), "f4"), "out": np.zeros((2, 5), "f4"), "row_offset": 2**32 - 1},
         r"row_offset is 4294967295, but must be at most 2\^32 - B = 4294967294",
     ),
-    "noise too small": ({"noise": np.zeros(4, "f4")}, "noise has 4 elements"),
+    "noise too small": ({"noise": np.zeros((1, 4), "f4")}, r"noise has the shape \[1, 4\]"),
     "noise of float64": ({"noise": np.zeros(5)}, "noise must be a numpy array of float32"),
     "status of int64": ({"status": np.zeros(1, "i8")}, "status must be a numpy array of uint32"),
 }
+
+
+# Arrays with as many numbers as there must be, in another order. B = 6, N = 2, A = 5.
+TURNED = {
+    "out": [(5, 6), (30,), (6, 5, 1), (1, 6, 5)],
+    "noise": [(2, 6, 5), (6, 5, 2), (12, 5), (60,)],
+    "status": [(6, 1), (1, 6), (2, 3)],
+}
+FOR_ONE = {"out": [(1, 5), (5, 1)], "noise": [(1, 2, 5), (5, 2), (10,)], "status": [(), (1, 1)]}
+
+
+@pytest.mark.parametrize("B", [6, 1])
+def test_act_into_refuses_as_many_numbers_in_another_shape(B):
+    s = Sampler(make_policy(), backend="native")
+    lead = (B,) if B > 1 else ()
+    whole = {"out": (*lead, 5), "noise": (*lead, 2, 5), "status": (B,)}
+    dtypes = {"out": "f4", "noise": "f4", "status": "u4"}
+    obs = np.zeros((*lead, 28), "f4")
+
+    def arrays(shapes):
+        return {name: np.full(shape, 7, dtypes[name]) for name, shape in shapes.items()}
+
+    s.act_into(obs, candidates=2, **arrays(whole))
+    for name, shapes in (TURNED if B > 1 else FOR_ONE).items():
+        for shape in shapes:
+            given = arrays(whole | {name: shape})
+            text = (
+                f"{'actions' if name == 'out' else name} has the shape {list(shape)}, but must be"
+            )
+            with pytest.raises(BadInput, match=re.escape(f"{text} {list(whole[name])}")):
+                s.act_into(obs, candidates=2, **given)
+            assert all((x == 7).all() for x in given.values())
+    # the session itself has two more outputs
+    session = s._session._session
+    for name, dtype in (("candidate", "i4"), ("q", "f4")):
+        with pytest.raises(ValueError, match=re.escape(f"{name} has the shape [1, {B}]")):
+            out = np.zeros(whole["out"], "f4")
+            session.act_into(obs, out, 1, 1, 0, 0, 0, **{name: np.zeros((1, B), dtype)})
 
 
 @pytest.mark.parametrize(("change", "message"), WRONG_INTO.values(), ids=WRONG_INTO)

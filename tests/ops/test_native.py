@@ -207,11 +207,46 @@ def test_shapes_that_csrc_would_read_beyond_are_refused():
     for columns in (3, 5):
         with pytest.raises(BadInput, match=r"layer 0 has the shape \[8, 32\]"):
             ops.velocity(net, normal(3, columns), z, t, t)
+    for inputs in ((x[0], z, t, t), (x, z[:, 0], t, t), (x, z, t[:, None], t)):
+        with pytest.raises(BadInput, match="must all have the same rows"):
+            ops.velocity(net, *inputs)
     net[1] = (net[1][0][:, :31].contiguous(), net[1][1])
     with pytest.raises(
         BadInput, match=r"layer 1 has the shape \[32, 31\], but must have \[32, 32\]"
     ):
         ops.velocity(net, x, z, t, t)
+
+
+@pytest.mark.parametrize("E", [0, 2])
+def test_a_last_layer_of_another_width_is_refused(E):
+    # csrc would write as many numbers as the layer is wide
+    net, x, z = layers(4, 2, 32, 2, E=E), normal(3, 4), normal(3, 2)
+    wide = [p.repeat(*[1] * (p.ndim - 1), 3).contiguous() for p in net[-1]]
+    call = ops.critic_ensemble if E else ops.rollout
+    with pytest.raises(BadInput, match=r"layer 2 has the shape .*, but must have .* actions of 2"):
+        call([*net[:-1], wide], x, z, 2)
+
+
+def test_a_gradient_of_another_shape_is_refused():
+    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    isa = native.choose_isa("fp32")
+    _, saved = native._rollout(flat(net), x, z, 2, "fp32", True)
+    for shape in ((3, 1), (3, 3), (3,)):
+        with pytest.raises(BadInput, match=r"gradient has the shape .*, but must be \[3, 2\]"):
+            native._backward(
+                *(torch.zeros(shape), flat(net), saved, False, True, 2, 2, "fp32", isa),
+                *(True, True, True),
+            )
+
+
+@pytest.mark.parametrize("part", range(1, 6))
+def test_the_optimiser_refuses_other_shapes_than_the_parameters(part):
+    lists = [[normal(3, 4), normal(4)] for _ in range(6)]
+    lists[part][0] = lists[part][0].T.contiguous()
+    params, grads, more, *state = lists
+    name = ("grads", "more_grads", "first", "second", "targets")[part - 1]
+    with pytest.raises(BadInput, match=rf"{name} have the shapes \[\[4, 3\], \[4\]\]"):
+        native._adam_ema_step(params, grads, more, *state, 1, *[0.1] * 6)
 
 
 def test_no_rows_have_gradients_of_zero():

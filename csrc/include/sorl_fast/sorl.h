@@ -26,6 +26,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #if defined(SORL_STATIC)
 #define SORL_API
@@ -74,7 +75,9 @@ extern "C" {
 typedef struct sorl_policy sorl_policy;
 typedef struct sorl_session sorl_session;
 
-/* How a session is made. Fill it with sorl_options_init(), then change what you need. */
+/* How a session is made. Fill it with sorl_options_init(), then change what you need. Later versions add
+ * fields at the end, whose default is zero; a caller compiled with another version's header than the library
+ * goes on as it was. */
 typedef struct sorl_options {
   uint32_t struct_size;   /* sizeof(sorl_options) of the caller's header: set by sorl_options_init */
   int32_t precision;      /* SORL_PRECISION_FP32 (default), SORL_PRECISION_BF16 or _INT8 */
@@ -146,8 +149,18 @@ SORL_API const char *sorl_policy_sha256(const sorl_policy *policy) SORL_NOEXCEPT
 
 /* ---- sessions ------------------------------------------------------------------------------- */
 
-/* Fills in the defaults. `options` must not be NULL. Any thread; real-time safe. */
+/* Fills in the defaults. `options` must not be NULL. Any thread; real-time safe.
+ *
+ * A macro, so that the size of the struct is that of the caller's header, not of the library. The function of
+ * the same name, for who loads the library at run time, writes no more than the fields above; to set later
+ * ones, zero the struct first and set struct_size after the call. */
 SORL_API void sorl_options_init(sorl_options *options) SORL_NOEXCEPT;
+static inline void sorl_options_init_here(sorl_options *options) SORL_NOEXCEPT {
+  memset(options, 0, sizeof *options);
+  sorl_options_init(options);
+  options->struct_size = (uint32_t)sizeof *options;
+}
+#define sorl_options_init(options) sorl_options_init_here(options)
 
 /* Makes a session: chooses the instruction set, packs the weights for it (sessions of one policy,
  * precision and instruction set share them), allocates and touches all memory that sorl_act() will
