@@ -1,4 +1,4 @@
-"""`sorl-bench gpu`: everything worth knowing of a GPU, in one command of at most eight minutes.
+"""`sorl-bench gpu`: everything worth knowing of a GPU, in one command of at most eight minutes, or less.
 
 In this order: the device's limits; whether the kernels agree with the float64 definition there; then
 the times of rollout, best-of-N and the training update, ours and PyTorch's, each as a part of the
@@ -46,9 +46,12 @@ from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, ti
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
 from .train import compile_losses, make_setting, update_flop
 
-LIMIT = 480.0  # seconds of the whole command
+LIMIT = (
+    480.0  # seconds of the whole command, unless --seconds asks for fewer: all below is then scaled
+)
 # Seconds after the start at which a section must have ended; what one leaves over the next may use.
 ENDS = {"limits": 40.0, "check": 160.0, "rollout": 280.0, "best_of_n": 370.0, "update": 465.0}
+LEAST = 60.0  # --seconds; the limits alone need a few
 COMPILING = 60.0  # seconds that must be left before torch.compile may begin
 ONE = 5.0  # and before anything else may
 
@@ -171,6 +174,8 @@ class Bench:
         Where `result` is written after every section; None: nowhere.
     clock
         Seconds.
+    seconds
+        Of the whole command.
     """
 
     def __init__(
@@ -179,8 +184,10 @@ class Bench:
         scale: Scale,
         file: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        seconds: float = LIMIT,
     ) -> None:
         self.device, self.scale = device, scale
+        self._part = seconds / LIMIT
         self.dry = device.type != "cuda"
         self._file, self._clock, self._start = file, clock, clock()
         self._section = "limits"
@@ -217,7 +224,7 @@ class Bench:
 
     def left(self) -> float:
         """Return the seconds that this section may still take."""
-        return ENDS[self._section] - (self._clock() - self._start)
+        return self._part * ENDS[self._section] - (self._clock() - self._start)
 
     def limits(self) -> None:
         """Measure what the device can do at most."""
@@ -654,12 +661,20 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="on a CPU, tiny, through the interpreter; no times"
     )
+    parser.add_argument(
+        "--seconds", type=float, default=LIMIT, help=f"of the whole command ({LIMIT:g})"
+    )
     args = parser.parse_args(argv)
+    if not LEAST <= args.seconds <= LIMIT:
+        raise BadInput(
+            f"seconds is {args.seconds:g}, but must be from {LEAST:g} to {LIMIT:g}. Set --seconds so"
+        )
     device = _device(args.dry_run)
-    bench = Bench(device, DRY if args.dry_run else FULL, args.json)
+    scale = DRY if args.dry_run else FULL
+    bench = Bench(device, scale, args.json, seconds=args.seconds)
     if not args.dry_run:
         # the last resort: a kernel that never ends; what was written stays
-        faulthandler.dump_traceback_later(LIMIT, exit=True)
+        faulthandler.dump_traceback_later(args.seconds, exit=True)
     try:
         bench.run()
     finally:

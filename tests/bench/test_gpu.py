@@ -112,6 +112,20 @@ def test_when_time_is_up_the_rest_is_left_out_and_says_so():
         assert times_of(row) == [None] * 4
 
 
+def test_fewer_seconds_shorten_every_section():
+    now = iter([0.0])
+    run = bench.Bench(CPU, bench.DRY, clock=lambda: next(now, 30.0), seconds=bench.LIMIT / 4)
+    for name, end in bench.ENDS.items():
+        run._section = name
+        assert run.left() == end / 4 - 30.0
+
+
+@pytest.mark.parametrize("seconds", ["59", "481", "nan"])
+def test_seconds_that_cannot_be_kept(seconds, capsys):
+    assert main(["gpu", "--dry-run", "--seconds", seconds]) == 2
+    assert f"seconds is {seconds}, but must be from 60 to 480" in capsys.readouterr().err
+
+
 def test_the_sections_end_within_eight_minutes():
     assert list(bench.ENDS.values()) == sorted(bench.ENDS.values())
     assert max(bench.ENDS.values()) < bench.LIMIT <= 480

@@ -1,12 +1,23 @@
-"""The interpreter that the kernels' tests run in."""
+"""What the kernels' tests run in: the interpreter, or a GPU."""
+
+import os
 
 import numpy as np
 import pytest
 import torch
+from tolerances import ON_GPU
 
 from .interpreter import repair
+from .place import DEVICE
 
-repair()
+if ON_GPU:
+    if not torch.cuda.is_available():
+        pytest.exit("TRITON_INTERPRET is 0, but torch finds no GPU: unset it", returncode=4)
+    # deterministic cuBLAS, which `poisoned` asks for, needs to be told so before it starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_default_device(DEVICE)
+else:
+    repair()
 
 
 @pytest.fixture(autouse=True)
@@ -18,9 +29,9 @@ def _a_gpu_does_not_warn():
 
 @pytest.fixture
 def poisoned():
-    """Fill what torch.empty gives with NaN, so that a number never written is seen."""
+    """Fill what torch.empty gives with NaN, or the largest integer: a number never written is seen."""
     before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=ON_GPU)
     assert torch.empty(3).isnan().all()
     yield
     torch.use_deterministic_algorithms(before)

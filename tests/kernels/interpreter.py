@@ -3,6 +3,8 @@
 As it comes (triton 3.9) it multiplies the patterns of a bf16 product as integers and cuts a float32 to
 bf16 instead of rounding it. With `repair` a product of bf16 is exact in float32 and the conversion
 rounds to nearest even. Arithmetic on bf16 other than products stays wrong: kernels compute in float32.
+
+Before triton 3.7 it makes a Python integer of an array with one entry, which NumPy 2.4 refuses.
 """
 
 import numpy as np
@@ -24,11 +26,12 @@ def narrow(values):
 
 
 def repair():
-    """Put both corrections into Triton's interpreter, once."""
+    """Put the corrections into Triton's interpreter, once."""
     builder = interpreter.InterpreterBuilder
     if getattr(builder.create_dot, "repaired", False):
         return
     create_dot, cast_impl = builder.create_dot, builder.cast_impl
+    patch_tensor = interpreter._patch_lang_tensor
 
     def floats(x):
         if x.dtype.scalar != tl.bfloat16:
@@ -44,5 +47,10 @@ def repair():
             return interpreter.TensorHandle(narrow(x.data.astype(np.float32)), target)
         return cast_impl(self, floats(x) if target != tl.bfloat16 else x, dtype)
 
+    def patch(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch
     dot.repaired = True
     builder.create_dot, builder.cast_impl = dot, cast

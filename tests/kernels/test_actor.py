@@ -19,6 +19,8 @@ from tolerances import FLOAT32, KERNEL
 from sorl_fast.act import philox
 from sorl_fast.ops import reference
 
+from .place import generator, here
+
 # slow: in all longer than the everyday loop has
 pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.slow]
 
@@ -40,10 +42,10 @@ class Case:
     def __init__(self, shape, seed=0):
         self.shape = shape
         B, O, A, _, L, H = shape
-        generator = torch.Generator().manual_seed(seed)
+        g = generator(seed)
 
         def normal(*size, scale=1.0):
-            return scale * torch.randn(*size, generator=generator)
+            return scale * torch.randn(*size, generator=g)
 
         widths = [O + A + 2] + [H] * L
         self.params = []
@@ -54,11 +56,11 @@ class Case:
             ]
         self.params += [normal(H, A, scale=0.1 / H**0.5), normal(A, scale=0.1)]
         self.obs = normal(B, O)
-        outside = torch.rand(B, A, generator=generator) < 0.4
+        outside = torch.rand(B, A, generator=g) < 0.4
         self.noise = normal(B, A, scale=0.03) + torch.where(outside, 2.0, 0.3)
         self.noise *= normal(B, A).sign()
-        self.t = torch.rand(B, generator=generator)
-        self.log2_steps = torch.randint(0, 4, (B,), generator=generator).float()
+        self.t = torch.rand(B, generator=g)
+        self.log2_steps = torch.randint(0, 4, (B,), generator=g).float()
         self.grad = normal(B, A)
 
     def net(self, precision="fp32"):
@@ -245,8 +247,8 @@ def test_drawn_noise_is_that_of_every_backend(key, A):
     noise = philox.normals(seed, 37, 1, A, call=call, row_offset=offset)[:, 0]
     case.noise = torch.tensor([seed - (seed >> 63 << 64), call, offset])
     drawn, saved = case.run(True)
-    np.testing.assert_array_equal(saved[1][0], noise)
-    case.noise = torch.from_numpy(noise)
+    np.testing.assert_array_equal(saved[1][0].numpy(force=True), noise)
+    case.noise = here(noise)
     torch.testing.assert_close(drawn, case.run(True)[0], rtol=0, atol=0)
 
 

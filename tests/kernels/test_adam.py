@@ -8,21 +8,15 @@ from sorl_fast.kernels import adam
 
 from sorl_fast.ops import reference
 
+from .place import generator
+
 HYPER = dict(lr=3e-3, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, tau=0.1)
 NAMES = ("params", "first", "second", "targets")
 
 
-@pytest.fixture
-def poisoned():
-    """torch.empty holds NaN, or the largest integer, until a kernel writes it."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
 def tensors(shapes, seed, parts=1, scale=1.0):
     """State and gradients of a network with these shapes, float32."""
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
 
     def group(spread=1.0):
         return [spread * torch.randn(s, generator=g) for s in shapes]
@@ -133,7 +127,7 @@ def test_nonfinite_gradients_do_what_the_definition_does(bad):
 
 def test_gradients_stay_as_they_are_and_may_be_views():
     state, _ = tensors([(31, 9)], seed=6)
-    wide = torch.randn(9, 40, generator=torch.Generator().manual_seed(6))
+    wide = torch.randn(9, 40, generator=generator(6))
     view = wide.t()[1:32]
     before = wide.clone()
     assert_equal_steps(state, [[view]], number=2)
@@ -147,7 +141,7 @@ def test_gradients_stay_as_they_are_and_may_be_views():
 
 def test_steps_in_a_row_see_new_gradients_and_an_unaligned_one():
     state, grads = tensors([(2500,), (9,)], seed=7)
-    flat = torch.randn(2510, generator=torch.Generator().manual_seed(7))
+    flat = torch.randn(2510, generator=generator(7))
     sequence = [grads[0], [flat[1:2501], flat[2501:]], grads[0]]
     expected = {name: [x.double() for x in group] for name, group in state.items()}
     groups = [(s["params"], s["first"], s["second"], s["targets"]) for s in (state, expected)]

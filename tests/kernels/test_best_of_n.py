@@ -15,18 +15,13 @@ from sorl_fast.kernels.tiles import Tile
 from sorl_fast.act import philox
 from sorl_fast.ops import reference
 
-pytestmark = pytest.mark.slow  # in all longer than the everyday loop has
+from .place import generator, here
+
+# slow: in all longer than the everyday loop has
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.slow]
 
 ACTIONS = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}  # absolute
 VALUES = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}  # relative to the largest
-
-
-@pytest.fixture(autouse=True)
-def _poisoned():
-    """torch.empty holds NaN, or the largest integer, until a kernel writes it."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 class Problem(NamedTuple):
@@ -53,7 +48,7 @@ class Problem(NamedTuple):
 
 
 def problem(E=2, O=5, A=3, H=64, actor_H=64, L=2, B=4, N=4, M=2, q_agg="mean", seed=0):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g)
@@ -68,7 +63,7 @@ def problem(E=2, O=5, A=3, H=64, actor_H=64, L=2, B=4, N=4, M=2, q_agg="mean", s
         critic.append((w, 0.1 * normal(E, H), 1 + 0.2 * normal(E, H), 0.1 * normal(E, H)))
         width = H
     critic.append((normal(E, H, 1) / H**0.5, normal(E, 1)))
-    noise = torch.from_numpy(philox.normals(seed, B, N, A, 3, 2))  # that of key_of(seed)
+    noise = here(philox.normals(seed, B, N, A, 3, 2))  # that of key_of(seed)
     low, high = -0.5 - normal(A).abs(), 0.5 + normal(A).abs()
     return Problem(actor, critic, normal(B, O), noise, M, q_agg, low, high)
 
@@ -249,6 +244,6 @@ def test_no_rows():
 def test_a_seed_of_64_bits():
     p = problem(B=2, N=2, M=1)
     seed = 2**64 - 7
-    p = p._replace(noise=torch.from_numpy(philox.normals(seed, 2, 2, 3, 3, 2)))
-    key = torch.from_numpy(np.array([seed, 3, 2], np.uint64).view(np.int64))
+    p = p._replace(noise=here(philox.normals(seed, 2, 2, 3, 3, 2)))
+    key = here(np.array([seed, 3, 2], np.uint64).view(np.int64))
     check(p, noise=key)

@@ -9,22 +9,15 @@ from hypothesis import strategies as st
 from sorl_fast.kernels import critic
 from sorl_fast.kernels.packing import pack
 from sorl_fast.kernels.tiles import Tile
+from tolerances import CRITIC_GRADIENTS as GRADIENTS
+from tolerances import CRITIC_VALUES as VALUES
 
 from sorl_fast.ops import reference
 
-pytestmark = pytest.mark.slow  # in all longer than the everyday loop has
+from .place import generator
 
-# relative to the largest entry
-VALUES = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 4e-3, "bf16": 3e-2}
-GRADIENTS = {"fp32": 1e-5, "tf32": 1e-5, "fp16": 1e-2, "bf16": 6e-2}
-
-
-@pytest.fixture(autouse=True)
-def _poisoned():
-    """torch.empty holds NaN until a kernel writes it."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+# slow: in all longer than the everyday loop has
+pytestmark = [pytest.mark.usefixtures("poisoned"), pytest.mark.slow]
 
 
 class Problem(NamedTuple):
@@ -52,7 +45,7 @@ class Problem(NamedTuple):
 
 
 def problem(E=2, O=5, A=3, H=64, L=2, B=7, k=4.0, seed=0):
-    g = torch.Generator().manual_seed(seed)
+    g = generator(seed)
 
     def normal(*shape):
         return torch.randn(*shape, generator=g)

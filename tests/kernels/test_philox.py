@@ -28,7 +28,7 @@ def drawn(seed, call, offset, N, A):
     key = torch.tensor([seed - (seed >> 63 << 64), call, offset])
     out = torch.full((ROWS // N, N, A), torch.nan)
     _draw[(1,)](key, out, N=N, A=A, ROWS=ROWS, AP=triton.next_power_of_2(A))
-    return out.numpy()
+    return out.numpy(force=True)
 
 
 def definition(seed, call, offset, N, A):
