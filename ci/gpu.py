@@ -44,9 +44,9 @@ def parts(work: Path, dry: bool) -> list[Part]:
     bench = ("gpu", "--seconds", str(BENCH_SECONDS), "--json", str(work / "bench.json"), *more)
     return [
         own("machine", 30),
-        own("build", 90),
-        own("kernels", 100),
-        own("doctor", 110),
+        own("build", 75),
+        own("kernels", 120),
+        own("doctor", 105),
         Part("bench", BENCH_SECONDS + 10, ("-m", "sorl_fast.bench.cli", *bench)),
         own("train", 45),
     ]

@@ -5,6 +5,7 @@ What a part finds out it writes to FOLDER/NAME.json as it goes.
 
 import argparse
 import contextlib
+import functools
 import importlib
 import importlib.util
 import json
@@ -14,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = 77  # exit code
 AGREE = 1e-3  # how far losses of two ways may be apart, relative to them, or to 1
-CORES = min(16, len(os.sched_getaffinity(0)))  # that the kernels' tests take
+CORES = min(16, len(os.sched_getaffinity(0)))  # that tests and checks take
 COMPARED = 10  # updates; rounding errors grow from update to update
 DRY_TESTS = ("tests/kernels/test_dense.py", "tests/kernels/test_products.py")
 
@@ -145,13 +147,46 @@ def outcomes(work: Path) -> dict[str, Any]:
 
 
 def doctor(work: Path, dry: bool) -> int:
-    """Do what `sorl-fast doctor --quick` does, and say what is being done."""
-    from sorl_fast.doctor import examine, text
+    """Make the checks of `sorl-fast doctor --quick`, side by side, for most of their time is compiling.
 
-    report = examine(quick=True, progress=print)
-    write_json(work / "doctor.json", report.to_dict())
-    print(text(report))
+    So no dispatch table is kept: its times would be of a machine that does other things beside.
+    """
+    from sorl_fast import doctor
+    from sorl_fast.ops import selfcheck
+    from sorl_fast.ops.ways import DEFAULT, Task, tasks
+
+    there = doctor.machine(rendered=False)
+
+    def check(device: str, task: Task) -> list[doctor.Check]:
+        found = selfcheck.examine([task], torch_device(device), form="short")
+        return [
+            doctor.Check(way, device, task.operation, task.precision, result.status, result.reason)
+            for way, result in found[task.name].items()
+        ]
+
+    jobs: list[Callable[[], list[doctor.Check]]] = [
+        functools.partial(check, gpu["device"], task)
+        for gpu in there["gpus"]
+        for task in tasks(DEFAULT, doctor.GPU_PRECISIONS)
+    ]
+    jobs.append(lambda: doctor.check_samplers(there, True, print))
+    jobs.append(lambda: doctor.check_cpu_training(True, print))
+    report = doctor.Report(there, [], [], doctor.notes(there))
+    with ThreadPoolExecutor(CORES) as pool:
+        for done in as_completed([pool.submit(job) for job in jobs]):
+            report.checks.extend(done.result())
+            write_json(work / "doctor.json", report.to_dict())
+            for c in done.result():
+                print(c.device, c.backend, c.task, c.precision, c.status, c.reason)
+    print(doctor.text(report))
     return 0 if report.agrees else 1
+
+
+def torch_device(name: str) -> Any:
+    """Return the device of a name; torch may take long to import, or be missing."""
+    import torch
+
+    return torch.device(name)
 
 
 # --- a short training --------------------------------------------------------------------------------

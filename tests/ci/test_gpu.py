@@ -185,6 +185,42 @@ def test_the_kernels_tests_run_without_plug_ins(gpu, monkeypatch, tmp_path):
     assert known["unfinished"] == ["tests/kernels/test_z_dies.py::test_dies"]
 
 
+def test_the_self_check_keeps_what_it_knows(gpu, monkeypatch, tmp_path):
+    """Every way of every task on the GPU, beside the samplers and the CPU's."""
+    pytest.importorskip("torch")
+    import gpu_work
+
+    from sorl_fast import doctor
+    from sorl_fast.ops import selfcheck
+
+    there = {"gpus": [{"device": "cuda:0"}], "versions": {}, "environment": {}}
+    good = doctor.Check("numpy", "cpu", "sampler", "fp32", "ok", "")
+    monkeypatch.setattr(doctor, "machine", lambda rendered: there)
+    monkeypatch.setattr(doctor, "notes", lambda there: [])
+    monkeypatch.setattr(doctor, "text", lambda report: "")
+    monkeypatch.setattr(doctor, "check_samplers", lambda *_: [good])
+    monkeypatch.setattr(doctor, "check_cpu_training", lambda *_: [good])
+    wrong = "rollout"
+
+    def examine(wanted, device, form):
+        (task,) = wanted
+        assert str(device) == "cuda:0"
+        status = "disagrees" if task.operation == wrong else "ok"
+        return {task.name: {"fused": selfcheck.Result(status, "", {}, {})}}
+
+    monkeypatch.setattr(selfcheck, "examine", examine)
+    assert gpu_work.doctor(tmp_path, False) == 1
+    known = gpu_work.found("doctor", tmp_path)
+    tasks = [check["task"] for check in known["checks"] if check["status"] != "ok"]
+    assert tasks == [wrong] * 4  # a precision each
+    assert not known["agrees"]
+    assert {"velocity", "best_of_n", "adam_ema_step", "words", "sampler"} <= {
+        check["task"] for check in known["checks"]
+    }
+    wrong = ""
+    assert gpu_work.doctor(tmp_path, False) == 0
+
+
 @pytest.mark.slow
 def test_dry_run(tmp_path):
     """The parts that a CPU does in little time, the package laid out anew, as on another machine."""
