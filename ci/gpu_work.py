@@ -267,20 +267,20 @@ def updates(
     import torch
 
     from sorl_fast import ops
-    from sorl_fast.config import agent_config
     from sorl_fast.data.dataset import load_data
+    from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig
     from sorl_fast.learn.capture import CapturedUpdates
-    from sorl_fast.learn.update import Learner
+    from sorl_fast.learn.learner import Learner
 
     os.environ["SORL_BACKEND"] = backend
     ops.forget()
     ops.configure(precision="fp32", device=device)
     small = {"hidden": 64, "depth": 1, "batch_size": 4} if dry else {}
     # few numbers of steps: each pair of them is a graph
-    config = agent_config("synthetic", q_coef=1.0, m_disc=2, m_btt=2, **small)
+    method = Sorl(SorlConfig(q_coef=1.0, m_disc=2, m_btt=2, **small))
     data = load_data("synthetic", file, device=device).train
     host = torch.Generator().manual_seed(0)
-    learner = Learner(data.obs_dim, data.act_dim, config, host, device)
+    learner = Learner(method, data.obs_dim, data.act_dim, host, device)
     count = 2 if dry else 100
     made = CapturedUpdates(learner, data, 0, host, 2 * count, recorder)
     for _ in range(count):
