@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import PRESETS, CollectConfig, EvalConfig, TrainConfig, dataset_name
+from .config import CollectConfig, EvalConfig, TrainConfig
+from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
 from .progress import progress as show_progress
@@ -150,11 +151,13 @@ def _envs(args: argparse.Namespace) -> int:
     for p in PRESETS.values():
         source = (
             f"sorl-fast collect --env {p.dataset}"
-            if p.collectable
+            if p.dataset in RECIPES
             else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
         )
+        sorl = p.settings("sorl")
         print(
-            f"{p.family:30s} {p.q_coef:6g} {p.gamma:6g} {p.q_agg:>5s} {p.obs_dim:3d}/{p.act_dim:<2d}"
+            f"{p.name:30s} {sorl['q_coef']:6g} {sorl['gamma']:6g} {sorl['q_agg']:>5s}"
+            f" {p.obs_dim:3d}/{p.act_dim:<2d}"
             f" {p.episode_limit:5d}  {source}"
         )
         if args.tasks:
@@ -215,11 +218,11 @@ def _eval(args: argparse.Namespace) -> int:
     config = _make(EvalConfig, _given(args, EvalConfig))
     policy, folder = _policy_path(args.run)
     with _extra("train"):
-        from .act.episodes import keep_evaluation, record_path
-        from .act.evaluate import evaluate
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
+        from .simulate.episodes import keep_evaluation, record_path
+        from .simulate.evaluate import evaluate
 
     saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
     if folder is not None:

@@ -31,11 +31,12 @@ import numpy as np
 
 from .. import atomic
 from ..config import CollectConfig
+from ..envs import find_recipe, open_source
+from ..envs.recipe import RECIPE_VERSION, Episode, Recipe, collect_episode
 from ..errors import BadInput, Stopped
 from ..isolated import exit_with_parent, worker_environment
 from ..progress import progress as show_progress
 from ..progress import say
-from .oracles import RECIPE_VERSION, Episode, Recipe, collect_episode, find_recipe, open_source
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import ops
-from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
@@ -24,6 +23,7 @@ from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
 from ..progress import at_terminal, say
+from ..simulate.evaluate import Evaluator
 from ..version import package_versions
 from .algorithms import method_of
 from .capture import CapturedUpdates

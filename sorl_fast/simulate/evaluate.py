@@ -17,31 +17,27 @@ import os
 import signal
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..config import EvalConfig, dataset_name, refuse_images
+from ..act.policy_file import Policy, digest, load
+from ..act.sampler import Sampler
+from ..config import EvalConfig
+from ..envs import dataset_name, open_simulator, refuse_images
+from ..envs.simulator import INSTALL, Simulator, Timing
 from ..errors import BadInput
 from ..isolated import exit_with_parent, worker_environment
 from ..version import package_versions
 from .episodes import Episode, Record, Task
-from .policy_file import Policy, digest, load
-from .sampler import Sampler
 
-Timing = Literal["post", "pre"]
 Progress = Callable[[int, int], None]
 
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 _TICK = 0.5  # seconds between calls of `progress` while no episode ends
-_INSTALL = "install the simulator: pip install 'sorl-fast[train]'"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -80,60 +76,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     low = 0.0 if successes == 0 else middle - half
     high = 1.0 if successes == n else middle + half
     return low, high
-
-
-class Simulator:
-    """One OGBench single-task environment whose episodes are functions of (seed, episode) alone.
-
-    Parameters
-    ----------
-    env
-        An OGBench name with `singletask`, such as cube-single-play-singletask-task2-v0.
-    success_timing
-        Success judged on the state after the action ("post") or before it ("pre").
-
-    Raises
-    ------
-    BadInput
-        The simulator is not installed, or has no environment of that name.
-    """
-
-    def __init__(self, env: str, success_timing: Timing = "post") -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no display, float64 bounds: not the user's affair
-                import gymnasium
-                import ogbench
-
-                self._env = ogbench.make_env_and_datasets(
-                    env, env_only=True, success_timing=success_timing, disable_env_checker=True
-                )
-                base = self._env.unwrapped
-                space = base.action_space
-        except ImportError as err:
-            raise BadInput(f"the simulator cannot be imported ({err}); {_INSTALL}") from err
-        except gymnasium.error.Error as err:
-            raise BadInput(f"ogbench has no environment for {env!r}: {err}") from err
-        if isinstance(getattr(type(base), "action_space", None), property):
-            # The manipulation environments make a fresh space, seeded from the operating system, at
-            # each access, and step with samples of it on reset. One space of their own is seedable.
-            base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
-        self.act_dim = int(space.shape[0]) if space.shape else 0
-
-    def reset(self, seed: int, episode: int) -> NDArray[np.float32]:
-        """Start episode `episode` of `seed`, both at least 0; return its first observation [O]."""
-        entropy = np.random.SeedSequence((seed, episode))
-        env_seed, space_seed, global_seed = (int(word) for word in entropy.generate_state(3))
-        np.random.seed(global_seed)  # noqa: NPY002 - the mazes draw from numpy's global state
-        self._env.action_space.seed(space_seed)
-        observation, _ = self._env.reset(seed=env_seed)
-        return np.asarray(observation, np.float32)
-
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool]:
-        """Apply an action [A]; return the observation [O], the reward, success, and whether it ended."""
-        observation, reward, terminated, truncated, info = self._env.step(action)
-        ended = bool(terminated or truncated)
-        return np.asarray(observation, np.float32), float(reward), bool(info["success"]), ended
 
 
 def rollout(
@@ -182,7 +124,7 @@ def _serve(
         try:
             assert policy is not None
             if simulator is None:
-                simulator = Simulator(env, success_timing)
+                simulator = open_simulator(env, success_timing)
             if sampler is None:
                 _check_dims(env, simulator, policy)
                 sampler = Sampler(policy, backend, precision)
@@ -290,7 +232,7 @@ class Evaluator:
         refuse_images(env)
         for package in ("ogbench", "gymnasium", "mujoco"):
             if find_spec(package) is None:
-                raise BadInput(f"the package {package} is not installed; {_INSTALL}")
+                raise BadInput(f"the package {package} is not installed; {INSTALL}")
         self.env = env
         self.success_timing = success_timing
         self.workers = workers
