@@ -8,11 +8,9 @@ import dataclasses
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -23,6 +21,7 @@ from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
 from .progress import progress as show_progress
+from .stopping import stop_flag
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
@@ -234,7 +233,7 @@ def _eval(args: argparse.Namespace) -> int:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
     shown = show_progress(" episodes", shown=args.progress)
-    with shown as progress, _stoppable(record):
+    with shown as bar, _stoppable(record, bar) as progress:
         result = evaluate(
             policy, config, env=args.env, progress=progress, record=record, fresh=args.fresh
         )
@@ -256,20 +255,23 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stoppable(record: Path | None) -> Iterator[None]:
-    """Where finished episodes are recorded, let SIGTERM and Ctrl-C end the evaluation with a word on it."""
-    if record is None or threading.current_thread() is not threading.main_thread():
-        yield
+def _stoppable(
+    record: Path | None, progress: Callable[[int, int], None]
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield a progress that SIGTERM or Ctrl-C make end an evaluation whose episodes are recorded."""
+    if record is None:
+        yield progress
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as err:
-        raise Stopped(
-            f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
-        ) from err
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    message = (
+        f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
+    )
+    with stop_flag(message, second_interrupts=True) as stop:
+
+        def look(done: int, total: int) -> None:
+            stop.check()
+            progress(done, total)
+
+        yield look
 
 
 def _report(args: argparse.Namespace) -> int:

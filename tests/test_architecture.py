@@ -16,12 +16,13 @@ LEAVES = {
     "atomic",
     "isolated",
     "progress",
+    "stopping",
     "version",
 }
 # room -> what it may import at the top of its modules, beside the leaves and itself
 ALLOWED = {
     "envs": set(),
-    "data": {"envs"},
+    "data": {"envs", "simulate.workers"},
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},

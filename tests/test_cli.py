@@ -176,8 +176,10 @@ def test_a_copy_of_a_runs_evaluation_is_the_same(tmp_path, evaluated):
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, sig):
-    def evaluate(policy, config, **_):
+    def evaluate(policy, config, *, progress, **_):
+        progress(0, 2)
         os.kill(os.getpid(), sig)
+        progress(1, 2)
         raise AssertionError("it went on")
 
     monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)

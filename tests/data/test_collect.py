@@ -511,7 +511,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path):
 
     thread = threading.Thread(target=murder)
     thread.start()
-    with pytest.raises(RuntimeError, match=r"died \(killed by SIGKILL\).*are kept"):
+    with pytest.raises(RuntimeError, match=r"was killed by SIGKILL in _Job.*are kept"):
         run_recipe(config(tmp_path, env=MAZE, episodes=5000), small(MAZE, 400), progress=False)
     thread.join()
     assert not multiprocessing.active_children()

@@ -185,26 +185,45 @@ def test_an_unknown_precision_is_named(maze_policy):
 
 
 def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
-    tasks = [module.Task(1, 1, 0, 0), module.Task(1, 1, 0, 1)]
-    messages = iter([load(maze_policy), None, *tasks, load(maze_policy), None])
-    made, checked, forgot, sent = [], [], [], []
+    opened, made, checked, forgot = [], [], [], []
     sampler = SimpleNamespace(reset=lambda: forgot.append(True))
-
-    def recv():
-        for message in messages:
-            return message
-        raise EOFError
-
-    monkeypatch.setattr(module, "open_simulator", lambda *_: None)
+    monkeypatch.setattr(module, "open_simulator", lambda *how: opened.append(how) or "simulator")
     monkeypatch.setattr(module, "_check_dims", lambda *_: checked.append(True))
-    monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how) or sampler)
-    monkeypatch.setattr(module, "rollout", lambda *_: "episode")
-    module._serve(SimpleNamespace(recv=recv, send=sent.append), MAZE, "post", "native", "int8")
-    assert made == [("native", "int8")] * 2
+    monkeypatch.setattr(
+        module, "Sampler", lambda policy, *how: made.append((digest(policy), *how)) or sampler
+    )
+    monkeypatch.setattr(module, "rollout", lambda *what: what)
+    player = module._Player(MAZE, "post", "native", "int8")
+    data = maze_policy.read_bytes()
+    for _ in range(2):
+        player.prepare(data)
+        for task in (module.Task(1, 2, 3, 0), module.Task(1, 2, 3, 1)):
+            assert player.do(task) == ("simulator", sampler, *task)
+    assert opened == [(MAZE, "post")]
+    assert made == [(digest(load(maze_policy)), "native", "int8")] * 2
     assert len(checked) == 2  # each policy, not the first alone
-    assert len(forgot) == 2  # nothing passes from episode to episode
-    fits = (None, None, None)
-    assert sent == [fits, *((task, "episode", None) for task in tasks), fits]
+    assert len(forgot) == 4  # nothing passes from episode to episode
+
+
+def test_a_worker_gets_a_policy_once_as_bytes(monkeypatch, maze_policy):
+    sent = []
+
+    class FakePool:
+        def __init__(self, make, *args, workers):
+            pass
+
+        def run(self, tasks, shared):
+            sent.append(shared)
+            yield None
+            for task in tasks:
+                yield task, module.Episode(True, 1, 0.0, 0.1)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(module, "Pool", FakePool)
+    Evaluator(MAZE).run(maze_policy, (1, 2), (1,), 3, 0)
+    assert sent == [maze_policy.read_bytes()]
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
