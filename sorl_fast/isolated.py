@@ -92,7 +92,7 @@ def run(
                 if outcome["status"] == "unchecked":
                     reason = outcome["reason"]
             if done == before:
-                reason = child.last_words()
+                reason = child.why_it_ended()
         finally:
             child.kill()
         if reason is not None:
@@ -187,7 +187,7 @@ class _Child:
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
-    def last_words(self) -> str:
+    def why_it_ended(self) -> str:
         """Return why a child ended without a word about any item."""
         return self._trouble or self._death()
 

@@ -35,6 +35,8 @@ class Toy:
                 os.kill(os.getpid(), signal.SIGTERM)
                 os.kill(os.getpid(), signal.SIGINT)
                 return "alive"
+            case "hang":
+                time.sleep(600)
             case "wait":
                 time.sleep(1.5)
                 return "waited"

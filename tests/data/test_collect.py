@@ -504,12 +504,12 @@ def test_a_worker_that_cannot_write_is_bad_input(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path):
-    def murder():
+    def kill_one():
         while not list(tmp_path.glob(".*/train-*.npz")):
             time.sleep(0.01)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=murder)
+    thread = threading.Thread(target=kill_one)
     thread.start()
     with pytest.raises(RuntimeError, match=r"was killed by SIGKILL in _Job.*are kept"):
         run_recipe(config(tmp_path, env=MAZE, episodes=5000), small(MAZE, 400), progress=False)
