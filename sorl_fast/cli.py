@@ -8,20 +8,20 @@ import dataclasses
 import json
 import os
 import shlex
-import signal
 import sys
-import threading
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import PRESETS, CollectConfig, EvalConfig, TrainConfig, dataset_name
+from .config import CollectConfig, EvalConfig, TrainConfig
+from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
 from .progress import progress as show_progress
+from .stopping import stop_flag
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
@@ -150,11 +150,13 @@ def _envs(args: argparse.Namespace) -> int:
     for p in PRESETS.values():
         source = (
             f"sorl-fast collect --env {p.dataset}"
-            if p.collectable
+            if p.dataset in RECIPES
             else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
         )
+        sorl = p.settings("sorl")
         print(
-            f"{p.family:30s} {p.q_coef:6g} {p.gamma:6g} {p.q_agg:>5s} {p.obs_dim:3d}/{p.act_dim:<2d}"
+            f"{p.name:30s} {sorl['q_coef']:6g} {sorl['gamma']:6g} {sorl['q_agg']:>5s}"
+            f" {p.obs_dim:3d}/{p.act_dim:<2d}"
             f" {p.episode_limit:5d}  {source}"
         )
         if args.tasks:
@@ -215,11 +217,11 @@ def _eval(args: argparse.Namespace) -> int:
     config = _make(EvalConfig, _given(args, EvalConfig))
     policy, folder = _policy_path(args.run)
     with _extra("train"):
-        from .act.episodes import keep_evaluation, record_path
-        from .act.evaluate import evaluate
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
+        from .simulate.episodes import keep_evaluation, record_path
+        from .simulate.evaluate import evaluate
 
     saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
     if folder is not None:
@@ -231,7 +233,7 @@ def _eval(args: argparse.Namespace) -> int:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
     shown = show_progress(" episodes", shown=args.progress)
-    with shown as progress, _stoppable(record):
+    with shown as bar, _stoppable(record, bar) as progress:
         result = evaluate(
             policy, config, env=args.env, progress=progress, record=record, fresh=args.fresh
         )
@@ -253,20 +255,23 @@ def _eval(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _stoppable(record: Path | None) -> Iterator[None]:
-    """Where finished episodes are recorded, let SIGTERM and Ctrl-C end the evaluation with a word on it."""
-    if record is None or threading.current_thread() is not threading.main_thread():
-        yield
+def _stoppable(
+    record: Path | None, progress: Callable[[int, int], None]
+) -> Iterator[Callable[[int, int], None]]:
+    """Yield a progress that SIGTERM or Ctrl-C make end an evaluation whose episodes are recorded."""
+    if record is None:
+        yield progress
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    except KeyboardInterrupt as err:
-        raise Stopped(
-            f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
-        ) from err
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    message = (
+        f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
+    )
+    with stop_flag(message, second_interrupts=True) as stop:
+
+        def look(done: int, total: int) -> None:
+            stop.check()
+            progress(done, total)
+
+        yield look
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -1,11 +1,10 @@
-"""Every default, unit and paper symbol, checked once when a config is made.
+"""What every run has: defaults and units, checked once when a config is made.
 
-Presets are those of the paper's Table of per-environment settings (arXiv 2505.22866). An environment
-outside that table has no preset: q_coef must then be given.
+A method's own fields stand with the method (`learn/algorithms/`), their values for an environment with
+its family (`envs/`).
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, cast, get_args
@@ -187,79 +186,6 @@ class EvalConfig:
         check(ok, "seed", self.seed, "in [0, 2^32)")
         timing = self.success_timing
         check(timing in ("post", "pre"), "success_timing", timing, "post or pre")
-
-
-@dataclass(frozen=True)
-class Preset:
-    """The paper's setting of one environment family, and its results (success in %, 5 tasks, 8 seeds)."""
-
-    family: str
-    q_coef: float
-    gamma: float
-    q_agg: QAgg
-    obs_dim: int
-    act_dim: int
-    episode_limit: int
-    paper_sorl: float
-    paper_sorl_std: float
-    paper_fql: float
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """The family's five single-task environments."""
-        return tuple(f"{self.family}-singletask-task{i}-v0" for i in range(1, 6))
-
-    @property
-    def dataset(self) -> str:
-        """The OGBench data set that all five tasks are relabelled from."""
-        return f"{self.family}-v0"
-
-    def settings(self, method: str) -> dict[str, Any]:
-        """Return the fields of a method's config that the paper sets for this family."""
-        sorl = {"q_coef": self.q_coef, "gamma": self.gamma, "q_agg": self.q_agg}
-        return sorl if method == "sorl" else {}
-
-    @property
-    def collectable(self) -> bool:
-        """Whether `sorl-fast collect` can make the data set; the others need a trained expert."""
-        return self.family.startswith(("cube-", "scene-", "puzzle-", "pointmaze-"))
-
-
-PRESETS: dict[str, Preset] = {
-    p.family: p
-    for p in (
-        Preset("antmaze-large-navigate", 500, 0.99, "min", 29, 8, 1000, 89, 2, 79),
-        Preset("antmaze-giant-navigate", 500, 0.995, "min", 29, 8, 1000, 9, 6, 9),
-        Preset("humanoidmaze-medium-navigate", 100, 0.995, "mean", 69, 21, 2000, 64, 4, 58),
-        Preset("humanoidmaze-large-navigate", 500, 0.995, "mean", 69, 21, 2000, 5, 2, 4),
-        Preset("antsoccer-arena-navigate", 500, 0.995, "mean", 42, 8, 1000, 69, 2, 60),
-        Preset("cube-single-play", 10, 0.99, "mean", 28, 5, 200, 97, 1, 96),
-        Preset("cube-double-play", 50, 0.99, "mean", 37, 5, 500, 25, 3, 29),
-        Preset("scene-play", 100, 0.99, "mean", 40, 5, 750, 57, 2, 56),
-    )
-}
-
-_SINGLETASK = re.compile(r"^(?P<family>.+)-singletask(-task[1-5])?-v0$")
-
-
-def dataset_name(env: str) -> str:
-    """Return the OGBench data set of an environment: its name without `-singletask[-taskK]`."""
-    match = _SINGLETASK.match(env)
-    return f"{match['family']}-v0" if match else env
-
-
-def refuse_images(env: str) -> None:
-    """Raise BadInput if `env`'s observations are images: making it without a display may abort."""
-    if env.startswith("visual-"):
-        raise BadInput(
-            f"{env!r} has images for observations, but a policy here reads vectors. Leave visual- out"
-        )
-
-
-def find_preset(env: str) -> Preset | None:
-    """Return the paper's setting for `env`, a single-task name of a family in the table, or None."""
-    match = _SINGLETASK.match(env)
-    return PRESETS.get(match["family"]) if match else None
 
 
 def _known(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

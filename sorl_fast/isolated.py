@@ -9,7 +9,6 @@ outlives its parent, however that ends: one that hangs would keep a GPU busy for
 import contextlib
 import importlib
 import json
-import multiprocessing
 import os
 import resource
 import selectors
@@ -23,16 +22,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from .cores import unpin
-
-# A worker process of ours has one core, bound nowhere, and renders nothing, whatever the user's own
-# processes have: MuJoCo and dm_control import what MUJOCO_GL names, and fail where it is not there.
-WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "OMP_PROC_BIND": "false",
-    "MUJOCO_GL": "disable",
-}
 
 Item = Mapping[str, Any]  # JSON values
 # What became of an item: JSON values, among them `status` (ok, or else) and `reason`. With `harmless`
@@ -51,32 +40,14 @@ class Unavailable(Exception):
     """Raised by a worker: what every item needs is not there. No item is to blame."""
 
 
-def exit_with_parent() -> None:
-    """Make this process of multiprocessing leave as soon as its parent is gone, however that went."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-@contextlib.contextmanager
-def worker_environment() -> Iterator[None]:
-    """Let processes started in this block have WORKER_ENVIRONMENT, and all of this process's cores."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
-    unpin()
-    os.environ.update(WORKER_ENVIRONMENT)
+def how_it_ended(code: int) -> str:
+    """Return in words how a process ended: by its exit code, or -N of a signal N."""
+    if code >= 0:
+        return f"ended with code {code}"
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-code}"
 
 
 def run(
@@ -121,7 +92,7 @@ def run(
                 if outcome["status"] == "unchecked":
                     reason = outcome["reason"]
             if done == before:
-                reason = child.last_words()
+                reason = child.why_it_ended()
         finally:
             child.kill()
         if reason is not None:
@@ -206,11 +177,8 @@ class _Child:
             code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             return "the process closed its report"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                return f"the process was killed by {signal.Signals(-code).name}"
-        said = self._said()
-        return f"the process ended with code {code}" + (f" ({said})" if said else "")
+        said = self._said() if code >= 0 else ""
+        return f"the process {how_it_ended(code)}" + (f" ({said})" if said else "")
 
     def _said(self) -> str:
         """Return the last line that the child wrote to its standard error."""
@@ -219,7 +187,7 @@ class _Child:
         lines = self._errors.read().decode(errors="replace").split("\n")
         return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
-    def last_words(self) -> str:
+    def why_it_ended(self) -> str:
         """Return why a child ended without a word about any item."""
         return self._trouble or self._death()
 

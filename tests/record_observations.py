@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from sorl_fast import Sampler
-from sorl_fast.act.evaluate import Simulator
 from sorl_fast.atomic import write_file
+from sorl_fast.envs import open_simulator
 
 EPISODES, EVERY, STEPS, MOST = 4, 3, 4, 256
 
@@ -19,7 +19,7 @@ EPISODES, EVERY, STEPS, MOST = 4, 3, 4, 256
 def record(policy: str | Path) -> np.ndarray:
     """Return the observations."""
     sampler = Sampler.load(policy)
-    simulator = Simulator(sampler.policy.env, "post")
+    simulator = open_simulator(sampler.policy.env, "post")
     met = []
     for episode in range(EPISODES):
         observation, ended, t = simulator.reset(0, episode), False, 0

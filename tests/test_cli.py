@@ -79,7 +79,7 @@ def test_an_evaluation_in_another_precision_replaces_none(tmp_path, monkeypatch,
     def evaluate(policy, config, **_):
         return {"env": "e", "success_timing": "post", "precision": config.precision, "rows": [row]}
 
-    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)
     (tmp_path / "policy.safetensors").touch()
     for precision in ("fp32", "int8"):
         assert cli.main(["eval", str(tmp_path), "--precision", precision]) == 0
@@ -97,7 +97,7 @@ def test_an_evaluation_in_another_environment_replaces_none(tmp_path, monkeypatc
         (tmp_path / "checkpoints" / "000000200").mkdir()
         return {"env": env, "success_timing": "post", "precision": config.precision, "rows": [row]}
 
-    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)
     policy = policies.make_policy(H=8)
     save(tmp_path / "policy.safetensors", policy)
     (tmp_path / "checkpoints" / "000000100").mkdir(parents=True)
@@ -130,7 +130,7 @@ def evaluated(monkeypatch):
         }
         return context | {"rows": cells}
 
-    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)
     return asked
 
 
@@ -176,11 +176,13 @@ def test_a_copy_of_a_runs_evaluation_is_the_same(tmp_path, evaluated):
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
 def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, sig):
-    def evaluate(policy, config, **_):
+    def evaluate(policy, config, *, progress, **_):
+        progress(0, 2)
         os.kill(os.getpid(), sig)
+        progress(1, 2)
         raise AssertionError("it went on")
 
-    monkeypatch.setattr("sorl_fast.act.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)
     before = signal.getsignal(signal.SIGTERM)
     policy = tmp_path / "policy.safetensors"
     policy.touch()

@@ -1,51 +1,11 @@
-"""Presets equal the paper's table; every bound is checked by name; flags reach every field."""
-
-import dataclasses
+"""Every bound is checked by name; flags reach every field."""
 
 import pytest
 
-from sorl_fast.config import (
-    PRESETS,
-    CollectConfig,
-    EvalConfig,
-    TrainConfig,
-    dataset_name,
-    euler_steps,
-    find_preset,
-)
+from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig, euler_steps
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms import method_config
 from sorl_fast.learn.algorithms.sorl import SorlConfig
-
-TABLE = """
-antmaze-large-navigate 500 .99 min 29 8 1000 89 2 79
-antmaze-giant-navigate 500 .995 min 29 8 1000 9 6 9
-humanoidmaze-medium-navigate 100 .995 mean 69 21 2000 64 4 58
-humanoidmaze-large-navigate 500 .995 mean 69 21 2000 5 2 4
-antsoccer-arena-navigate 500 .995 mean 42 8 1000 69 2 60
-cube-single-play 10 .99 mean 28 5 200 97 1 96
-cube-double-play 50 .99 mean 37 5 500 25 3 29
-scene-play 100 .99 mean 40 5 750 57 2 56
-""".strip().splitlines()
-
-
-@pytest.mark.parametrize("line", TABLE, ids=lambda x: x.split()[0])
-def test_presets_are_the_papers(line):
-    family, q_coef, gamma, q_agg, *numbers = line.split()
-    preset = PRESETS[family]
-    assert dataclasses.astuple(preset) == (
-        family,
-        float(q_coef),
-        float(gamma),
-        q_agg,
-        *map(float, numbers),
-    )
-    assert len(preset.tasks) == 5
-    for task in preset.tasks:
-        agent = method_config("sorl", task, {})
-        assert (agent.q_coef, agent.gamma, agent.q_agg) == (float(q_coef), float(gamma), q_agg)
-        assert (agent.m_disc, agent.m_btt, agent.hidden, agent.depth) == (8, 8, 512, 4)
-        assert dataset_name(task) == preset.dataset
 
 
 def test_defaults_are_the_algorithms_constants():
@@ -59,16 +19,6 @@ def test_defaults_are_the_algorithms_constants():
 def test_given_fields_win_over_the_preset():
     agent = method_config("sorl", "cube-double-play-singletask-task3-v0", dict(gamma=0.5, hidden=7))
     assert (agent.q_coef, agent.gamma, agent.hidden) == (50, 0.5, 7)
-
-
-@pytest.mark.parametrize(
-    "env", ["my-robot", "cube-single-play-v0", "puzzle-3x3-play-singletask-v0"]
-)
-def test_an_environment_without_preset_needs_q_coef(env):
-    assert find_preset(env) is None
-    with pytest.raises(BadInput, match="--q-coef"):
-        method_config("sorl", env, {})
-    assert method_config("sorl", env, dict(q_coef=3.0)).q_coef == 3.0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from sorl_fast import cores, isolated
+from sorl_fast import cores
+from sorl_fast.simulate.workers import worker_environment
 
 ALL = sorted(os.sched_getaffinity(0))
 
@@ -75,7 +76,7 @@ def test_a_worker_is_bound_nowhere(monkeypatch):
     for name, value in {"OMP_PROC_BIND": "true", "OMP_NUM_THREADS": "7", "MUJOCO_GL": "x"}.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with isolated.worker_environment():
+    with worker_environment():
         free, settings = run(
             "import torch\nshow(os.sched_getaffinity(0))\n"
             "show([os.environ['OMP_NUM_THREADS'], os.environ['MUJOCO_GL']])"

@@ -155,3 +155,16 @@ def test_no_core_file_is_left(tmp_path, monkeypatch):
 
 def test_no_items_start_nothing():
     assert run() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "ended with code 0"),
+        (3, "ended with code 3"),
+        (-9, "was killed by SIGKILL"),
+        (-40, "was killed by signal 40"),  # a real-time signal has no name
+    ],
+)
+def test_how_a_process_ended_is_said(code, words):
+    assert isolated.how_it_ended(code) == words

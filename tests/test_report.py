@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from policies import make_policy
 
 from sorl_fast.act import policy_file
-from sorl_fast.act.evaluate import wilson
 from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms.sorl import SorlConfig
@@ -28,6 +27,7 @@ from sorl_fast.report.runs import (
     load_run,
     pareto_front,
 )
+from sorl_fast.simulate.evaluate import wilson
 
 CUBE = "cube-single-play-singletask-task2-v0"
 PICTURES = ["learning.png", "losses.png", "pareto.png", "scaling.png"]

@@ -12,35 +12,26 @@ import contextlib
 import errno
 import importlib.metadata
 import json
-import multiprocessing
 import shutil
-import signal
 import tempfile
-import threading
 import time
-import traceback
 import zipfile
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from multiprocessing import connection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from .. import atomic
 from ..config import CollectConfig
-from ..errors import BadInput, Stopped
-from ..isolated import exit_with_parent, worker_environment
+from ..envs import find_recipe, open_source
+from ..envs.recipe import RECIPE_VERSION, Episode, EpisodeSource, Recipe, collect_episode
+from ..errors import BadInput
 from ..progress import progress as show_progress
 from ..progress import say
-from .oracles import RECIPE_VERSION, Episode, Recipe, collect_episode, find_recipe, open_source
-
-if TYPE_CHECKING:
-    from multiprocessing.context import SpawnProcess
-
-_POLL_SECONDS = 0.5  # how long a request to stop may go unseen
+from ..simulate.workers import Pool, WorkerDied, WorkerFailed
+from ..stopping import StopFlag, stop_flag
 
 
 @dataclass(frozen=True)
@@ -131,14 +122,6 @@ class _Job:
     path: Path
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """What a worker sends of its exception: the user's fault, or a traceback."""
-
-    message: str
-    bad_input: bool
-
-
 def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) -> CollectReport:
     """Collect `recipe`, which need not be OGBench's own; otherwise as `collect`."""
     started = time.monotonic()
@@ -149,6 +132,10 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
     val = _Split("val", 1, max(1, config.episodes // 10), out / f"{recipe.dataset}-val.npz")
     about = _about(config, recipe)
     folder = out / f".{recipe.dataset}.collect"
+    how_to_go_on = (
+        f"stopped while collecting {recipe.dataset}: the finished episodes are kept in {out}. "
+        "Give the same command again to go on"
+    )
 
     # The validation file first: a finished training file then means that both are there.
     todo = [s for s in (val, train) if config.force or not _is_finished(s, about)]
@@ -163,7 +150,7 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
             missing = [job for job in jobs if not _is_whole(job.path, recipe)]
             resumed = len(jobs) - len(missing)
             _say(progress, _plan(recipe, jobs, missing, config.workers))
-            with _stop_requests(recipe, out) as stop:
+            with stop_flag(how_to_go_on, second_interrupts=True) as stop:
                 _run(missing, config, recipe, stop, progress=progress, done=resumed)
                 for split in todo:
                     _say(progress, f"writing {split.path}")
@@ -321,7 +308,7 @@ def _write_shard(path: Path, episode: Episode) -> None:
 
 
 def _write_data_set(
-    path: Path, shards: Sequence[Path], recipe: Recipe, about: dict[str, Any], stop: _StopRequest
+    path: Path, shards: Sequence[Path], recipe: Recipe, about: dict[str, Any], stop: StopFlag
 ) -> None:
     """Join episodes into one compressed npz file, holding one episode's array at a time."""
 
@@ -338,9 +325,7 @@ def _write_data_set(
     atomic.write_file(path, write)
 
 
-def _arrays_of(
-    shards: Iterable[Path], key: str, stop: _StopRequest
-) -> Iterator[np.ndarray[Any, Any]]:
+def _arrays_of(shards: Iterable[Path], key: str, stop: StopFlag) -> Iterator[np.ndarray[Any, Any]]:
     for path in shards:
         stop.check()
         with np.load(path, allow_pickle=False) as file:
@@ -363,166 +348,62 @@ def _write_array(stream: IO[bytes], parts: Iterator[np.ndarray[Any, Any]], count
 # --- the processes --------------------------------------------------------------------------------
 
 
-@dataclass
-class _StopRequest:
-    """Whether SIGTERM or Ctrl-C asked us to stop."""
-
-    message: str
-    asked: bool = False
-
-    def check(self) -> None:
-        if self.asked:
-            raise Stopped(self.message)
-
-
-@contextlib.contextmanager
-def _stop_requests(recipe: Recipe, out: Path) -> Iterator[_StopRequest]:
-    """Note SIGTERM and the first Ctrl-C; a second Ctrl-C interrupts at once."""
-    stop = _StopRequest(
-        f"stopped while collecting {recipe.dataset}: the finished episodes are kept in {out}. "
-        "Give the same command again to go on"
-    )
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def ask(signum: int, frame: object) -> None:
-        stop.asked = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
-
-
-@contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Start processes that Ctrl-C in the terminal does not reach: it is the parent's to handle."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@dataclass
-class _Worker:
-    process: SpawnProcess
-    pipe: connection.Connection[_Job | None, _Failure | None]
-    job: _Job | None = field(default=None)
-
-    def give(self, queue: deque[_Job]) -> bool:
-        """Hand over the next job, or the word that there is none."""
-        self.job = queue.popleft() if queue else None
-        # A process that died meanwhile is met when its answer is read.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.pipe.send(self.job)
-        return self.job is not None
-
-
-def _start_worker(config: CollectConfig, recipe: Recipe) -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, recipe, config.seed), daemon=True)
-    with worker_environment(), _ctrl_c_ignored():
-        process.start()
-    theirs.close()  # so that the worker's death ends the pipe
-    return _Worker(process, ours)
-
-
 def _run(
     jobs: Sequence[_Job],
     config: CollectConfig,
     recipe: Recipe,
-    stop: _StopRequest,
+    stop: StopFlag,
     *,
     progress: bool,
     done: int,
 ) -> None:
     """Have worker processes collect `jobs`, one at a time each."""
-    queue = deque(jobs)
-    workers: dict[Any, _Worker] = {}  # by the pipe that answers
     total = done + len(jobs)
     bar = show_progress(" steps", shown=progress and bool(jobs), name=recipe.dataset, scaled=True)
-    with bar as show, contextlib.ExitStack() as cleanup:
-        show(done * recipe.steps, total * recipe.steps)
-        for _ in range(min(config.workers, len(jobs))):
-            worker = _start_worker(config, recipe)
-            cleanup.callback(_end, worker)
-            workers[worker.pipe] = worker
-            worker.give(queue)
-        while workers:
-            stop.check()
-            for pipe in connection.wait(list(workers), timeout=_POLL_SECONDS):
-                worker = workers[pipe]
-                try:
-                    failure = worker.pipe.recv()
-                except (EOFError, ConnectionResetError):
-                    worker.process.join()
-                    # Whoever ends the whole process group asks the parent to stop, too.
-                    stop.asked |= worker.process.exitcode == -signal.SIGTERM
-                    stop.check()
-                    raise RuntimeError(_epitaph(worker)) from None
-                if failure is not None:
-                    raise _exception(failure)
-                done += 1
+    with bar as show, Pool(_Collector, recipe, config.seed, workers=config.workers) as pool:
+        try:
+            for finished in pool.run(jobs):
+                stop.check()
+                done += finished is not None
                 show(done * recipe.steps, total * recipe.steps)
-                if not worker.give(queue):
-                    del workers[pipe]
+        except WorkerDied as err:
+            raise RuntimeError(
+                f"a collecting process {err.how} in {err.task}; the finished episodes are kept. Check "
+                "the memory (about 0.5 GB a worker) and the messages above, then give the same command "
+                "again"
+            ) from err
+        except WorkerFailed as err:
+            raise RuntimeError(
+                f"a collecting process failed; the finished episodes are kept.\n{err}"
+            ) from err
 
 
-def _exception(failure: _Failure) -> Exception:
-    if failure.bad_input:
-        return BadInput(failure.message)
-    return RuntimeError(
-        f"a collecting process failed; the finished episodes are kept.\n{failure.message}"
-    )
+class _Collector:
+    """What collects in a worker process: a simulator with its oracles, each episode into a file."""
+
+    def __init__(self, recipe: Recipe, seed: int) -> None:
+        self._recipe = recipe
+        self._seed = seed
+        self._source: EpisodeSource | None = None
+
+    def prepare(self, shared: None) -> None:
+        with _full_disk_named():
+            self._source = open_source(self._recipe)
+
+    def do(self, task: _Job) -> None:
+        assert self._source is not None
+        with _full_disk_named():
+            episode = collect_episode(self._source, self._seed, task.split, task.episode)
+        _write_shard(task.path, episode)
 
 
-def _epitaph(worker: _Worker) -> str:
-    code = worker.process.exitcode
-    how = f"exit code {code}"
-    if code is not None and code < 0:
-        how = f"killed by {signal.Signals(-code).name}"
-    return (
-        f"a collecting process died ({how}) in {worker.job}; the finished episodes are kept. Check "
-        "the memory (about 0.5 GB a worker) and the messages above, then give the same command again"
-    )
-
-
-def _end(worker: _Worker) -> None:
-    """End a process that is idle, or whose episode is given up; files are whole or not there."""
-    if worker.job is None:
-        worker.process.join(timeout=5)
-    worker.process.kill()
-    worker.process.join()
-    worker.pipe.close()
-
-
-def _work(
-    pipe: connection.Connection[_Failure | None, _Job | None], recipe: Recipe, seed: int
-) -> None:
-    """Be a worker: receive a job, write its episode, answer None; until there are no more."""
-    exit_with_parent()  # nobody is to write behind the parent's successor
+@contextlib.contextmanager
+def _full_disk_named() -> Iterator[None]:
     try:
-        source = open_source(recipe)
-        while (job := pipe.recv()) is not None:
-            _write_shard(job.path, collect_episode(source, seed, job.split, job.episode))
-            pipe.send(None)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the parent is gone
-    except BadInput as err:
-        pipe.send(_Failure(str(err), bad_input=True))
-    except BaseException as err:
-        if isinstance(err, OSError) and err.errno == errno.ENOSPC:  # a maze is a temporary file
-            text = f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR to a folder"
-            pipe.send(_Failure(text, bad_input=True))
-            return
-        pipe.send(_Failure(traceback.format_exc(), bad_input=False))
-        raise SystemExit(1) from None
+        yield
+    except OSError as err:
+        if err.errno != errno.ENOSPC:
+            raise
+        raise BadInput(  # a maze is a temporary file
+            f"no space left in {tempfile.gettempdir()}: free some, or set TMPDIR to a folder"
+        ) from err

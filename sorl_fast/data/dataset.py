@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..config import dataset_name, find_preset, refuse_images
+from ..envs import dataset_name, find_family, refuse_images
 from ..errors import BadInput
 
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
@@ -236,10 +236,10 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
         if path.is_file():
             _check_ogbench_file(path)
         elif not download:
-            preset = find_preset(env)
+            family = find_family(env)
             make = (
                 "Download it with --download (this needs an expert's data)"
-                if preset is not None and not preset.collectable
+                if family is not None and family.data_from == "expert"
                 else f"Make it with `sorl-fast collect --env {name} --out {folder}`, or let "
                 "ogbench download it with --download"
             )

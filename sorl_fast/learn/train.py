@@ -1,10 +1,9 @@
 """The training loop: sample -> update -> log -> checkpoint -> evaluate."""
 
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import ops
-from ..act.evaluate import Evaluator
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
@@ -24,6 +22,8 @@ from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
 from ..progress import at_terminal, say
+from ..simulate.evaluate import Evaluator
+from ..stopping import stop_flag
 from ..version import package_versions
 from .algorithms import method_of
 from .capture import CapturedUpdates
@@ -216,7 +216,7 @@ class _Run:
             self.tensorboard = writer(str(self.folder.path / "tensorboard"), purge_step=purge)
             stack.callback(self.tensorboard.close)
         self._stack = stack
-        self._stop = stack.enter_context(_stop_flag())
+        self._stop = stack.enter_context(stop_flag())
 
     def _info(self, commands: list[str]) -> dict[str, Any]:
         paths = {"data": absolute(self.config.data), "out": absolute(self.config.out)}
@@ -317,7 +317,7 @@ class _Run:
                 self._save()
             if stopping:
                 raise Stopped(
-                    f"stopped by {self._stop[0]} after {self.step} updates; all is saved. Go on with "
+                    f"stopped by {self._stop.signal} after {self.step} updates; all is saved. Go on with "
                     "the same command and --resume"
                 )
             if due["eval"]:
@@ -427,7 +427,7 @@ class _Run:
         if self._stop:
             self._save()
             raise Stopped(
-                f"stopped by {self._stop[0]} while evaluating after {self.step} updates; all is "
+                f"stopped by {self._stop.signal} while evaluating after {self.step} updates; all is "
                 "saved. Go on with the same command and --resume"
             )
 
@@ -471,27 +471,6 @@ def _summary(evaluation: Mapping[str, Any]) -> str:
         f"M={row['steps']} N={row['candidates']} {row['success']:.0%}" for row in evaluation["rows"]
     )
     return f"success {', '.join(cells)} ({evaluation['rows'][0]['episodes']} episodes a cell)"
-
-
-@contextmanager
-def _stop_flag() -> Iterator[list[str]]:
-    """Yield a list that SIGTERM or SIGINT adds its name to; the handlers do nothing else."""
-    stopped: list[str] = []
-    previous: dict[signal.Signals, Any] = {}
-
-    def note(number: int, frame: object) -> None:
-        stopped.append(signal.Signals(number).name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        try:
-            previous[number] = signal.signal(number, note)
-        except ValueError:  # not the main thread: the caller's own handlers stay
-            break
-    try:
-        yield stopped
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int, ...]:

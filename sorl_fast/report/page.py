@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_bytes
-from ..config import Preset, find_preset
+from ..envs import find_preset
 from ..errors import BadInput
 from ..version import __version__
 from .figures import PICTURES, png
@@ -49,7 +49,7 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
     Parameters
     ----------
     evaluation
-        What `sorl_fast.act.evaluate.Evaluator.run` returns.
+        What `sorl_fast.simulate.evaluate.Evaluator.run` returns.
 
     Returns
     -------
@@ -145,7 +145,7 @@ def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     """Our cells at the smallest N beside the paper's figures, where the family is in its table."""
     lines = []
     for setting in settings:
-        preset: Preset | None = find_preset(setting.env)
+        preset = find_preset(setting.env)
         if preset is None or not setting.cells:
             continue
         smallest = min(cell.candidates for cell in setting.cells)

@@ -15,10 +15,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from ..act.evaluate import wilson
 from ..act.policy_file import digest, load
 from ..errors import BadInput
 from ..learn.algorithms import find_method
+from ..simulate.evaluate import wilson
 
 Line = dict[str, Any]
 

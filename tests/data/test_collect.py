@@ -21,13 +21,8 @@ import pytest
 from sorl_fast.config import CollectConfig
 from sorl_fast.data import collect as module
 from sorl_fast.data.collect import collect, run_recipe
-from sorl_fast.data.oracles import (
-    DTYPES,
-    Recipe,
-    collect_episode,
-    find_recipe,
-    open_source,
-)
+from sorl_fast.envs import find_recipe, open_source
+from sorl_fast.envs.recipe import DTYPES, Recipe, collect_episode
 from sorl_fast.errors import BadInput, Stopped
 
 NAME = "scene-play-v0"  # has all the keys
@@ -488,7 +483,7 @@ def test_ogbench_reads_the_files(tmp_path, monkeypatch, name, task):
 
 @pytest.mark.slow
 def test_a_worker_that_fails_says_why(tmp_path):
-    broken = Recipe("no-such-thing-v0", "no-such-thing-v0", "play", 3)
+    broken = Recipe("cube-no-such-thing-v0", "cube-no-such-thing-v0", "play", 3)
     with pytest.raises(RuntimeError, match=r"(?s)collecting process failed.*no-such-thing"):
         run_recipe(config(tmp_path), broken, progress=False)
     assert not multiprocessing.active_children()
@@ -509,14 +504,14 @@ def test_a_worker_that_cannot_write_is_bad_input(tmp_path):
 
 @pytest.mark.slow
 def test_a_worker_that_dies_is_an_error_and_not_a_wait(tmp_path):
-    def murder():
+    def kill_one():
         while not list(tmp_path.glob(".*/train-*.npz")):
             time.sleep(0.01)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
-    thread = threading.Thread(target=murder)
+    thread = threading.Thread(target=kill_one)
     thread.start()
-    with pytest.raises(RuntimeError, match=r"died \(killed by SIGKILL\).*are kept"):
+    with pytest.raises(RuntimeError, match=r"was killed by SIGKILL in _Job.*are kept"):
         run_recipe(config(tmp_path, env=MAZE, episodes=5000), small(MAZE, 400), progress=False)
     thread.join()
     assert not multiprocessing.active_children()
@@ -526,7 +521,7 @@ SCRIPT = """
 import dataclasses, sys
 from sorl_fast.config import CollectConfig
 from sorl_fast.data.collect import run_recipe
-from sorl_fast.data.oracles import find_recipe
+from sorl_fast.envs import find_recipe
 from sorl_fast.errors import Stopped
 
 if __name__ == "__main__":

@@ -280,6 +280,22 @@ def test_an_empty_file_is_named(tmp_path):
         load_data("mine", write(tmp_path / "empty.npz", **empty))
 
 
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (
+            "cube-triple-play-singletask-v0",
+            "Make it with `sorl-fast collect --env cube-triple-play-v0",
+        ),
+        ("antmaze-giant-navigate-singletask-v0", "Download it with --download"),
+        ("antmaze-medium-navigate-singletask-v0", "Download it with --download"),  # has no preset
+    ],
+)
+def test_a_missing_data_set_is_collected_or_downloaded(tmp_path, env, says):
+    with pytest.raises(BadInput, match=says):
+        load_data(env, tmp_path)
+
+
 def test_files_that_are_not_there_or_not_npz(tmp_path):
     with pytest.raises(BadInput, match=r"no data file .*none\.npz"):
         load_data("mine", tmp_path / "none.npz")

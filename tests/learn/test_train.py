@@ -23,11 +23,11 @@ from runs import agent, assert_same_run, config, final_state
 
 from sorl_fast import cli, ops
 from sorl_fast.act import policy_file
-from sorl_fast.act.evaluate import Evaluator
 from sorl_fast.errors import BadInput, Diverged
 from sorl_fast.learn import train as train_module
 from sorl_fast.learn.run_folder import RunFolder
 from sorl_fast.learn.train import train
+from sorl_fast.simulate.evaluate import Evaluator
 
 
 def lanes():

@@ -5,7 +5,8 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any
 
-from ...config import MethodConfig, find_preset
+from ...config import MethodConfig
+from ...envs import find_preset
 from ...errors import BadInput
 from ..method import Method
 

@@ -5,8 +5,8 @@ import resource
 
 import pytest
 
-from sorl_fast.act.episodes import Episode, Record, Task, keep_evaluation, record_path
 from sorl_fast.errors import BadInput
+from sorl_fast.simulate.episodes import Episode, Record, Task, keep_evaluation, record_path
 
 CONTEXT = {
     **{"policy": "ab" * 32, "env": "maze", "success_timing": "post", "seed": 3},

@@ -8,40 +8,29 @@ N candidates, M Euler steps, O observation, A action. Only numpy is imported her
 imported by the worker processes.
 """
 
-import atexit
 import contextlib
 import itertools
 import math
-import multiprocessing
 import os
-import signal
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-from multiprocessing import connection, resource_tracker
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..config import EvalConfig, dataset_name, refuse_images
+from ..act.policy_file import Policy, digest, dumps, load, loads
+from ..act.sampler import Sampler
+from ..config import EvalConfig
+from ..envs import dataset_name, open_simulator, refuse_images
+from ..envs.simulator import INSTALL, Simulator, Timing
 from ..errors import BadInput
-from ..isolated import exit_with_parent, worker_environment
 from ..version import package_versions
 from .episodes import Episode, Record, Task
-from .policy_file import Policy, digest, load
-from .sampler import Sampler
+from .workers import Pool, WorkerDied, WorkerFailed
 
-Timing = Literal["post", "pre"]
 Progress = Callable[[int, int], None]
 
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
-_TICK = 0.5  # seconds between calls of `progress` while no episode ends
-_INSTALL = "install the simulator: pip install 'sorl-fast[train]'"
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -82,60 +71,6 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return low, high
 
 
-class Simulator:
-    """One OGBench single-task environment whose episodes are functions of (seed, episode) alone.
-
-    Parameters
-    ----------
-    env
-        An OGBench name with `singletask`, such as cube-single-play-singletask-task2-v0.
-    success_timing
-        Success judged on the state after the action ("post") or before it ("pre").
-
-    Raises
-    ------
-    BadInput
-        The simulator is not installed, or has no environment of that name.
-    """
-
-    def __init__(self, env: str, success_timing: Timing = "post") -> None:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # no display, float64 bounds: not the user's affair
-                import gymnasium
-                import ogbench
-
-                self._env = ogbench.make_env_and_datasets(
-                    env, env_only=True, success_timing=success_timing, disable_env_checker=True
-                )
-                base = self._env.unwrapped
-                space = base.action_space
-        except ImportError as err:
-            raise BadInput(f"the simulator cannot be imported ({err}); {_INSTALL}") from err
-        except gymnasium.error.Error as err:
-            raise BadInput(f"ogbench has no environment for {env!r}: {err}") from err
-        if isinstance(getattr(type(base), "action_space", None), property):
-            # The manipulation environments make a fresh space, seeded from the operating system, at
-            # each access, and step with samples of it on reset. One space of their own is seedable.
-            base.__class__ = type(type(base).__name__, (type(base),), {"action_space": space})
-        self.act_dim = int(space.shape[0]) if space.shape else 0
-
-    def reset(self, seed: int, episode: int) -> NDArray[np.float32]:
-        """Start episode `episode` of `seed`, both at least 0; return its first observation [O]."""
-        entropy = np.random.SeedSequence((seed, episode))
-        env_seed, space_seed, global_seed = (int(word) for word in entropy.generate_state(3))
-        np.random.seed(global_seed)  # noqa: NPY002 - the mazes draw from numpy's global state
-        self._env.action_space.seed(space_seed)
-        observation, _ = self._env.reset(seed=env_seed)
-        return np.asarray(observation, np.float32)
-
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool]:
-        """Apply an action [A]; return the observation [O], the reward, success, and whether it ended."""
-        observation, reward, terminated, truncated, info = self._env.step(action)
-        ended = bool(terminated or truncated)
-        return np.asarray(observation, np.float32), float(reward), bool(info["success"]), ended
-
-
 def rollout(
     simulator: Simulator, sampler: Sampler, steps: int, candidates: int, seed: int, episode: int
 ) -> Episode:
@@ -156,45 +91,32 @@ def rollout(
     return Episode(success, length, returned, seconds)
 
 
-def _serve(
-    pipe: "connection.Connection[Any, Any]",
-    env: str,
-    success_timing: Timing,
-    backend: str | None,
-    precision: str,
-) -> None:
-    """Answer tasks until the parent is gone. A Policy on the pipe is the one to act with from then on.
+class _Player:
+    """What evaluates in a worker process: a simulator, and the policy that acts in it."""
 
-    The task None asks only whether that policy can act here.
-    """
-    exit_with_parent()
-    simulator: Simulator | None = None
-    policy: Policy | None = None
-    sampler: Sampler | None = None
-    while True:
-        try:
-            task = pipe.recv()
-        except EOFError:
-            return
-        if isinstance(task, Policy):
-            policy, sampler = task, None
-            continue
-        try:
-            assert policy is not None
-            if simulator is None:
-                simulator = Simulator(env, success_timing)
-            if sampler is None:
-                _check_dims(env, simulator, policy)
-                sampler = Sampler(policy, backend, precision)
-            if task is None:  # nothing more is asked
-                pipe.send((None, None, None))
-                continue
-            sampler.reset()  # no last action to hold: nothing passes from episode to episode
-            pipe.send((task, rollout(simulator, sampler, *task), None))
-        except BadInput as err:
-            pipe.send((task, None, err))
-        except Exception:
-            pipe.send((task, None, RuntimeError(f"an episode failed\n{traceback.format_exc()}")))
+    def __init__(
+        self, env: str, success_timing: Timing, backend: str | None, precision: str
+    ) -> None:
+        self._env = env
+        self._success_timing = success_timing
+        self._how = backend, precision
+        self._simulator: Simulator | None = None
+        self._sampler: Sampler | None = None
+
+    def prepare(self, shared: bytes) -> None:
+        """Act with this policy, its file's bytes, from now on."""
+        if self._simulator is None:
+            self._simulator = open_simulator(self._env, self._success_timing)
+        policy = loads(shared)
+        _check_dims(self._env, self._simulator, policy)
+        self._sampler = Sampler(policy, *self._how)
+
+    def do(self, task: Task) -> Episode:
+        """Run one episode."""
+        assert self._simulator is not None
+        assert self._sampler is not None
+        self._sampler.reset()  # no last action to hold: nothing passes from episode to episode
+        return rollout(self._simulator, self._sampler, *task)
 
 
 def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
@@ -207,43 +129,18 @@ def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
         )
 
 
-class _Worker(NamedTuple):
-    process: BaseProcess
-    pipe: "connection.Connection[Any, Any]"
-
-    def end(self) -> None:
-        """Kill it: it holds nothing worth saving, and may be deep in an episode."""
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
-
-    def obituary(self) -> BadInput:
-        self.process.join(_TICK)
-        code = self.process.exitcode or 0
-        if code < 0:
-            cause = f"was killed by {signal.Signals(-code).name}"
-        else:
-            cause = f"ended with exit code {code}"
-        return BadInput(
-            f"a simulator process {cause} in mid-evaluation. If memory ran out, use fewer --workers; "
-            "otherwise its own message stands above"
-        )
-
-
 @contextlib.contextmanager
-def _born_quiet() -> Iterator[None]:
-    """Let processes started in this block be workers, and leave signals to the parent.
-
-    Ctrl-C and a service manager's SIGTERM go to the whole process group; only the parent knows what
-    to do about them. A blocked signal is inherited, from the first instruction of the child on.
-    """
-    resource_tracker.ensure_running()  # its own start would lift the block
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+def _workers_explained() -> Iterator[None]:
+    """Say what the user can do about a worker that is no more."""
     try:
-        with worker_environment():
-            yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        yield
+    except WorkerDied as err:
+        raise BadInput(
+            f"a simulator process {err.how} in mid-evaluation. If memory ran out, use fewer --workers; "
+            "otherwise its own message stands above"
+        ) from err
+    except WorkerFailed as err:
+        raise RuntimeError(f"an episode failed\n{err}") from err
 
 
 class Evaluator:
@@ -290,13 +187,13 @@ class Evaluator:
         refuse_images(env)
         for package in ("ogbench", "gymnasium", "mujoco"):
             if find_spec(package) is None:
-                raise BadInput(f"the package {package} is not installed; {_INSTALL}")
+                raise BadInput(f"the package {package} is not installed; {INSTALL}")
         self.env = env
         self.success_timing = success_timing
         self.workers = workers
         self.backend = backend
         self.precision = precision
-        self._pool: list[_Worker] = []
+        self._pool = Pool(_Player, env, success_timing, backend, precision, workers=workers)
 
     def __enter__(self) -> Self:
         return self
@@ -306,9 +203,7 @@ class Evaluator:
 
     def close(self) -> None:
         """End the worker processes at once; a later `run` starts new ones."""
-        atexit.unregister(self.close)
-        while self._pool:
-            self._pool.pop().end()
+        self._pool.close()
 
     def check(self, policy: Policy) -> None:
         """Raise BadInput unless the environment is there and `policy` fits it and can be sampled here.
@@ -317,11 +212,8 @@ class Evaluator:
         """
         Sampler(policy, self.backend, self.precision)
         try:
-            self._start(1)
-            worker = self._pool[0]
-            _send(worker, policy)
-            _send(worker, None)
-            _receive(worker)
+            with _workers_explained():
+                self._pool.prepare(dumps(policy))
         except BaseException:
             self.close()
             raise
@@ -400,45 +292,14 @@ class Evaluator:
         rows = [_row(M, N, [done[Task(M, N, seed, e)] for e in range(episodes)]) for M, N in cells]
         return context | {"rows": rows}
 
-    def _start(self, workers: int) -> None:
-        for worker in [worker for worker in self._pool if not worker.process.is_alive()]:
-            self._pool.remove(worker)
-            worker.end()
-        spawn = multiprocessing.get_context("spawn")
-        # Before multiprocessing's own hook, which would wait for workers that heed no signal.
-        atexit.unregister(self.close)
-        atexit.register(self.close)
-        with _born_quiet():
-            while len(self._pool) < workers:
-                ours, theirs = spawn.Pipe()
-                args = (theirs, self.env, self.success_timing, self.backend, self.precision)
-                process = spawn.Process(target=_serve, args=args, daemon=True)
-                process.start()
-                theirs.close()  # so that the child's end closes with the child
-                self._pool.append(_Worker(process, ours))
-
     def _run_all(self, policy: Policy, tasks: list[Task], kept: Record, progress: Progress) -> None:
-        self._start(min(self.workers, len(tasks)))
         done = 0
-        waiting = iter(tasks)
-        busy: list[_Worker] = []
-        for worker in self._pool:
-            if (task := next(waiting, None)) is not None:
-                _send(worker, policy)
-                _send(worker, task)
-                busy.append(worker)
-        progress(0, len(tasks))
-        while busy:
-            connection.wait([worker.pipe for worker in busy], timeout=_TICK)
-            for worker in [worker for worker in busy if worker.pipe.poll()]:
-                task, episode = _receive(worker)
-                kept.add(task, episode)
-                done += 1
-                if (task := next(waiting, None)) is None:
-                    busy.remove(worker)
-                else:
-                    _send(worker, task)
-            progress(done, len(tasks))
+        with _workers_explained():
+            for finished in self._pool.run(tasks, dumps(policy)):
+                if finished is not None:
+                    kept.add(*finished)
+                    done += 1
+                progress(done, len(tasks))
 
 
 def evaluate(
@@ -465,24 +326,6 @@ def evaluate(
     with Evaluator(env, *how) as evaluator:
         grid = (config.steps, config.candidates, config.episodes, config.seed)
         return evaluator.run(policy_path, *grid, progress, record, fresh)
-
-
-def _send(worker: _Worker, message: Policy | Task | None) -> None:
-    try:
-        worker.pipe.send(message)
-    except OSError as err:
-        raise worker.obituary() from err
-
-
-def _receive(worker: _Worker) -> Any:
-    """Return a task and its episode; raise the worker's error."""
-    try:
-        task, episode, error = worker.pipe.recv()
-    except (EOFError, OSError) as err:
-        raise worker.obituary() from err
-    if error is not None:
-        raise error
-    return task, episode
 
 
 def _check_grid(

@@ -1,6 +1,5 @@
 """Evaluation: intervals, grids, errors, and episodes that depend on their seed alone."""
 
-import hashlib
 import json
 import multiprocessing
 import os
@@ -17,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sorl_fast.act import evaluate as module
-from sorl_fast.act.evaluate import Evaluator, Simulator, evaluate, rollout, wilson
 from sorl_fast.act.policy_file import Policy, digest, load, save
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput
+from sorl_fast.simulate import evaluate as module
+from sorl_fast.simulate.evaluate import Evaluator, evaluate, rollout, wilson
 
 CUBE = "cube-single-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -127,15 +126,6 @@ def test_rollout_keys_the_noise_by_step_and_episode_and_sees_every_success():
     assert sampler.calls == [(t, 4, 8, {"seed": 11, "call": t, "row_offset": 6}) for t in range(5)]
 
 
-def test_importing_it_loads_no_simulator_and_no_torch():
-    code = """
-        import sys, sorl_fast.act.evaluate
-        heavy = {"torch", "triton", "gymnasium", "ogbench", "mujoco", "matplotlib"}
-        print(sorted(heavy & set(sys.modules)))
-    """
-    assert run_python(code).stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -195,26 +185,45 @@ def test_an_unknown_precision_is_named(maze_policy):
 
 
 def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
-    tasks = [module.Task(1, 1, 0, 0), module.Task(1, 1, 0, 1)]
-    messages = iter([load(maze_policy), None, *tasks, load(maze_policy), None])
-    made, checked, forgot, sent = [], [], [], []
+    opened, made, checked, forgot = [], [], [], []
     sampler = SimpleNamespace(reset=lambda: forgot.append(True))
-
-    def recv():
-        for message in messages:
-            return message
-        raise EOFError
-
-    monkeypatch.setattr(module, "Simulator", lambda *_: None)
+    monkeypatch.setattr(module, "open_simulator", lambda *how: opened.append(how) or "simulator")
     monkeypatch.setattr(module, "_check_dims", lambda *_: checked.append(True))
-    monkeypatch.setattr(module, "Sampler", lambda policy, *how: made.append(how) or sampler)
-    monkeypatch.setattr(module, "rollout", lambda *_: "episode")
-    module._serve(SimpleNamespace(recv=recv, send=sent.append), MAZE, "post", "native", "int8")
-    assert made == [("native", "int8")] * 2
+    monkeypatch.setattr(
+        module, "Sampler", lambda policy, *how: made.append((digest(policy), *how)) or sampler
+    )
+    monkeypatch.setattr(module, "rollout", lambda *what: what)
+    player = module._Player(MAZE, "post", "native", "int8")
+    data = maze_policy.read_bytes()
+    for _ in range(2):
+        player.prepare(data)
+        for task in (module.Task(1, 2, 3, 0), module.Task(1, 2, 3, 1)):
+            assert player.do(task) == ("simulator", sampler, *task)
+    assert opened == [(MAZE, "post")]
+    assert made == [(digest(load(maze_policy)), "native", "int8")] * 2
     assert len(checked) == 2  # each policy, not the first alone
-    assert len(forgot) == 2  # nothing passes from episode to episode
-    fits = (None, None, None)
-    assert sent == [fits, *((task, "episode", None) for task in tasks), fits]
+    assert len(forgot) == 4  # nothing passes from episode to episode
+
+
+def test_a_worker_gets_a_policy_once_as_bytes(monkeypatch, maze_policy):
+    sent = []
+
+    class FakePool:
+        def __init__(self, make, *args, workers):
+            pass
+
+        def run(self, tasks, shared):
+            sent.append(shared)
+            yield None
+            for task in tasks:
+                yield task, module.Episode(True, 1, 0.0, 0.1)
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(module, "Pool", FakePool)
+    Evaluator(MAZE).run(maze_policy, (1, 2), (1,), 3, 0)
+    assert sent == [maze_policy.read_bytes()]
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
@@ -300,66 +309,6 @@ def test_arguments_in_the_wrong_order_are_named(maze_policy):
         evaluate(load(maze_policy), EvalConfig())
 
 
-def run_python(code: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        check=True,
-        **kwargs,
-    )
-
-
-def episode_digest(simulator: Simulator, seed: int, episode: int, steps: int = 40) -> str:
-    """Digest of the whole physical state at the start, warm start included, and of what follows."""
-    import mujoco
-
-    rng = np.random.default_rng(episode)
-    digest = hashlib.sha256(simulator.reset(seed, episode).tobytes())
-    base = simulator._env.unwrapped
-    kind = mujoco.mjtState.mjSTATE_INTEGRATION
-    state = np.empty(mujoco.mj_stateSize(base.model, kind))
-    mujoco.mj_getState(base.model, base.data, state, kind)
-    digest.update(state.tobytes())
-    for _ in range(steps):
-        action = rng.uniform(-1, 1, simulator.act_dim).astype(np.float32)
-        observation, reward, _, _ = simulator.step(action)
-        digest.update(observation.tobytes() + repr(reward).encode())
-    return digest.hexdigest()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "env",
-    [
-        CUBE,
-        "cube-double-play-singletask-v0",
-        "scene-play-singletask-task2-v0",
-        "puzzle-3x3-play-singletask-v0",
-        "pointmaze-teleport-navigate-singletask-v0",
-        "antmaze-large-navigate-singletask-v0",
-        "antsoccer-arena-navigate-singletask-v0",
-        "humanoidmaze-medium-navigate-singletask-v0",
-    ],
-)
-def test_an_episode_does_not_depend_on_what_ran_before_it(env):
-    code = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from test_evaluate import Simulator, episode_digest
-        print(episode_digest(Simulator({env!r}), 3, 5))
-    """
-    simulator = Simulator(env)
-    first = episode_digest(simulator, 3, 5)
-    others = [episode_digest(simulator, seed, e) for seed, e in ((3, 6), (4, 5), (3, 5))]
-    np.random.seed(123)  # noqa: NPY002 - the state that an episode must not see
-    simulator._env.step(np.ones(simulator.act_dim, np.float32))
-    again = episode_digest(simulator, 3, 5)
-    fresh = run_python(code).stdout.strip()
-    assert first == others[2] == again == fresh
-    assert len({first, *others}) == 3, "another seed or episode must be another start"
-
-
 def without_speed(result: dict) -> dict:
     rows = [{k: v for k, v in r.items() if k != "actions_per_second"} for r in result["rows"]]
     return result | {"rows": rows}
@@ -396,7 +345,7 @@ def test_results_do_not_depend_on_the_number_of_workers(cube_policy):
 @pytest.mark.slow
 def test_an_evaluator_that_nobody_closes_lets_the_program_end(maze_policy):
     code = (
-        "import sys\nfrom sorl_fast.act.evaluate import Evaluator\n"
+        "import sys\nfrom sorl_fast.simulate.evaluate import Evaluator\n"
         "if __name__ == '__main__':\n"
         f"    evaluator = Evaluator({MAZE!r}, workers=1)\n"
         "    evaluator.run(sys.argv[1], (1,), (1,), 1, 0)\n"
@@ -409,13 +358,6 @@ def test_an_evaluator_that_nobody_closes_lets_the_program_end(maze_policy):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "ran\n"
-
-
-@pytest.mark.slow
-def test_success_timing_reaches_the_simulator():
-    for timing in ("post", "pre"):
-        for env in (CUBE, MAZE):
-            assert Simulator(env, timing)._env.unwrapped._success_timing == timing
 
 
 @pytest.mark.slow
@@ -510,7 +452,7 @@ def test_no_worker_outlives_the_parent(maze_policy, tmp_path, sig, whole_group):
     script.write_text(
         textwrap.dedent(f"""
         import multiprocessing, signal, sys
-        from sorl_fast.act.evaluate import Evaluator
+        from sorl_fast.simulate.evaluate import Evaluator
 
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         told = []

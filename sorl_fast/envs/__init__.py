@@ -1,0 +1,97 @@
+"""Environments: a family a file, with its presets, its simulator, and where its data come from.
+
+Everything is found by an environment's name. Nothing here imports a simulator before one is opened.
+"""
+
+import re
+
+from ..errors import BadInput
+from . import antmaze, antsoccer, cube, humanoidmaze, pointmaze, puzzle, scene
+from .family import Family, Preset
+from .recipe import EpisodeSource, Recipe
+from .simulator import Simulator, Timing
+
+FAMILIES: dict[str, Family] = {
+    module.FAMILY.name: module.FAMILY
+    for module in (antmaze, humanoidmaze, antsoccer, cube, scene, puzzle, pointmaze)
+}
+PRESETS: dict[str, Preset] = {p.name: p for f in FAMILIES.values() for p in f.presets}
+"""Every setting, by the name of its environment without task and version."""
+RECIPES: dict[str, Recipe] = {r.dataset: r for f in FAMILIES.values() for r in f.recipes}
+"""Every data set that can be collected here, by name."""
+
+_SINGLETASK = re.compile(r"^(?P<name>.+)-singletask(-task[1-5])?-v0$")
+
+
+def dataset_name(env: str) -> str:
+    """Return the OGBench data set of an environment: its name without `-singletask[-taskK]`."""
+    match = _SINGLETASK.match(env)
+    return f"{match['name']}-v0" if match else env
+
+
+def refuse_images(env: str) -> None:
+    """Raise BadInput if `env`'s observations are images: making it without a display may abort."""
+    if env.startswith("visual-"):
+        raise BadInput(
+            f"{env!r} has images for observations, but a policy here reads vectors. Leave visual- out"
+        )
+
+
+def find_family(env: str) -> Family | None:
+    """Return the family that an environment's or data set's name begins with, or None."""
+    return FAMILIES.get(env.removeprefix("visual-").partition("-")[0])
+
+
+def find_preset(env: str) -> Preset | None:
+    """Return the setting of `env`, a single task's name, or None if it has none."""
+    match = _SINGLETASK.match(env)
+    return PRESETS.get(match["name"]) if match else None
+
+
+def find_recipe(env: str) -> Recipe:
+    """Return the recipe of the data set `env`.
+
+    Raises
+    ------
+    BadInput
+        `env` names a task, a data set that needs a trained expert, or nothing that is known. The
+        message says what can be collected and what to run.
+    """
+    if env in RECIPES:
+        return RECIPES[env]
+    dataset, family = dataset_name(env), find_family(env)
+    if dataset in RECIPES:
+        raise BadInput(
+            f"{env} is one task of the data set {dataset}, which serves all its tasks. "
+            f"Run `sorl-fast collect --env {dataset} ...`, then train with --env {env}"
+        )
+    names = [f.collectable for f in FAMILIES.values() if f.collectable]
+    collectable = f"{', '.join(names[:-1])} and {names[-1]}"
+    if family is not None and family.data_from == "expert":
+        task = f"{dataset.removesuffix('-v0')}-singletask-task1-v0"
+        raise BadInput(
+            f"{env} cannot be collected: it needs a trained locomotion expert. Get OGBench's files "
+            f"with `sorl-fast train --env {task} --download ...`. "
+            f"What can be collected: {collectable}"
+        )
+    raise BadInput(f"{env!r} is no data set that can be collected. Choose --env from {collectable}")
+
+
+def open_source(recipe: Recipe) -> EpisodeSource:
+    """Make the simulator and the oracles of a recipe; takes seconds."""
+    family = find_family(recipe.env)
+    if family is None or family.open_source is None:
+        raise BadInput(f"no family of environments collects {recipe.env!r}")
+    return family.open_source(recipe)
+
+
+def open_simulator(env: str, success_timing: Timing = "post") -> Simulator:
+    """Make the simulator of a single task.
+
+    Raises
+    ------
+    BadInput
+        The simulator is not installed, or has no environment of that name.
+    """
+    family = find_family(env)
+    return (Simulator if family is None else family.simulator)(env, success_timing)

@@ -1,0 +1,1 @@
+"""Simulators in worker processes: how often a policy succeeds."""
