@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sorl_fast.data.oracles import collect_episode, find_recipe, open_source
+from sorl_fast.envs import find_recipe, open_source
+from sorl_fast.envs.recipe import collect_episode
 
 ENV = "cube-single-play-v0"
 
