@@ -16,6 +16,7 @@ LEAVES = {
     "atomic",
     "isolated",
     "progress",
+    "status",
     "version",
 }
 # room -> what it may import at the top of its modules, beside the leaves and itself

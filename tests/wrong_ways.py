@@ -189,16 +189,16 @@ def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, want_q=Tru
         noise = reference.normals(noise, len(obs), candidates, actor[-1][0].shape[-1])
     action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
     _, low, high = rest
-    flags = ((action == low) | (action == high)).any(1).int()
+    flags = 8 * ((action == low) | (action == high)).any(1).int()
     good = noise.isfinite().all(-1) & obs.isfinite().all(1)[:, None]
-    flags += torch.where(good.all(1), 0, 2)
-    flags = torch.where(obs.isfinite().all(1), flags, 8)
+    flags += torch.where(good.all(1), 0, 16)
+    flags = torch.where(obs.isfinite().all(1), flags, 1)
     return action, index, q, flags
 
 
 def forgets_rejected(*args, **more):
     *found, flags = drawing(*args, **more)
-    return *found, torch.where(flags == 8, flags, flags & ~2)
+    return *found, torch.where(flags == 1, flags, flags & ~16)
 
 
 def wrong_if_not_scored(*args, want_q=True, **more):

@@ -323,7 +323,10 @@ def _check_flags(
     from ..kernels import best_of_n as bits
 
     low, high = limits
-    expected = bits.CLIPPED * ((action == low) | (action == high)).any(1) + bits.REJECTED * rejected
+    expected = (
+        bits.CLIPPED * ((action == low) | (action == high)).any(1)
+        + bits.CANDIDATE_REJECTED * rejected
+    )
     expected = torch.where(no_obs, bits.NONFINITE_OBS, expected)
     wrong = flags != expected
     if wrong.any():

@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sorl_fast import BadInput, Sampler, ops
+from sorl_fast.act.backends.triton import KEPT, TritonSession, _Place
 from sorl_fast.act.philox import normals
-from sorl_fast.act.reference import Status, best_of_n
-from sorl_fast.act.sampler import NoiseKey
-from sorl_fast.act.triton import KEPT, TritonSession, _Place
+from sorl_fast.act.reference import best_of_n
+from sorl_fast.act.session import NoiseKey, Status
 from sorl_fast.ops import triton as kernels
 
 H = 64

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cores import unpin
-from ..errors import BadInput
-from .policy_file import Policy
-from .sampler import Info, NoiseKey, as_floats
+from ...cores import unpin
+from ...errors import BadInput
+from ..policy_file import Policy
+from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
     *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
@@ -61,7 +61,7 @@ class NativeSession:
     Raises
     ------
     BadInput
-        There is no native module, threads is out of its bounds, or SORL_CPU_ISA names an
+        Threads is out of its bounds, or SORL_CPU_ISA names an
         instruction set that is not there.
     """
 
@@ -87,14 +87,14 @@ class NativeSession:
         self._session.reset()
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
-        """Return the caller's numbers as contiguous float32, or raise BadInput."""
+        """Return the caller's numbers as contiguous float32, or raise BadInput; see `Session.array`."""
         numbers = as_floats(name, value)
         return np.ascontiguousarray(numbers) if numbers.ndim else numbers
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
@@ -108,3 +108,16 @@ class NativeSession:
         if q is None:
             q = np.full(B, np.nan, np.float32)
         return action, Info(candidate.astype(np.int64), q, status)
+
+
+def _why_not(precision: str) -> str:
+    try:
+        import_native()
+    except BadInput as err:
+        return str(err)
+    return ""
+
+
+BACKEND = Backend(
+    name="native", precisions=("fp32", "bf16", "int8"), why_not=_why_not, make=NativeSession
+)

@@ -13,9 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadInput
-from .policy_file import Policy
-from .sampler import Best, Info, NoiseKey, TorchSession
+from ...errors import BadInput
+from ..policy_file import Policy
+from ..session import Backend, Info, NoiseKey, Session
+from .torch import Best, TorchSession, why_not
 
 KEPT = 16  # sizes of call whose graphs are kept
 
@@ -45,11 +46,11 @@ class TritonSession(TorchSession):
     ) -> None:
         self._places: dict[Any, _Place] = {}
         self._place: _Place | None = None
-        super().__init__(policy, "triton")
-        from .. import ops
+        super().__init__(policy)
+        from ... import ops
 
         self._device = ops.triton_device(precision)
-        from ..ops import chain, graphs, triton
+        from ...ops import chain, graphs, triton
 
         self._dispatch: Any = ops
         self._chain: Any = chain
@@ -72,7 +73,7 @@ class TritonSession(TorchSession):
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -191,9 +192,9 @@ class TritonSession(TorchSession):
             action,
             index,
             q,
-            flags & (bits.NONE_GOOD | bits.NONFINITE_OBS) == 0,
+            flags & (bits.NONFINITE_RESULT | bits.NONFINITE_OBS) == 0,
             flags & bits.CLIPPED != 0,
-            flags & bits.REJECTED != 0,
+            flags & bits.CANDIDATE_REJECTED != 0,
         )
 
     def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
@@ -227,3 +228,24 @@ class _Place:
         if self._stream is not None and self._stream != stream:
             stream.wait_stream(self._stream)
         self._stream = stream
+
+
+def _why_not(precision: str) -> str:
+    if why := why_not("triton"):
+        return why
+    from ... import ops
+
+    try:
+        ops.triton_device(precision)
+    except BadInput as err:
+        return str(err)
+    return ""
+
+
+def _make(policy: Policy, precision: str, threads: int) -> Session:
+    return TritonSession(policy, precision)
+
+
+BACKEND = Backend(
+    name="triton", precisions=("fp32", "tf32", "bf16", "fp16"), why_not=_why_not, make=_make
+)
