@@ -55,8 +55,8 @@ class Way(NamedTuple):
     """One way of doing an operation.
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
-    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise,
-    and then best_of_n takes candidates= and want_q=, and may return the flags of `kernels.best_of_n` too.
+    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
+    best_of_n then takes candidates=.
     """
 
     function: Callable[..., Any]
@@ -79,13 +79,15 @@ def _reference(name: str) -> Callable[..., Any]:
     return getattr(reference, name) if name in PLAIN_OPERATIONS else call
 
 
-def _fused_best_of_n(
-    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
-    high: Tensor, *, precision: str, candidates: int | None = None, want_q: bool = True,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    N = noise.shape[1] if candidates is None else candidates
-    rest = steps, q_agg, low, high, precision, want_q
-    return _late("triton", "sample_best")(actor, critic, obs, noise, N, *rest)
+def _best_of_n(way: str) -> Callable[..., Any]:
+    def call(
+        actor: Layers, critic: Layers, obs: Tensor, *args: Any, precision: str, **options: Any
+    ) -> Any:
+        prepare = _late("sampling", "prepare")
+        networks = prepare(way, actor, critic, obs.shape[-1], precision)
+        return networks.best_of_n(obs, *args, **options)
+
+    return call
 
 
 # operation -> name of the way -> way
@@ -97,7 +99,8 @@ WAYS_OF_GPU: dict[str, dict[str, Way]] = {
     }
     for name in OPERATIONS
 }
-WAYS_OF_GPU["best_of_n"]["fused"] = Way(_fused_best_of_n, draws=True)
+# as a sampler runs it
+WAYS_OF_GPU["best_of_n"] = {name: Way(_best_of_n(name), draws=name == "fused") for name in WAYS}
 
 GPU = f"{__name__}:WAYS_OF_GPU"
 

@@ -3,7 +3,7 @@
 Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..policy_file import Policy
 from ..session import (
@@ -33,17 +33,6 @@ def why_not(name: str) -> str:
     return ""
 
 
-class Best(NamedTuple):
-    """The winners of best-of-N as tensors, before any action is held; rows without one mean nothing."""
-
-    action: Any  # [B, A]
-    index: Any  # [B], int64
-    q: Any  # [B]
-    some_good: Any  # [B], bool: a candidate was left
-    clipped: Any  # [B], bool: the bounds changed the action
-    some_rejected: Any  # [B], bool: a candidate was not good
-
-
 class TorchSession:
     """The policy in plain PyTorch, on the device of the observations, never waiting for it.
 
@@ -58,10 +47,10 @@ class TorchSession:
     def __init__(self, policy: Policy) -> None:
         import torch
 
-        from ...ops import reference as ops  # PyTorch's own arithmetic, on any device
+        from ...ops import reference  # PyTorch's own arithmetic, on any device
 
         self._torch = torch
-        self._ops = ops
+        self._best_of_n = reference.best_of_n
         self._policy = policy
         self._weights: dict[Any, Any] = {}
         self.reset()
@@ -88,71 +77,36 @@ class TorchSession:
         if isinstance(noise, NoiseKey):
             noise = torch.from_numpy(noise_of(noise, len(obs), candidates, self._policy.act_dim))
         with torch.no_grad():
-            best = self._best(obs, noise.to(obs.device), steps, want_q)
+            actor, critic, low, high, *_ = self._on(obs.device)
+            arguments = noise.to(obs.device), steps, self._policy.q_agg, low, high
+            x = self._normalised(obs)
+            best = self._best_of_n(actor, critic, x, *arguments, want_q=want_q)
             action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
             return action, info
 
-    def _best(self, obs: Any, noise: Any, steps: int, want_q: bool) -> "Best":
-        """Return the best of N candidates, from noise [B, N, A]."""
-        torch = self._torch
-        B, N, A = noise.shape
-        *_, low, high, mean, std = self._on(obs.device)
-        # composed of parts, not ops.best_of_n: the status needs the actions before the clip
-        x = obs if mean is None else (obs - mean) / std
-        rows = x.repeat_interleave(N, 0)
-        z = self._denoise(rows, noise.reshape(B * N, A), steps)
-        actions = z.clamp(low, high)
-        good = z.isfinite().all(1)
-        q = z.new_full((B * N,), torch.nan)
-        if N > 1 or want_q:
-            values = self._score(rows, actions, steps)
-            q = values.mean(0) if self._policy.q_agg == "mean" else values.amin(0)
-        if N > 1:
-            good = good & q.isfinite()
+    def _normalised(self, obs: Any) -> Any:
+        *_, mean, std = self._on(obs.device)
+        return obs if mean is None else (obs - mean) / std
 
-        good, q = good.view(B, N), q.view(B, N)
-        ranked = torch.where(good, q, -torch.inf)
-        # argmax leaves open which of equal entries it returns: the smallest index is the rule
-        tied = ranked == ranked.amax(1, keepdim=True)
-        index = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
-        won = torch.arange(B, device=z.device) * N + index
-        return Best(
-            actions[won],
-            index,
-            q.gather(1, index[:, None])[:, 0],
-            good.any(1),
-            (actions[won] != z[won]).any(1),
-            ~good.all(1),
-        )
+    def _settle(self, obs: Any, best: Any, last: Any) -> tuple[Any, Info, Any]:
+        """Hold `last` where no candidate is left; return the actions, their Info and the next last.
 
-    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
-        """Return z_1 [B N, A] before the clip."""
-        return self._ops.denoise(self._on(rows.device)[0], rows, z, steps)
-
-    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
-        """Return Q [E, B N]."""
-        return self._ops.critic_ensemble(self._on(rows.device)[1], rows, actions, steps)
-
-    def _settle(self, obs: Any, best: "Best", last: Any) -> tuple[Any, Info, Any]:
-        """Hold `last` where no candidate is left; return the actions, their Info and the next last."""
+        An observation that only normalising made infinite is a matter of the result.
+        """
         torch = self._torch
         seen = obs.isfinite().all(1)
-        left = seen & best.some_good
+        none_good = Status.NONFINITE_OBS | Status.NONFINITE_RESULT
+        left = seen & (best.status & none_good == 0)
         action = torch.where(left[:, None], best.action, last)
-        status = (
-            torch.where(seen, 0, Status.NONFINITE_OBS)
-            | torch.where(seen & ~left, Status.NONFINITE_RESULT, 0)
-            | torch.where(left, 0, Status.HELD)
-            | torch.where(left & best.clipped, Status.CLIPPED, 0)
-            | torch.where(left & best.some_rejected, Status.CANDIDATE_REJECTED, 0)
-        )
+        why = torch.where(seen, Status.NONFINITE_RESULT, Status.NONFINITE_OBS)
+        status = torch.where(left, best.status, why | Status.HELD)
         if len(obs):
             numbers = torch.arange(len(obs), device=obs.device)
             highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
             latest = action.index_select(0, highest.clamp(min=0))[0]
             last = torch.where(highest >= 0, latest, last)
         info = Info(
-            torch.where(left, best.index, -1),
+            torch.where(left, best.candidate, -1),
             torch.where(left, best.q, torch.nan),
             status.to(torch.int32),
         )

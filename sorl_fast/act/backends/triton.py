@@ -16,7 +16,7 @@ from typing import Any
 from ...errors import BadInput
 from ..policy_file import Policy
 from ..session import Backend, Info, NoiseKey, Session
-from .torch import Best, TorchSession, why_not
+from .torch import TorchSession, why_not
 
 KEPT = 16  # sizes of call whose graphs are kept
 
@@ -50,15 +50,13 @@ class TritonSession(TorchSession):
         from ... import ops
 
         self._device = ops.triton_device(precision)
-        from ...ops import chain, graphs, triton
+        from ...ops import graphs
 
-        self._dispatch: Any = ops
-        self._chain: Any = chain
+        self._ops: Any = ops
         self._captured: Any = graphs.Captured
         self._recorder = recorder or (
             lambda device: graphs.CudaRecorder(device) if device.type == "cuda" else None
         )
-        self._kernels: Any = triton
         self._precision = precision
 
     def reset(self) -> None:
@@ -138,7 +136,7 @@ class TritonSession(TorchSession):
         """Return what computes a call of a size, everything ready that it reads."""
         device, N = place.last.device, call[0]
         actor, critic, *_ = self._on(device)
-        way = self._dispatch.sampling_way(actor, critic, rows * N, self._precision, device)
+        way = self._ops.sampling_way(actor, critic, rows * N, self._precision, device)
         if way not in place.networks:
             # a graph would pack at each replay only, not now; the reference packs nothing
             if way != "reference" and self._in_users_graph(device):
@@ -146,66 +144,32 @@ class TritonSession(TorchSession):
                     f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
                     "a CUDA graph: make one such call before it"
                 )
-            prepare: Callable[[Any], Any] = lambda layers: layers  # noqa: E731 - the reference's
-            if way == "fused":
-                prepare = functools.partial(
-                    self._kernels.prepare, obs=self._policy.obs_dim, precision=self._precision
-                )
-            elif way == "chain":
-                prepare = functools.partial(self._chain.prepare, precision=self._precision)
-            place.networks[way] = prepare(actor), prepare(critic)
-        return functools.partial(self._compute, place, way, *call)
+            place.networks[way] = self._ops.prepare(
+                way, actor, critic, self._policy.obs_dim, self._precision
+            )
+        return functools.partial(self._compute, place, place.networks[way], *call)
 
     def _compute(
         self,
         place: "_Place",
-        way: str,
+        networks: Any,
         N: int,
         steps: int,
         want_q: bool,
         obs: Any,
         noise: Any = None,
     ) -> Any:
-        place.way = way
-        if way == "fused":
-            best = self._fused(place, obs, place.key if noise is None else noise, N, steps, want_q)
-        else:
-            if noise is None:
-                noise = self._dispatch.normals(place.key, len(obs), N, self._policy.act_dim)
-            best = self._best(obs, noise, steps, want_q)
+        _, _, low, high, *_ = self._on(obs.device)
+        options: dict[str, Any] = {"want_q": want_q}
+        if noise is None and networks.draws:
+            noise, options["candidates"] = place.key, N
+        elif noise is None:
+            noise = self._ops.normals(place.key, len(obs), N, self._policy.act_dim)
+        arguments = noise, steps, self._policy.q_agg, low, high
+        best = networks.best_of_n(self._normalised(obs), *arguments, **options)
         action, info, last = self._settle(obs, best, place.last)
         place.last.copy_(last)
         return action, *info
-
-    def _fused(
-        self, place: "_Place", obs: Any, noise: Any, N: int, steps: int, want_q: bool
-    ) -> Best:
-        """Return the best of N by one kernel, of noise or of a key."""
-        *_, low, high, mean, std = self._on(obs.device)
-        x = obs if mean is None else (obs - mean) / std
-        action, index, q, flags = self._kernels.sample_prepared(
-            *(*place.networks["fused"], x, noise, N, steps, self._policy.q_agg, low, high),
-            *(self._precision, want_q),
-        )
-        bits = self._kernels.best_of_n_kernels
-        return Best(
-            action,
-            index,
-            q,
-            flags & (bits.NONFINITE_RESULT | bits.NONFINITE_OBS) == 0,
-            flags & bits.CLIPPED != 0,
-            flags & bits.CANDIDATE_REJECTED != 0,
-        )
-
-    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
-        place = self._places[rows.device]
-        function = self._chain.denoise_of if place.way == "chain" else self._ops.denoise
-        return function(place.networks[place.way][0], rows, z, steps)
-
-    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
-        place = self._places[rows.device]
-        function = self._chain.critic_of if place.way == "chain" else self._ops.critic_ensemble
-        return function(place.networks[place.way][1], rows, actions, steps)
 
 
 class _Place:
@@ -218,10 +182,7 @@ class _Place:
         self.recorder = recorder  # of graphs; None: calls are not recorded
         self._stream: Any = None  # that of the last call
         self.graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by size of call
-        self.networks: dict[
-            str, tuple[Any, Any]
-        ] = {}  # actor and critic, by the way that reads them
-        self.way = ""  # of the call that is computed
+        self.networks: dict[str, Any] = {}  # the policy's, by the way that reads them
 
     def follow(self, stream: Any) -> None:
         """Let the stream of this call wait for that of the last: what is here is here once."""

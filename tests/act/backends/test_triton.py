@@ -40,8 +40,10 @@ def no_override(monkeypatch):
 def ran(monkeypatch):
     """What each call of the kernel was given."""
     calls = []
-    real = kernels.sample_prepared
-    monkeypatch.setattr(kernels, "sample_prepared", lambda *a: calls.append(a) or real(*a))
+    real = kernels.best_of_n_of
+    monkeypatch.setattr(
+        kernels, "best_of_n_of", lambda *a, **k: calls.append((a, k)) or real(*a, **k)
+    )
     return calls
 
 
@@ -101,7 +103,7 @@ def test_the_kernel_draws_numpys_noise(ran, cell):
         x, *cell, seed=2**64 - 3, call=7, row_offset=2**32 - 2
     )
     np.testing.assert_allclose(action, expected, rtol=0, atol=FLOAT32)
-    key = ran[0][3]
+    (_, _, _, key, *_), _ = ran[0]
     assert key.tolist() == [-3, 7, 2**32 - 2]
 
 
@@ -114,8 +116,10 @@ def test_precisions(ran, precision):
     np.testing.assert_allclose(action, expected, rtol=0, atol=bound)
     np.testing.assert_allclose(info.q, exact.q, rtol=0, atol=3 * bound * np.abs(exact.q).max())
     kind = torch.float16 if precision == "fp16" else torch.float32
-    assert ran[0][0][1].dtype == kind
-    assert ran[0][-2:] == (precision, True)
+    (actor, *_), options = ran[0]
+    assert actor.weights.dtype == kind
+    assert actor.precision == precision
+    assert options["want_q"] is True
 
 
 def test_statuses_are_numpys():
@@ -194,7 +198,7 @@ def test_tensors_in_tensors_out():
 
 def test_without_info_a_lone_candidate_is_not_scored(ran):
     sampler().act(observations(2), seed=1)
-    assert ran[0][-1] is False
+    assert ran[0][1]["want_q"] is False
 
 
 # --- how it computes
