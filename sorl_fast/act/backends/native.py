@@ -3,6 +3,7 @@
 Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -52,7 +53,7 @@ class NativeSession:
     Parameters
     ----------
     policy
-        Its weights are packed anew; nothing of it is kept.
+        Its weights are packed once for a precision and an instruction set, whoever asks.
     precision
         fp32, bf16 or int8.
     threads
@@ -61,13 +62,14 @@ class NativeSession:
     Raises
     ------
     BadInput
-        Threads is out of its bounds, or SORL_CPU_ISA names an
-        instruction set that is not there.
+        Threads is out of its bounds, or SORL_CPU_ISA names an instruction set that is not there.
     """
 
     def __init__(self, policy: Policy, precision: str, threads: int) -> None:
         native = import_native()
-        model = make_model(native, policy, precision)
+        isa = os.environ.get("SORL_CPU_ISA") or native.isas(precision)[-1]
+        key = "native", precision, isa
+        model = policy.once(key, lambda: make_model(native, policy, precision))
         if threads > 1:
             unpin()  # the session's threads may run where this one may
         try:

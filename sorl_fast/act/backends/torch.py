@@ -41,7 +41,7 @@ class TorchSession:
     Parameters
     ----------
     policy
-        Its weights are copied to every device that observations come from.
+        Its weights are copied, once for all samplers, to every device that observations come from.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -115,14 +115,21 @@ class TorchSession:
     def _on(self, device: Any) -> Any:
         """Return the policy's arrays as tensors on `device`, copied there once."""
         if device not in self._weights:
-            p = self._policy
-            move = lambda a: None if a is None else self._torch.tensor(a, device=device)  # noqa: E731
-            self._weights[device] = (
+            self._weights[device] = self._policy.once(("torch", device), lambda: self._copy(device))
+        return self._weights[device]
+
+    def _copy(self, device: Any) -> Any:
+        p, torch = self._policy, self._torch
+
+        def move(array: Any) -> Any:
+            return None if array is None else torch.tensor(array, device=device)
+
+        with torch.inference_mode(False):  # other samplers read them outside of it
+            return (
                 [tuple(map(move, layer)) for layer in p.actor],
                 [tuple(map(move, layer)) for layer in p.critic],
                 *map(move, (p.action_low, p.action_high, p.obs_mean, p.obs_std)),
             )
-        return self._weights[device]
 
 
 def _make(policy: Policy, precision: str, threads: int) -> Session:

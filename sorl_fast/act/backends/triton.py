@@ -29,7 +29,7 @@ class TritonSession(TorchSession):
     Parameters
     ----------
     policy
-        Its weights are copied.
+        Its weights are copied and packed once for a GPU and a precision, whoever asks.
     precision
         fp32, tf32, fp16 or bf16.
     recorder
@@ -144,10 +144,18 @@ class TritonSession(TorchSession):
                     f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
                     "a CUDA graph: make one such call before it"
                 )
-            place.networks[way] = self._ops.prepare(
-                way, actor, critic, self._policy.obs_dim, self._precision
+            key = "triton", device, way, self._precision
+            place.networks[way] = self._policy.once(
+                key, lambda: self._prepare(device, way, actor, critic)
             )
         return functools.partial(self._compute, place, place.networks[way], *call)
+
+    def _prepare(self, device: Any, way: str, actor: Any, critic: Any) -> Any:
+        networks = self._ops.prepare(way, actor, critic, self._policy.obs_dim, self._precision)
+        if device.type == "cuda" and way != "reference":
+            # other samplers read them on other streams
+            self._torch.cuda.current_stream(device).synchronize()
+        return networks
 
     def _compute(
         self,

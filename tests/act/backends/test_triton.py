@@ -39,6 +39,9 @@ def no_override(monkeypatch):
 @pytest.fixture
 def ran(monkeypatch):
     """What each call of the kernel was given."""
+    monkeypatch.setitem(
+        globals(), "POLICY", make_policy(H=H)
+    )  # not yet packed, to be called as it was
     calls = []
     real = kernels.best_of_n_of
     monkeypatch.setattr(
@@ -51,8 +54,8 @@ def observations(rows, O=3, seed=0):
     return normals(seed, rows, 1, O, call=99)[:, 0]
 
 
-def sampler(policy=POLICY, precision="fp32"):
-    return Sampler(policy, backend="triton", precision=precision)
+def sampler(policy=None, precision="fp32"):
+    return Sampler(policy or POLICY, backend="triton", precision=precision)
 
 
 # --- what it computes
@@ -247,9 +250,10 @@ def test_weights_are_packed_once(monkeypatch):
     packs = []
     pack = kernels.pack
     monkeypatch.setattr(kernels, "pack", lambda *a: packs.append(a) or pack(*a))
-    acting = sampler()
-    for rows in (1, 3, 1):
-        acting.act(observations(rows), seed=1)
+    policy = make_policy(H=H)
+    for acting in (sampler(policy), sampler(policy)):
+        for rows in (1, 3, 1):
+            acting.act(observations(rows), seed=1)
     assert len(packs) == 2  # actor and critic
 
 
