@@ -19,8 +19,7 @@ from sorl_fast.act.backends import native
 
 
 @pytest.fixture(autouse=True)
-def no_override(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+def no_isa(monkeypatch):
     monkeypatch.delenv("SORL_CPU_ISA", raising=False)
 
 

@@ -31,11 +31,6 @@ pytestmark = pytest.mark.filterwarnings(  # numpy's, which does the interpreter'
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(autouse=True)
-def no_override(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
-
-
 @pytest.fixture
 def ran(monkeypatch):
     """What each call of the kernel was given."""
