@@ -4,6 +4,7 @@ name, and the tasks: an operation in a precision, on a network.
 Shape letters as in `reference`.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -56,11 +57,13 @@ class Way(NamedTuple):
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
     precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
-    best_of_n then takes candidates=.
+    best_of_n then takes candidates=. `prepare` is `sampling.prepare` for the way, where a sampler makes
+    networks ready once: what is timed is what follows.
     """
 
     function: Callable[..., Any]
     draws: bool = False
+    prepare: Callable[..., Any] | None = None
 
 
 def _late(module: str, name: str) -> Callable[..., Any]:
@@ -79,15 +82,15 @@ def _reference(name: str) -> Callable[..., Any]:
     return getattr(reference, name) if name in PLAIN_OPERATIONS else call
 
 
-def _best_of_n(way: str) -> Callable[..., Any]:
+def _best_of_n(way: str) -> Way:
+    prepare = functools.partial(_late("sampling", "prepare"), way)
+
     def call(
         actor: Layers, critic: Layers, obs: Tensor, *args: Any, precision: str, **options: Any
     ) -> Any:
-        prepare = _late("sampling", "prepare")
-        networks = prepare(way, actor, critic, obs.shape[-1], precision)
-        return networks.best_of_n(obs, *args, **options)
+        return prepare(actor, critic, obs.shape[-1], precision).best_of_n(obs, *args, **options)
 
-    return call
+    return Way(call, draws=way == "fused", prepare=prepare)
 
 
 # operation -> name of the way -> way
@@ -100,7 +103,7 @@ WAYS_OF_GPU: dict[str, dict[str, Way]] = {
     for name in OPERATIONS
 }
 # as a sampler runs it
-WAYS_OF_GPU["best_of_n"] = {name: Way(_best_of_n(name), draws=name == "fused") for name in WAYS}
+WAYS_OF_GPU["best_of_n"] = {name: _best_of_n(name) for name in WAYS}
 
 GPU = f"{__name__}:WAYS_OF_GPU"
 

@@ -12,7 +12,7 @@ from sorl_fast import ops
 from sorl_fast.act.backends.triton import TritonSession
 from sorl_fast.act.session import NoiseKey
 from sorl_fast.ops import reference, sampling, selfcheck
-from sorl_fast.ops.ways import GPU, WAYS, Network
+from sorl_fast.ops.ways import GPU, WAYS, Network, Task, ways
 from sorl_fast.status import Status
 
 pytestmark = pytest.mark.filterwarnings(  # numpy's, which does the interpreter's sums
@@ -53,6 +53,11 @@ def test_every_way_returns_the_same(way, N, want_q):
         assert best.q.isnan().all()
 
 
+def session():
+    """Return a session of a policy of its own, for which nothing is packed yet."""
+    return TritonSession(make_policy(H=64, depth=1), "fp32")
+
+
 @pytest.mark.parametrize(
     ("way", "module", "name"),
     [
@@ -63,10 +68,9 @@ def test_every_way_returns_the_same(way, N, want_q):
 )
 def test_what_is_judged_is_what_a_sampler_runs(way, module, name, monkeypatch):
     """One function spoiled is refused by the self-check, and shows in a sampler's actions."""
-    policy = make_policy(H=64, depth=1)
     call = normal(4, 3), NoiseKey(1, 0, 0)
     monkeypatch.setattr(ops, "sampling_way", lambda *a: way)
-    before, _ = TritonSession(policy, "fp32").act(*call, 3, 2, True)
+    before, _ = session().act(*call, 3, 2, True)
     item = {
         **{"operation": "best_of_n", "precision": "fp32", "network": list(Network(3, 2, 64, 1, 2))},
         **{"way": way, "device": "cpu", "form": "tiny", "registry": GPU, "seed": 0},
@@ -80,5 +84,20 @@ def test_what_is_judged_is_what_a_sampler_runs(way, module, name, monkeypatch):
 
     monkeypatch.setattr(f"{module}.{name}", spoiled)
     assert selfcheck.examine_item(item, lambda text: None)["status"] == "disagrees"
-    after, _ = TritonSession(policy, "fp32").act(*call, 3, 2, True)
+    after, _ = session().act(*call, 3, 2, True)
     assert torch.equal(after, before * 1.01)
+
+
+def test_what_is_timed_packs_nothing(monkeypatch):
+    """A sampler packs once; a time with the packing in it would choose another way than the fastest."""
+    packs = []
+    real = sampling.prepare
+    monkeypatch.setattr(sampling, "prepare", lambda *a: packs.append(a) or real(*a))
+    way = ways(GPU)["best_of_n"]["chain"]
+    task = Task("best_of_n", "fp32", Network(3, 2, 16, 1, 2))
+    call, backward = selfcheck._timed_calls(way, task, 16, torch.device("cpu"))
+    assert backward is None
+    assert len(packs) == 1
+    call()
+    call()
+    assert len(packs) == 1
