@@ -371,7 +371,7 @@ class Bench:
             def plain() -> Tensor:
                 if N == 1:
                     return reference.rollout(actor, x, z[:, 0], M)
-                return reference.best_of_n(actor, critic, x, z, M, "mean", low, high)[0]
+                return _plain_best_of_n(actor, critic, x, z, M, low, high)
 
             return self._compile(plain) if name == "torch-compile" else plain
         if name == "cublas-graph":
@@ -512,23 +512,29 @@ def _turns() -> tuple[list[str], list[str]]:
     return [name for name in CONTENDERS if name not in patient], patient
 
 
+def _plain_best_of_n(
+    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, low: Tensor, high: Tensor
+) -> Tensor:
+    """Return the actions as a user's own PyTorch would: of numbers that are not finite it says nothing."""
+    B, N, A = noise.shape
+    rows = obs.repeat_interleave(N, 0)
+    actions = reference.denoise(actor, rows, noise.reshape(B * N, A), steps).clamp(low, high)
+    q = reference.critic_ensemble(critic, rows, actions, steps).mean(0).view(B, N)
+    return actions.view(B, N, A)[torch.arange(B, device=obs.device), q.argmax(1)]
+
+
 def _chain_call(
     actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, low: Tensor, high: Tensor,
     precision: str,
 ) -> Callable[[], Tensor]:  # fmt: skip
-    B, N, A = noise.shape
+    N = noise.shape[1]
     act, score = chain.prepare(actor, precision), chain.prepare(critic, precision)
 
     def rollout() -> Tensor:
         return chain.denoise_of(act, obs, noise[:, 0], steps).clamp(-1, 1)
 
     def best_of_n() -> Tensor:
-        rows = obs.repeat_interleave(N, 0)
-        z = chain.denoise_of(act, rows, noise.reshape(B * N, A), steps)
-        q = reference.aggregate(
-            chain.critic_of(score, rows, reference.clip(z, low, high), steps), "mean"
-        )
-        return reference.choose(z.view(B, N, A), q.view(B, N), low, high)[0]
+        return chain.best_of_n_of(act, score, obs, noise, steps, "mean", low, high).action
 
     return rollout if N == 1 else best_of_n
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sorl_fast.act.native import import_native, make_model
+from sorl_fast.act.backends.native import import_native, make_model
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.errors import BadInput
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sorl_fast import ops
-from sorl_fast.act.native import import_native
+from sorl_fast.act.backends.native import import_native
 from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
 from sorl_fast.cli import path_argument

@@ -392,7 +392,7 @@ Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::u
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using namespace sorl;
   using py::arg;
-  m.doc() = "The native sampler. sorl_fast.act.native is its caller; see there.";
+  m.doc() = "The native sampler. sorl_fast.act.backends.native is its caller; see there.";
 
   py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), "A policy packed for one instruction set.")
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),

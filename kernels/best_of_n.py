@@ -24,11 +24,12 @@ from .philox import normals
 from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
-# bits of the flags; the kernel has them as literals, for triton reads no globals
-CLIPPED = 1  # the bounds changed the returned action
-REJECTED = 2  # a candidate's action or Q was not finite; the best of the rest won
-NONE_GOOD = 4  # every candidate was rejected
-NONFINITE_OBS = 8  # the observation has a NaN or an infinity
+# bits of the flags, those of sorl_fast.status; the kernel has them as literals, for triton reads no
+# globals
+NONFINITE_OBS = 1  # the observation has a NaN or an infinity
+NONFINITE_RESULT = 2  # every candidate was rejected
+CLIPPED = 8  # the bounds changed the returned action
+CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
 
 # a user's rows may begin anywhere
 _UNALIGNED = ("obs", "noise", "key", "low", "high")
@@ -169,8 +170,8 @@ def _best_of_n(
             )  # fmt: skip
             seen += tl.sum(tl.where(_finite(x), 0, 1), 1)
         some = good_ones > 0
-        flag = tl.where(clipped > 0, 1, 0) + tl.where(good_ones < candidates, 2, 0)
-        flag = tl.where(seen > 0, 8, tl.where(some, flag, 4))
+        flag = tl.where(clipped > 0, 8, 0) + tl.where(good_ones < candidates, 16, 0)
+        flag = tl.where(seen > 0, 1, tl.where(some, flag, 2))
         if SCORE:
             best_q = tl.where(some, best_q, -float("inf"))
         else:
@@ -285,7 +286,7 @@ def best_of_n(
         float32 [B, A], int64 [B], float32 [B] and int32 [B]. Ties go to the smallest index. A candidate
         whose action or, with N > 1, whose Q is not finite never wins against a good one; where none is
         good, index 0 wins and q is -inf (NaN where it was not computed). flags is a sum of CLIPPED and
-        REJECTED, or NONE_GOOD alone, or NONFINITE_OBS alone.
+        CANDIDATE_REJECTED, or NONFINITE_RESULT alone, or NONFINITE_OBS alone.
     """
     s, B, device = critic.sizes, len(obs), obs.device
     A, widest = s.act, max(s.hidden, actor.sizes.hidden)

@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from . import isolated
 from .act import policy_file
 from .act.philox import normals
-from .act.reference import Status, aggregate, critic_values, denoise
+from .act.reference import aggregate, critic_values, denoise
 from .act.sampler import Sampler
 from .cores import available_cores
 from .errors import BadInput
+from .status import Status
 from .version import __version__
 
 PACKAGES = ("numpy", "safetensors", "torch", "triton", "ogbench", "mujoco", "gymnasium")

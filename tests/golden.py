@@ -125,7 +125,7 @@ def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
         if m := re.fullmatch(r"sample/k(\d+)_n(\d+)/action", key):
             prefix = key.removesuffix("/action")
             with torch.no_grad():
-                action, _, _ = ops.best_of_n(
+                action, *_ = ops.best_of_n(
                     g.actor.layers(),
                     g.critic.layers(),
                     a[f"{prefix}/obs"].unsqueeze(0),

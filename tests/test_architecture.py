@@ -16,6 +16,7 @@ LEAVES = {
     "atomic",
     "isolated",
     "progress",
+    "status",
     "stopping",
     "version",
 }
@@ -112,6 +113,15 @@ def test_imports_follow_the_arrows(path):
             or any(target == a or target.startswith(a + ".") for a in allowed)
         )
         assert ok, f"{module} may not import {target}"
+
+
+def test_in_act_only_the_backends_of_torch_and_triton_reach_ops():
+    found = set()
+    for path in ROOT.glob("sorl_fast/act/**/*.py"):
+        module = module_of(path)
+        names = imports(ast.parse(path.read_text()), module, path.name == "__init__.py")
+        found |= {module for target, _ in names if target.split(".")[0] == "ops"}
+    assert found == {"act.backends.torch", "act.backends.triton"}
 
 
 def test_modules_do_not_import_each_other_in_a_circle():

@@ -184,53 +184,49 @@ def wrong_action_gradient_form(critic, obs, actions, steps, *, precision):
 
 
 def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, want_q=True, **_):
-    """Right: a way that draws, and says what happened as the kernel does."""
+    """Right: a way that draws."""
     if noise.dtype == torch.int64:
         noise = reference.normals(noise, len(obs), candidates, actor[-1][0].shape[-1])
-    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
-    _, low, high = rest
-    flags = ((action == low) | (action == high)).any(1).int()
-    good = noise.isfinite().all(-1) & obs.isfinite().all(1)[:, None]
-    flags += torch.where(good.all(1), 0, 2)
-    flags = torch.where(obs.isfinite().all(1), flags, 8)
-    return action, index, q, flags
+    return reference.best_of_n(actor, critic, obs, noise, steps, *rest, want_q=want_q)
 
 
 def forgets_rejected(*args, **more):
-    *found, flags = drawing(*args, **more)
-    return *found, torch.where(flags == 8, flags, flags & ~2)
+    found = drawing(*args, **more)
+    return found._replace(status=found.status & ~16)
 
 
 def wrong_if_not_scored(*args, want_q=True, **more):
-    action, *found = drawing(*args, **more)
-    return action if want_q else action * 1.01, *found
+    found = drawing(*args, **more)
+    return found if want_q else found._replace(action=found.action * 1.01)
 
 
-def unpaired(actor, critic, obs, noise, steps, *rest, precision):
-    return reference.best_of_n(actor, critic, obs, noise.roll(1, 0), steps, *rest)
+def unpaired(actor, critic, obs, noise, *rest, precision, **more):
+    return reference.best_of_n(actor, critic, obs, noise.roll(1, 0), *rest, **more)
 
 
-def second_best(actor, critic, obs, noise, steps, *rest, precision):
-    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+def second_best(actor, critic, obs, noise, *rest, precision, **more):
+    found = reference.best_of_n(actor, critic, obs, noise, *rest, **more)
     if noise.shape[1] > 1:
         other = noise.clone()
-        other[torch.arange(len(obs)), index] = torch.nan
-        action, index, q = reference.best_of_n(actor, critic, obs, other, steps, *rest)
-    return action, index, q
+        other[torch.arange(len(obs)), found.candidate] = torch.nan
+        second = reference.best_of_n(actor, critic, obs, other, *rest, **more)
+        found = second._replace(status=found.status & ~8 | second.status & 8)
+    return found
 
 
-def loves_nan(actor, critic, obs, noise, steps, *rest, precision):
+def loves_nan(actor, critic, obs, noise, *rest, precision, **more):
     """A candidate that is not finite wins."""
-    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
+    found = reference.best_of_n(actor, critic, obs, noise, *rest, **more)
     bad = ~noise.isfinite().all(-1)
     if noise.shape[1] > 1 and bad.any():
-        index = torch.where(bad.any(1), bad.int().argmax(1), index)
-    return action, index, q
+        index = torch.where(bad.any(1), bad.int().argmax(1), found.candidate)
+        found = found._replace(candidate=index)
+    return found
 
 
-def index_beyond(actor, critic, obs, noise, steps, *rest, precision):
-    action, index, q = reference.best_of_n(actor, critic, obs, noise, steps, *rest)
-    return action, index + noise.shape[1], q
+def index_beyond(actor, critic, obs, noise, *rest, precision, **more):
+    found = reference.best_of_n(actor, critic, obs, noise, *rest, **more)
+    return found._replace(candidate=found.candidate + noise.shape[1])
 
 
 def adam_without_clip(*args, clip_norm, **kwargs):
@@ -300,7 +296,7 @@ WRONG = {
         wrong_action_gradient_form,
         "the action's gradient alone",
     ),
-    "flags": ("best_of_n", forgets_rejected, "has flags"),
+    "status": ("best_of_n", forgets_rejected, "has status"),
     "not-scored": ("best_of_n", wrong_if_not_scored, "with one candidate"),
     "unpaired": ("best_of_n", unpaired, "action is off"),
     "second-best": ("best_of_n", second_best, "below the best"),

@@ -13,10 +13,11 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import safetensors
@@ -48,11 +49,27 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "Copy the file again from where it was trained, or write it again with sorl_fast"
 
 Layers = tuple[tuple[NDArray[np.float32], ...], ...]
+T = TypeVar("T")
+
+
+class _Kept:
+    """What was made of a policy: each thing once, by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = make()
+            made: T = self._made[key]
+            return made
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Policy:
-    """A trained policy: immutable, and safe to share between threads.
+    """A trained policy: immutable, and safe to share between threads and samplers.
 
     Every array is copied to float32 and made read-only. Two policies are the same if their `dumps` are.
 
@@ -134,9 +151,35 @@ class Policy:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "actor", actor)
         object.__setattr__(self, "critic", critic)
+        object.__setattr__(self, "_kept", _Kept())  # no field: what a policy is does not include it
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return loads, (dumps(self),)  # a copy in another process is as immutable as this one
+        return loads, (self.file_bytes,)  # a copy in another process is as immutable as this one
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what `make` makes of this policy: called once a key, and kept as long as the policy.
+
+        Samplers of one policy share their packed weights by it. For any thread.
+
+        Parameters
+        ----------
+        key
+            Names the thing and all that it depends on beside the policy.
+        make
+            Makes it. What it returns must not change afterwards; where it raises, nothing is kept.
+        """
+        kept: _Kept = vars(self)["_kept"]
+        return kept.once(key, make)
+
+    @property
+    def file_bytes(self) -> bytes:
+        """The bytes of its file, as `dumps` gives them; made once and kept, to be sent to many."""
+        return self.once("file", lambda: dumps(self))
+
+    @property
+    def digest(self) -> str:
+        """The sha256 that its file states of itself, 64 digits; equal for equal policies. Made once."""
+        return self.once("digest", lambda: _digest(self.file_bytes))
 
     @property
     def train_steps(self) -> tuple[int, ...]:
@@ -218,8 +261,9 @@ def loads(data: bytes, source: str = "policy bytes") -> Policy:
 
 
 def digest(policy: Policy) -> str:
-    """Return the sha256 that the policy's file states of itself; equal for equal policies."""
-    return _digest(dumps(policy))
+    """Return the policy's `digest`."""
+    _check_is_policy("digest(policy)", policy)
+    return policy.digest
 
 
 def _check_is_policy(call: str, policy: object) -> None:
@@ -233,13 +277,13 @@ def _digest(data: bytes) -> str:
 
 def describe(policy: Policy) -> dict[str, Any]:
     """Return what `sorl-fast inspect` prints: the fields as plain values, and the sizes."""
-    data = dumps(policy)
+    _check_is_policy("describe(policy)", policy)
     return _fields(policy) | {
         "steps": list(policy.train_steps),
         "actor_parameters": sum(a.size for layer in policy.actor for a in layer),
         "critic_parameters": sum(a.size for layer in policy.critic for a in layer),
-        "bytes": len(data),
-        "sha256": _digest(data),
+        "bytes": len(policy.file_bytes),
+        "sha256": policy.digest,
     }
 
 

@@ -8,31 +8,18 @@ arithmetic is done in the dtype of what comes in: float32 is the definition, flo
 
 import math
 from collections.abc import Sequence
-from enum import IntFlag
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from ..status import Status
 from .policy_file import Policy
 
 Array = NDArray[np.floating[Any]]
 Layers = Sequence[Sequence[Array]]
 
 LAYER_NORM_EPS = 1e-6
-
-
-class Status(IntFlag):
-    """What befell one row of a call; 0 if nothing did. The native runtime uses the same numbers.
-
-    A held row has one of the first two and HELD, no more; any other row may have the last two.
-    """
-
-    NONFINITE_OBS = 1  # the observation has a NaN or an infinity
-    NONFINITE_RESULT = 2  # every candidate was rejected
-    HELD = 4  # the session's last good action was returned
-    CLIPPED = 8  # the bounds changed the returned action
-    CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
 
 
 class Choice(NamedTuple):

@@ -1,7 +1,7 @@
 """Actions from a trained policy, always finite and always within its bounds.
 
-The arguments are checked here, once. What a call computes is defined in `reference`; a Session does
-it with one backend, chosen when the Sampler is made.
+The arguments are checked here, once. What a call computes is defined in `reference`; a `session` does
+it with one of the `backends`, chosen when the Sampler is made.
 
 Shape letters: B observations (rows), N candidates, O observation, A action, M Euler steps.
 """
@@ -11,62 +11,20 @@ import os
 import secrets
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, NamedTuple, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInput
 from . import policy_file
-from .philox import normals
+from .backends import BACKENDS
 from .policy_file import Policy
-from .reference import Status, best_of_n
+from .session import Info, NoiseKey, Session, Status
 
 __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 
-BACKENDS = ("numpy", "native", "torch", "triton")
-PRECISIONS = {
-    "numpy": ("fp32",),
-    "native": ("fp32", "bf16", "int8"),
-    "torch": ("fp32",),
-    "triton": ("fp32", "tf32", "bf16", "fp16"),
-}
-KNOWN_PRECISIONS = tuple(dict.fromkeys(p for has in PRECISIONS.values() for p in has))
-
-
-class Info(NamedTuple):
-    """How a call went: numbers for one observation, arrays [B] for a batch, tensors for a tensor."""
-
-    candidate: Any  # the winning candidate, int64; -1 where an action was held
-    q: Any  # its Q, aggregated over the ensemble, float32; NaN where an action was held
-    status: Any  # bits of Status, uint32 (int32 in a tensor)
-
-
-class NoiseKey(NamedTuple):
-    """What the noise of a call is a function of, beside its shape."""
-
-    seed: int  # [0, 2^64)
-    call: int  # [0, 2^32)
-    row_offset: int  # row number of the first row
-
-
-class Session(Protocol):
-    """One backend at work: a policy, the scratch it needs and the last good action. One thread.
-
-    The arguments have been checked. Every row of the result is an action to be executed: rows without
-    a good candidate hold the last good action as it was before the call.
-    """
-
-    def array(self, name: str, value: Any) -> Any:
-        """Return the caller's numbers as float32 in the backend's kind of array, or raise BadInput."""
-
-    def reset(self) -> None:
-        """Forget the last good action."""
-
-    def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
-    ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A], or with that of the key."""
+KNOWN_PRECISIONS = tuple(dict.fromkeys(p for has in BACKENDS.values() for p in has.precisions))
 
 
 class Sampler:
@@ -352,220 +310,24 @@ def _choose(backend: str | None) -> str:
     return name
 
 
-def _make_session(backend: str, policy: Policy, precision: str, threads: int) -> Session:
-    """Make the chosen backend's session; the one place that knows which this build has."""
+def _make_session(name: str, policy: Policy, precision: str, threads: int) -> Session:
+    """Make the chosen backend's session, or say why it cannot serve."""
     if precision not in KNOWN_PRECISIONS:
         known = ", ".join(KNOWN_PRECISIONS)
         raise BadInput(f"precision is {precision!r}, but must be one of {known}")
     _integer("threads", threads, 1, 2**31)
-    if precision not in PRECISIONS[backend]:
-        has = ", ".join(PRECISIONS[backend])
-        raise BadInput(f"precision is {precision!r}, but the {backend} backend has {has} only")
-    if backend == "native":
-        from .native import NativeSession
-
-        return NativeSession(policy, precision, threads)
-    if backend == "triton":
-        from .triton import TritonSession
-
-        return TritonSession(policy, precision)
-    return NumpySession(policy) if backend == "numpy" else TorchSession(policy)
-
-
-class NumpySession:
-    """The definition itself."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        self.reset()
-
-    def reset(self) -> None:
-        self._last = _rest(self._policy)
-
-    def array(self, name: str, value: Any) -> NDArray[np.float32]:
-        return as_floats(name, value)
-
-    def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
-    ) -> tuple[Any, Info]:
-        if isinstance(noise, NoiseKey):
-            noise = _normals(noise, len(obs), candidates, self._policy.act_dim)
-        choice = best_of_n(self._policy, obs, noise, steps, want_q=want_q)
-        held = choice.candidate < 0
-        action = np.where(held[:, None], self._last, choice.action)
-        good = np.flatnonzero(~held)
-        if good.size:
-            self._last = action[good[-1]].copy()
-        status = choice.status | np.where(held, np.uint32(Status.HELD), np.uint32(0))
-        return action, Info(choice.candidate, choice.q, status)
-
-
-class Best(NamedTuple):
-    """The winners of best-of-N as tensors, before any action is held; rows without one mean nothing."""
-
-    action: Any  # [B, A]
-    index: Any  # [B], int64
-    q: Any  # [B]
-    some_good: Any  # [B], bool: a candidate was left
-    clipped: Any  # [B], bool: the bounds changed the action
-    some_rejected: Any  # [B], bool: a candidate was not good
-
-
-class TorchSession:
-    """The same in plain PyTorch, on the device of the observations, never waiting for it."""
-
-    def __init__(self, policy: Policy, name: str = "torch") -> None:
-        try:
-            import torch
-
-            from ..ops import reference as ops  # PyTorch's own arithmetic, on any device
-        except ModuleNotFoundError as err:
-            raise BadInput(
-                f"backend is {name!r}, but {err.name} is not installed: run "
-                "`pip install sorl-fast[train]`, or choose backend numpy"
-            ) from err
-        self._torch = torch
-        self._ops = ops
-        self._policy = policy
-        self._weights: dict[Any, Any] = {}
-        self.reset()
-
-    def reset(self) -> None:
-        self._last = self._torch.from_numpy(_rest(self._policy))
-
-    def array(self, name: str, value: Any) -> Any:
-        torch = self._torch
-        if not isinstance(value, torch.Tensor):
-            # a copy: from_numpy warns of arrays that may not be written to
-            return torch.from_numpy(as_floats(name, value).copy())
-        if value.dtype.is_complex or value.dtype == torch.bool:
-            _refuse_dtype(name, str(value.dtype))
-        return value.to(torch.float32)
-
-    def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
-    ) -> tuple[Any, Info]:
-        torch = self._torch
-        if isinstance(noise, NoiseKey):
-            noise = torch.from_numpy(_normals(noise, len(obs), candidates, self._policy.act_dim))
-        with torch.no_grad():
-            best = self._best(obs, noise.to(obs.device), steps, want_q)
-            action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
-            return action, info
-
-    def _best(self, obs: Any, noise: Any, steps: int, want_q: bool) -> "Best":
-        """Return the best of N candidates, from noise [B, N, A]."""
-        torch = self._torch
-        B, N, A = noise.shape
-        *_, low, high, mean, std = self._on(obs.device)
-        # composed of parts, not ops.best_of_n: the status needs the actions before the clip
-        x = obs if mean is None else (obs - mean) / std
-        rows = x.repeat_interleave(N, 0)
-        z = self._denoise(rows, noise.reshape(B * N, A), steps)
-        actions = z.clamp(low, high)
-        good = z.isfinite().all(1)
-        q = z.new_full((B * N,), torch.nan)
-        if N > 1 or want_q:
-            values = self._score(rows, actions, steps)
-            q = values.mean(0) if self._policy.q_agg == "mean" else values.amin(0)
-        if N > 1:
-            good = good & q.isfinite()
-
-        good, q = good.view(B, N), q.view(B, N)
-        ranked = torch.where(good, q, -torch.inf)
-        # argmax leaves open which of equal entries it returns: the smallest index is the rule
-        tied = ranked == ranked.amax(1, keepdim=True)
-        index = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
-        won = torch.arange(B, device=z.device) * N + index
-        return Best(
-            actions[won],
-            index,
-            q.gather(1, index[:, None])[:, 0],
-            good.any(1),
-            (actions[won] != z[won]).any(1),
-            ~good.all(1),
-        )
-
-    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
-        """Return z_1 [B N, A] before the clip."""
-        return self._ops.denoise(self._on(rows.device)[0], rows, z, steps)
-
-    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
-        """Return Q [E, B N]."""
-        return self._ops.critic_ensemble(self._on(rows.device)[1], rows, actions, steps)
-
-    def _settle(self, obs: Any, best: "Best", last: Any) -> tuple[Any, Info, Any]:
-        """Hold `last` where no candidate is left; return the actions, their Info and the next last."""
-        torch = self._torch
-        seen = obs.isfinite().all(1)
-        left = seen & best.some_good
-        action = torch.where(left[:, None], best.action, last)
-        status = (
-            torch.where(seen, 0, Status.NONFINITE_OBS)
-            | torch.where(seen & ~left, Status.NONFINITE_RESULT, 0)
-            | torch.where(left, 0, Status.HELD)
-            | torch.where(left & best.clipped, Status.CLIPPED, 0)
-            | torch.where(left & best.some_rejected, Status.CANDIDATE_REJECTED, 0)
-        )
-        if len(obs):
-            numbers = torch.arange(len(obs), device=obs.device)
-            highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
-            latest = action.index_select(0, highest.clamp(min=0))[0]
-            last = torch.where(highest >= 0, latest, last)
-        info = Info(
-            torch.where(left, best.index, -1),
-            torch.where(left, best.q, torch.nan),
-            status.to(torch.int32),
-        )
-        return action, info, last
-
-    def _on(self, device: Any) -> Any:
-        """Return the policy's arrays as tensors on `device`, copied there once."""
-        if device not in self._weights:
-            p = self._policy
-            move = lambda a: None if a is None else self._torch.tensor(a, device=device)  # noqa: E731
-            self._weights[device] = (
-                [tuple(map(move, layer)) for layer in p.actor],
-                [tuple(map(move, layer)) for layer in p.critic],
-                *map(move, (p.action_low, p.action_high, p.obs_mean, p.obs_std)),
-            )
-        return self._weights[device]
-
-
-def _rest(policy: Policy) -> NDArray[np.float32]:
-    """Return the action held before there is a good one."""
-    return np.clip(np.zeros(policy.act_dim, np.float32), policy.action_low, policy.action_high)
-
-
-def _normals(key: NoiseKey, rows: int, candidates: int, act_dim: int) -> NDArray[np.float32]:
-    return normals(key.seed, rows, candidates, act_dim, key.call, key.row_offset)
+    backend = BACKENDS[name]
+    if precision not in backend.precisions:
+        has = ", ".join(backend.precisions)
+        raise BadInput(f"precision is {precision!r}, but the {name} backend has {has} only")
+    if why := backend.why_not(precision):
+        raise BadInput(why)
+    return backend.make(policy, precision, threads)
 
 
 def _is_tensor(value: Any) -> bool:
     """Whether `value` is a torch tensor, without importing torch."""
     return any(f"{c.__module__}.{c.__name__}" == "torch.Tensor" for c in type(value).__mro__)
-
-
-def as_floats(name: str, value: Any) -> NDArray[np.float32]:
-    """Return the caller's numbers as float32, or raise BadInput."""
-    try:
-        given = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as err:
-        raise BadInput(
-            f"{name} cannot be read as an array of numbers: {err}. Give a numpy array; a tensor on a "
-            "GPU needs backend='torch' or 'triton'"
-        ) from err
-    if given.dtype.kind not in "fiu":
-        _refuse_dtype(name, given.dtype.name)
-    with np.errstate(all="ignore"):  # 1e300 becomes an infinity, which has its status
-        return given.astype(np.float32, copy=False)
-
-
-def _refuse_dtype(name: str, dtype: str) -> None:
-    raise BadInput(
-        f"{name} has the dtype {dtype}, but must be real numbers, floating point or integer: convert "
-        "it to float32"
-    )
 
 
 def _integer(name: str, value: Any, low: int, end: int) -> int:

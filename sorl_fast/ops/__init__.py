@@ -24,11 +24,13 @@ from torch import Tensor
 from ..cores import unpin
 from ..errors import BadInput
 from . import chain, reference, table
-from .reference import Layers, aggregate, flat
+from .reference import Best, Layers, aggregate, flat
+from .sampling import prepare
 
 unpin()  # of what `import torch` may have done: csrc's threads and other processes start from this one
 
 __all__ = [
+    "Best",
     "adam_ema_step",
     "aggregate",
     "backend",
@@ -38,6 +40,7 @@ __all__ = [
     "critic_ensemble",
     "forget",
     "normals",
+    "prepare",
     "rollout",
     "sampling_way",
     "triton_device",
@@ -437,18 +440,20 @@ def best_of_n(
     q_agg: str = "mean",
     low: Tensor | float = -1.0,
     high: Tensor | float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Winning actions [B, A], winners [B] and their Q [B] of N candidates: see `reference.best_of_n`."""
+    *,
+    want_q: bool = True,
+) -> Best:
+    """Winning actions [B, A], winners, their Q and flags [B] of N candidates: see `reference.best_of_n`."""
     args = actor, critic, obs, noise, steps, q_agg, low, high
     if not _on_gpu(obs.device):
-        return reference.best_of_n(*args)
+        return reference.best_of_n(*args, want_q=want_q)
     tensors = obs, noise, *flat(actor)
     rows = noise.shape[0] * noise.shape[1]
     fast, precision = _choose("best_of_n", critic, *tensors, rows=rows)
     grad = torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *flat(critic)))
-    if fast is None or (grad and fast is not chain):
-        return reference.best_of_n(*args)
-    return fast.best_of_n(*args, precision)
+    if fast is None or grad:
+        return reference.best_of_n(*args, want_q=want_q)
+    return fast.best_of_n(*args, precision, want_q=want_q)
 
 
 def adam_ema_step(

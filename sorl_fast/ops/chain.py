@@ -7,6 +7,7 @@ autograd, never waiting for the device: a CUDA graph can record it.
 Shape letters as in `reference`.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
 
 from ..kernels.products import float_product, unit_scale
-from . import reference
-from .reference import LAYER_NORM_EPS, Layers, aggregate
+from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts
 
 # precision -> type of weights and activations; tf32 is float32 with products that round it
 DTYPES = {
@@ -140,6 +140,23 @@ def critic_of(critic: Network, obs: Tensor, actions: Tensor, steps: int) -> Tens
     return critic.linear(len(critic.layers) - 1, x).squeeze(-1)
 
 
+def best_of_n_of(
+    actor: Network,
+    critic: Network,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    q_agg: str,
+    low: Tensor | float,
+    high: Tensor | float,
+    *,
+    want_q: bool = True,
+) -> Best:
+    """Return what `reference.best_of_n` does, of prepared networks."""
+    parts = functools.partial(denoise_of, actor), functools.partial(critic_of, critic)
+    return best_of_parts(*parts, obs, noise, steps, q_agg, low, high, want_q=want_q)
+
+
 # ---- gradients in fp16
 
 
@@ -224,13 +241,9 @@ def best_of_n(
     low: Tensor | float,
     high: Tensor | float,
     precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what `reference.best_of_n` does."""
-    B, N, A = noise.shape
-    rows = obs.repeat_interleave(N, 0)
-    z = _differentiable(
-        denoise_of, actor, (rows, noise.reshape(B * N, A)), steps, precision=precision
-    )
-    actions = reference.clip(z, low, high)
-    q = aggregate(critic_ensemble(critic, rows, actions, steps, precision), q_agg)
-    return reference.choose(z.view(B, N, A), q.view(B, N), low, high)
+    *,
+    want_q: bool = True,
+) -> Best:
+    """Return what `reference.best_of_n` does, without a gradient."""
+    networks = prepare(actor, precision), prepare(critic, precision)
+    return best_of_n_of(*networks, obs, noise, steps, q_agg, low, high, want_q=want_q)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import isolated
+from ..status import Status
 from . import reference
 from .problems import (
     KEYS,
@@ -32,6 +33,7 @@ from .problems import (
     solve,
     solved,
 )
+from .reference import Best
 from .ways import Task, Way
 
 NORMALS_BOUND = 5e-7  # absolute
@@ -254,9 +256,6 @@ def _check_bad_rows(
         raise Disagrees(f"it makes a number of one that is not finite, at {case}")
 
 
-Winners = tuple[Tensor, Tensor, Tensor]  # actions, candidates, their Q
-
-
 def check_best_of_n(
     way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
 ) -> None:
@@ -267,31 +266,33 @@ def check_best_of_n(
     obs, noise = (fence(x) for x in c.tensors)
     low, high = (fence(x) for x in c.limits)
 
-    def call(obs: Tensor, noise: Tensor, **more: int) -> tuple[Winners, Tensor | None]:
+    def call(obs: Tensor, noise: Tensor, **options: int) -> Best:
         with poisoned(), torch.no_grad():
             layers = grouped(actor, False), grouped(critic, True)
             rest = (case.steps, c.q_agg, low, high)
-            found = way.function(*layers, obs, noise, *rest, precision=task.precision, **more)
+            found = way.function(*layers, obs, noise, *rest, precision=task.precision, **options)
             wait(device)
-        action, index, q, *flags = (x.cpu() for x in found)
-        return (action, index, q), flags[0] if flags else None
+        return Best(*(x.cpu() for x in found))
 
     note(f"values, {case}")
-    found, flags = call(obs, noise)
+    found = call(obs, noise)
     fence.look(f"at {case}")
     _judge(found, c.truth, None, f"at {case}")
     B, N, _ = noise.shape
     nothing = torch.zeros(B, dtype=torch.bool)
-    _check_flags(flags, found[0], c.limits, nothing, nothing, f"at {case}")
+    _check_status(found, c.limits, nothing, nothing, f"at {case}")
+    key = key_of(case).to(device)
     if way.draws:
-        key = key_of(case).to(device)
         note(f"noise from a key, {case}")
-        drawn, _ = call(obs, key, candidates=N)
+        drawn = call(obs, key, candidates=N)
         _judge(drawn, c.truth, None, f"with noise from a key at {case}")
-        note(f"one candidate, its Q not asked for, {case}")
-        (action, *_), _ = call(obs, key, candidates=1, want_q=False)
-        first = {"action": c.truth.exact["action"][:, 0]}
-        agree({"action": action}, Truth(first, c.truth.bounds), f"with one candidate at {case}")
+    note(f"one candidate, its Q not asked for, {case}")
+    if way.draws:
+        single = call(obs, key, candidates=1, want_q=False)
+    else:
+        single = call(obs, noise[:, :1].contiguous(), want_q=False)
+    first = {"action": c.truth.exact["action"][:, 0]}
+    agree({"action": single.action}, Truth(first, c.truth.bounds), f"with one candidate at {case}")
     if case.rows > 1000:
         return
     note(f"candidates that are not finite, {case}")
@@ -301,39 +302,32 @@ def check_best_of_n(
     left[0] = False
     if N > 1:  # the winners that there were
         for b in range(1, B):
-            bad_noise[b, found[1][b], -1] = torch.inf if b % 2 else torch.nan
-            left[b, found[1][b]] = False
+            bad_noise[b, found.candidate[b], -1] = torch.inf if b % 2 else torch.nan
+            left[b, found.candidate[b]] = False
     where = f"beside what is not finite, at {case}"
-    found, flags = call(bad_obs, bad_noise)
+    found = call(bad_obs, bad_noise)
     _judge(found, c.truth, left, where)
-    _check_flags(flags, found[0], c.limits, ~left.any(1), left.any(1) & ~left.all(1), where)
+    _check_status(found, c.limits, ~left.any(1), left.any(1) & ~left.all(1), where)
 
 
-def _check_flags(
-    flags: Tensor | None,
-    action: Tensor,
-    limits: tuple[Tensor, Tensor],
-    no_obs: Tensor,
-    rejected: Tensor,
-    where: str,
+def _check_status(
+    found: Best, limits: tuple[Tensor, Tensor], no_obs: Tensor, rejected: Tensor, where: str
 ) -> None:
-    """Raise Disagrees unless the flags, if there are any, say what happened to each row."""
-    if flags is None:
-        return
-    from ..kernels import best_of_n as bits
-
-    low, high = limits
-    expected = bits.CLIPPED * ((action == low) | (action == high)).any(1) + bits.REJECTED * rejected
-    expected = torch.where(no_obs, bits.NONFINITE_OBS, expected)
-    wrong = flags != expected
+    """Raise Disagrees unless the status says what happened to each row."""
+    (low, high), action = limits, found.action
+    clipped = ((action == low) | (action == high)).any(1)
+    expected = Status.CLIPPED * clipped + Status.CANDIDATE_REJECTED * rejected
+    expected = torch.where(no_obs, Status.NONFINITE_OBS, expected)
+    wrong = found.status != expected
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise Disagrees(f"row {row} has flags {int(flags[row])}, not {int(expected[row])}, {where}")
+        got = int(found.status[row])
+        raise Disagrees(f"row {row} has status {got}, not {int(expected[row])}, {where}")
 
 
-def _judge(found: Winners, truth: Truth, left: Tensor | None, where: str) -> None:
+def _judge(found: Best, truth: Truth, left: Tensor | None, where: str) -> None:
     """Raise Disagrees unless each observation's winner is one of the best of those left."""
-    action, index, q = found
+    action, index, q, _ = found
     exact = truth.exact["q"] if left is None else truth.exact["q"].where(left, -torch.inf)
     rows = exact.amax(1) > -torch.inf
     action, index, q, exact = action[rows], index[rows], q[rows], exact[rows]

@@ -6,12 +6,16 @@ steps. An actor is a list of layers (w [in, out], b [out]); a critic ensemble is
 dtype; tests run these in float64.
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
+
+from ..status import Status
 
 Layers = Sequence[tuple[Tensor, ...]]
 
@@ -106,6 +110,15 @@ def aggregate(q: Tensor, q_agg: str) -> Tensor:
     return q.mean(0) if q_agg == "mean" else q.amin(0)
 
 
+class Best(NamedTuple):
+    """The winners of best-of-N."""
+
+    action: Tensor  # [B, A], within the bounds; means nothing where no candidate was good
+    candidate: Tensor  # [B], int64: the winner; ties go to the smallest
+    q: Tensor  # [B], its aggregated Q: -inf where none was good, NaN where it was not computed
+    status: Tensor  # [B], int32: bits of Status but HELD; one of the first two where none was good
+
+
 def best_of_n(
     actor: Layers,
     critic: Layers,
@@ -115,11 +128,15 @@ def best_of_n(
     q_agg: str = "mean",
     low: Tensor | float = -1.0,
     high: Tensor | float = 1.0,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    want_q: bool = True,
+) -> Best:
     """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
 
     Candidate n of observation b starts from noise[b, n] and is scored with observation b, for any
-    batch size (the authors' release pairs them wrongly when B > 1: corrected here).
+    batch size (the authors' release pairs them wrongly when B > 1: corrected here). A candidate whose
+    action (before the clip) or Q is not finite never wins against one that is good. With N = 1 there
+    is nothing to choose: Q rejects nothing.
 
     Parameters
     ----------
@@ -132,20 +149,54 @@ def best_of_n(
     q_agg
         How the ensemble is aggregated: mean or min.
     low, high
-        Action bounds, scalars or [A].
-
-    Returns
-    -------
-    actions, index, q
-        Winning actions [B, A], winning candidates [B] (int64; ties go to the smallest) and their
-        aggregated Q [B]. A candidate whose action or Q is not finite never wins against one that is.
+        Action bounds, scalars or [A]: clipped to once, at the end, and that is what is scored.
+    want_q
+        Whether Q is wanted even if N = 1, where choosing does not need it.
     """
+    parts = functools.partial(denoise, actor), functools.partial(critic_ensemble, critic)
+    return best_of_parts(*parts, obs, noise, steps, q_agg, low, high, want_q=want_q)
+
+
+def best_of_parts(
+    denoise: Callable[[Tensor, Tensor, int], Tensor],
+    score: Callable[[Tensor, Tensor, int], Tensor],
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    q_agg: str,
+    low: Tensor | float,
+    high: Tensor | float,
+    *,
+    want_q: bool,
+) -> Best:
+    """Do what `best_of_n` does, of `denoise` and `critic_ensemble` with their networks given."""
     B, N, A = noise.shape
-    O = obs.shape[-1]
-    rows = obs.unsqueeze(1).expand(B, N, O).reshape(B * N, O)
-    z = denoise(actor, rows, noise.reshape(B * N, A), steps)
-    q = aggregate(critic_ensemble(critic, rows, clip(z, low, high), steps), q_agg)
-    return choose(z.view(B, N, A), q.view(B, N), low, high)
+    rows = obs.repeat_interleave(N, 0)
+    z = denoise(rows, noise.reshape(B * N, A), steps)
+    actions = clip(z, low, high)
+    good = z.isfinite().all(1)
+    scored = N > 1 or want_q
+    q = z.new_full((B * N,), torch.nan)
+    if scored:
+        q = aggregate(score(rows, actions, steps), q_agg)
+    if N > 1:
+        good = good & q.isfinite()
+
+    good, q = good.view(B, N), q.view(B, N)
+    ranked = torch.where(good, q, -torch.inf)
+    # argmax leaves open which of equal entries it returns: the smallest index is the rule
+    tied = ranked == ranked.amax(1, keepdim=True)
+    index = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
+    won = torch.arange(B, device=z.device) * N + index
+    some, best_q = good.any(1), q.gather(1, index[:, None])[:, 0]
+    action = actions[won]
+    status = torch.where((action != z[won]).any(1), Status.CLIPPED, 0)
+    status = status | torch.where(good.all(1), 0, Status.CANDIDATE_REJECTED)
+    status = torch.where(some, status, Status.NONFINITE_RESULT)
+    status = torch.where(obs.isfinite().all(1), status, Status.NONFINITE_OBS)
+    if scored:
+        best_q = torch.where(some, best_q, -torch.inf)
+    return Best(action, index, best_q, status.to(torch.int32))
 
 
 def clip(z: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
@@ -155,19 +206,6 @@ def clip(z: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
         high = torch.as_tensor(high, dtype=z.dtype, device=z.device)
         return z.clamp(low, high)
     return z.clamp(low, high)
-
-
-def choose(
-    z: Tensor, q: Tensor, low: Tensor | float, high: Tensor | float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose among candidates z [B, N, A], not clipped, by q [B, N]: see `best_of_n`."""
-    B, N, A = z.shape
-    q = torch.where(z.isfinite().all(-1) & q.isfinite(), q, -torch.inf)
-    best = q.amax(1, keepdim=True)
-    # argmax leaves open which of equal entries it returns: the smallest index is the rule here
-    take = torch.where(q == best, torch.arange(N, device=q.device), N).amin(1, keepdim=True)
-    won = z.gather(1, take.unsqueeze(-1).expand(B, 1, A)).squeeze(1)
-    return clip(won, low, high), take.squeeze(1), q.gather(1, take).squeeze(1)
 
 
 def adam_ema_step(

@@ -101,10 +101,13 @@ def _timed_calls(
         actor, critic = ([p.to(device) for p in params] for params in (c.actor, c.critic))
         layers = grouped(actor, False), grouped(critic, True)
         rest = [x.to(device) for x in c.limits]
-        args = (*layers, obs.to(device), noise.to(device), TIMED_STEPS, "mean", *rest)
-        return _without_gradients(
-            functools.partial(way.function, *args, precision=task.precision)
-        ), None
+        args = obs.to(device), noise.to(device), TIMED_STEPS, "mean", *rest
+        if way.prepare is not None:
+            networks = way.prepare(*layers, network.obs, task.precision)
+            call = functools.partial(networks.best_of_n, *args)
+        else:
+            call = functools.partial(way.function, *layers, *args, precision=task.precision)
+        return _without_gradients(call), None
     given = problem(operation, Case(network, rows, TIMED_STEPS, 1, 0))
     rest = [x.to(device) if isinstance(x, Tensor) else x for x in given.rest]
     obs, act, grad = (x.to(device) for x in (given.obs, given.act, given.grad))

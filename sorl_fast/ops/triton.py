@@ -28,7 +28,7 @@ from ..kernels.interpreted import bf16_is_right as bf16_is_right
 from ..kernels.packing import Packed, Sizes, pack, sizes_of
 from . import graphs
 from .chain import products
-from .reference import Layers, flat
+from .reference import Best, Layers, flat
 
 T = TypeVar("T")
 
@@ -532,7 +532,13 @@ def critic_ensemble(
     return out
 
 
-Prepared = tuple[list[Tensor], Tensor, Tensor]  # parameters, and both tensors of their packed copy
+class Prepared(NamedTuple):
+    """A network's parameters, both tensors of their packed copy, and its precision."""
+
+    params: list[Tensor]
+    weights: Tensor
+    vectors: Tensor
+    precision: str
 
 
 def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
@@ -540,50 +546,35 @@ def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     params, norm = [x.detach() for x in flat(layers)], layers[0][0].ndim == 3
     act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
     packed = pack(params, obs, act, norm, precision)
-    return params, packed.weights, packed.vectors
+    return Prepared(params, packed.weights, packed.vectors, precision)
 
 
-def sample_prepared(
+def best_of_n_of(
     actor: Prepared,
     critic: Prepared,
     obs: Tensor,
     noise: Tensor,
-    candidates: int,
     steps: int,
     q_agg: str,
-    low: Tensor,
-    high: Tensor,
-    precision: str,
+    low: Tensor | float,
+    high: Tensor | float,
+    *,
+    candidates: int | None = None,
     want_q: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return action [B, A], index [B], q [B] and flags [B] of `kernels.best_of_n`; no gradient.
+) -> Best:
+    """Return what `reference.best_of_n` does, of prepared networks; no gradient.
 
-    noise [B, N, A] or a key, int64 [3], of which the kernel draws it.
+    noise [B, N, A], or a key, int64 [3], of which the kernel draws it: then with candidates=N.
     """
-    return torch.ops.sorl_fast.triton_best_of_n(
-        *(*actor, *critic, obs, noise, candidates, steps, q_agg, low, high, precision, want_q)
-    )
-
-
-def sample_best(
-    actor: Layers,
-    critic: Layers,
-    obs: Tensor,
-    noise: Tensor,
-    candidates: int,
-    steps: int,
-    q_agg: str,
-    low: Tensor,
-    high: Tensor,
-    precision: str,
-    want_q: bool = True,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Do what `sample_prepared` does, of parameters that may change."""
-    A = actor[-1][0].shape[-1]
-    return sample_prepared(
-        _arguments(actor, obs, A, False, precision),
-        _arguments(critic, obs, A, True, precision),
-        *(obs, noise, candidates, steps, q_agg, low, high, precision, want_q),
+    A = actor.params[-1].shape[-1]
+    N = noise.shape[1] if candidates is None else candidates
+    bounds = [x if isinstance(x, Tensor) else obs.new_full((A,), x) for x in (low, high)]
+    low, high = (x.to(obs).expand(A).contiguous() for x in bounds)
+    return Best(
+        *torch.ops.sorl_fast.triton_best_of_n(
+            *(*actor[:3], *critic[:3], obs, noise, N, steps, q_agg, low, high),
+            *(actor.precision, want_q),
+        )
     )
 
 
@@ -597,15 +588,14 @@ def best_of_n(
     low: Tensor | float,
     high: Tensor | float,
     precision: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    want_q: bool = True,
+) -> Best:
     """Return what `reference.best_of_n` does, without a gradient."""
-    N, A = noise.shape[1:]
-    bounds = [x if isinstance(x, Tensor) else obs.new_full((A,), x) for x in (low, high)]
-    low, high = (x.to(obs).expand(A).contiguous() for x in bounds)
-    action, index, q, _ = sample_best(
-        actor, critic, obs, noise, N, steps, q_agg, low, high, precision
-    )
-    return action, index, torch.where(q.isfinite(), q, -torch.inf)
+    A = actor[-1][0].shape[-1]
+    first = Prepared(*_arguments(actor, obs, A, False, precision), precision)
+    second = Prepared(*_arguments(critic, obs, A, True, precision), precision)
+    return best_of_n_of(first, second, obs, noise, steps, q_agg, low, high, want_q=want_q)
 
 
 def adam_ema_step(

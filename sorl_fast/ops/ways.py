@@ -4,6 +4,7 @@ name, and the tasks: an operation in a precision, on a network.
 Shape letters as in `reference`.
 """
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -55,12 +56,14 @@ class Way(NamedTuple):
     """One way of doing an operation.
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
-    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise,
-    and then best_of_n takes candidates= and want_q=, and may return the flags of `kernels.best_of_n` too.
+    precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
+    best_of_n then takes candidates=. `prepare` is `sampling.prepare` for the way, where a sampler makes
+    networks ready once: what is timed is what follows.
     """
 
     function: Callable[..., Any]
     draws: bool = False
+    prepare: Callable[..., Any] | None = None
 
 
 def _late(module: str, name: str) -> Callable[..., Any]:
@@ -79,13 +82,15 @@ def _reference(name: str) -> Callable[..., Any]:
     return getattr(reference, name) if name in PLAIN_OPERATIONS else call
 
 
-def _fused_best_of_n(
-    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
-    high: Tensor, *, precision: str, candidates: int | None = None, want_q: bool = True,
-) -> tuple[Tensor, ...]:  # fmt: skip
-    N = noise.shape[1] if candidates is None else candidates
-    rest = steps, q_agg, low, high, precision, want_q
-    return _late("triton", "sample_best")(actor, critic, obs, noise, N, *rest)
+def _best_of_n(way: str) -> Way:
+    prepare = functools.partial(_late("sampling", "prepare"), way)
+
+    def call(
+        actor: Layers, critic: Layers, obs: Tensor, *args: Any, precision: str, **options: Any
+    ) -> Any:
+        return prepare(actor, critic, obs.shape[-1], precision).best_of_n(obs, *args, **options)
+
+    return Way(call, draws=way == "fused", prepare=prepare)
 
 
 # operation -> name of the way -> way
@@ -97,7 +102,8 @@ WAYS_OF_GPU: dict[str, dict[str, Way]] = {
     }
     for name in OPERATIONS
 }
-WAYS_OF_GPU["best_of_n"]["fused"] = Way(_fused_best_of_n, draws=True)
+# as a sampler runs it
+WAYS_OF_GPU["best_of_n"] = {name: _best_of_n(name) for name in WAYS}
 
 GPU = f"{__name__}:WAYS_OF_GPU"
 

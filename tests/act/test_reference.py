@@ -11,7 +11,8 @@ from tolerances import FLOAT32, GOLDEN
 
 from sorl_fast.act import reference
 from sorl_fast.act.philox import normals
-from sorl_fast.act.reference import Status, best_of_n
+from sorl_fast.act.reference import best_of_n
+from sorl_fast.status import Status
 
 GOLDEN_POLICY, SAMPLES = golden_policy()
 

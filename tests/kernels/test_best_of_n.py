@@ -8,7 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sorl_fast.kernels import best_of_n as kernels
-from sorl_fast.kernels.best_of_n import CLIPPED, NONE_GOOD, NONFINITE_OBS, REJECTED
+from sorl_fast.kernels.best_of_n import (
+    CANDIDATE_REJECTED,
+    CLIPPED,
+    NONFINITE_OBS,
+    NONFINITE_RESULT,
+)
 from sorl_fast.kernels.packing import pack
 from sorl_fast.kernels.tiles import Tile
 
@@ -184,8 +189,8 @@ def test_a_candidate_that_is_not_finite_never_wins(bad):
     t.q[0, index[0]] = -torch.inf
     assert found[0] == t.q[0].argmax()
     assert found[2] == index[2]
-    assert flags[0] & ~CLIPPED == REJECTED
-    assert flags[1] == NONE_GOOD
+    assert flags[0] & ~CLIPPED == CANDIDATE_REJECTED
+    assert flags[1] == NONFINITE_RESULT
     assert flags[2] & ~CLIPPED == 0
     assert (found[1], q[1]) == (0, -torch.inf)
     assert action[[0, 2]].isfinite().all()
@@ -196,14 +201,14 @@ def test_a_candidate_that_is_not_finite_never_wins(bad):
 def test_the_clip_does_not_make_an_infinite_action_good(N):
     p = problem(B=2, N=N, M=1)
     p.actor[-1][1][0] = torch.inf
-    assert p.run()[3].tolist() == [NONE_GOOD, NONE_GOOD]
+    assert p.run()[3].tolist() == [NONFINITE_RESULT, NONFINITE_RESULT]
 
 
 def test_a_critic_without_an_answer_rejects_where_there_is_a_choice():
     p = problem(B=2, N=2, M=1, q_agg="min")
     p.critic[-1][1][1] = torch.nan  # one member suffices
     _, index, q, flags = p.run()
-    assert flags.tolist() == [NONE_GOOD, NONE_GOOD]
+    assert flags.tolist() == [NONFINITE_RESULT, NONFINITE_RESULT]
     assert index.tolist() == [0, 0]
     single = p._replace(noise=p.noise[:, :1])
     _, index, q, flags = single.run()

@@ -116,7 +116,7 @@ def make_golden(path: Path, *, O: int, A: int, H: int, depth: int, E: int, q_agg
         put(f"td{k}", sorl.td_loss(nets["critic"], batch, k, y), nets["critic"], "grad_critic")
         obs, noise = normal(O), normal(3, A)
         layers = (nets["actor"].layers(), nets["critic"].layers())
-        action, _, _ = ops.best_of_n(*layers, obs[None], noise[None], k, q_agg)
+        action, *_ = ops.best_of_n(*layers, obs[None], noise[None], k, q_agg)
         name = f"sample/k{k}_n3"
         out |= {f"{name}/obs": obs, f"{name}/noise": noise, f"{name}/action": action[0]}
     np.savez(path, **{k: x.detach().numpy().astype(np.float32) for k, x in out.items()})

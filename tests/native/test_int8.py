@@ -7,7 +7,7 @@ import pytest
 from native import int8_twin
 from native.twin import make_policy
 
-from sorl_fast.act.native import _SAME_NAME
+from sorl_fast.act.backends.native import _SAME_NAME
 from sorl_fast.act.reference import best_of_n
 from sorl_fast.act.sampler import Sampler, Status
 

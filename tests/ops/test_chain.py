@@ -99,10 +99,11 @@ def test_best_of_n_agrees_with_the_definition(precision):
     obs, noise = normal(6, 5), normal(6, 4, 3, seed=8)
     args = obs, noise, 2, "min", -torch.ones(3), torch.tensor([0.5, 1.0, 2.0])
     with torch.no_grad():
-        action, index, q = chain.best_of_n(actor, critic, *args, precision)
+        action, index, q, flags = chain.best_of_n(actor, critic, *args, precision)
         expected = reference.best_of_n(actor, critic, *args)
     if precision == "fp32":
-        assert torch.equal(index, expected[1])
+        assert torch.equal(index, expected.candidate)
+        assert torch.equal(flags, expected.status)
         agree([action, q], [expected[0].double(), expected[2].double()], FLOAT32)
     else:
         agree([q], [expected[2].double()], 3 * CHAIN_HALF["bf16"])  # a near tie may go another way

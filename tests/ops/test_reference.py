@@ -8,6 +8,7 @@ import torch
 
 from sorl_fast import ops
 from sorl_fast.ops.reference import denoise
+from sorl_fast.status import Status
 
 
 def actor_layers(O=3, A=2, H=5, depth=2, seed=0, dtype=torch.float64):
@@ -82,15 +83,16 @@ def test_shapes(B, O, A):
     obs, noise = normal(B, O), normal(B, 3, A)
     assert ops.rollout(actor, obs, noise[:, 0], 2).shape == (B, A)
     assert ops.critic_ensemble(critic, obs, noise[:, 0], 2).shape == (10, B)
-    action, index, q = ops.best_of_n(actor, critic, obs, noise, 2)
-    assert (action.shape, index.shape, q.shape) == ((B, A), (B,), (B,))
+    best = ops.best_of_n(actor, critic, obs, noise, 2)
+    assert [x.shape for x in best] == [(B, A), (B,), (B,), (B,)]
+    assert best.status.dtype == torch.int32
 
 
 @pytest.mark.parametrize("q_agg", ["mean", "min"])
 def test_best_of_n_equals_one_observation_at_a_time(q_agg):
     actor, critic = actor_layers(), critic_layers(E=3)
     obs, noise = normal(5, 3), normal(5, 7, 2)
-    actions, index, q = ops.best_of_n(actor, critic, obs, noise, 4, q_agg)
+    actions, index, q, _ = ops.best_of_n(actor, critic, obs, noise, 4, q_agg)
     for b in range(5):
         candidates = ops.rollout(actor, obs[b].expand(7, 3), noise[b], 4)
         values = ops.critic_ensemble(critic, obs[b].expand(7, 3), candidates, 4)
@@ -104,7 +106,7 @@ def test_best_of_n_ties_go_to_the_smallest_index():
     critic = critic_layers()
     w, b = critic.pop()
     constant = [*critic, (torch.zeros_like(w), b)]
-    _, index, _ = ops.best_of_n(actor_layers(), constant, normal(3, 3), normal(3, 6, 2), 2)
+    _, index, *_ = ops.best_of_n(actor_layers(), constant, normal(3, 3), normal(3, 6, 2), 2)
     assert index.tolist() == [0, 0, 0]
 
 
@@ -112,9 +114,10 @@ def test_best_of_n_never_picks_a_candidate_that_is_not_finite():
     actor, critic = actor_layers(), critic_layers()
     noise = normal(2, 4, 2)
     noise[0, 0], noise[0, 3], noise[1, :3] = torch.nan, torch.inf, torch.nan
-    actions, index, q = ops.best_of_n(actor, critic, normal(2, 3), noise, 2)
+    actions, index, q, flags = ops.best_of_n(actor, critic, normal(2, 3), noise, 2)
     assert index[0] in (1, 2)
     assert index[1] == 3
+    assert (flags & Status.CANDIDATE_REJECTED).all()
     assert actions.isfinite().all()
     assert q.isfinite().all()
 
@@ -123,9 +126,10 @@ def test_bounds_clip_and_do_not_rescale():
     actor, critic = actor_layers(), critic_layers()
     obs, noise = normal(20, 3), 3 * normal(20, 1, 2)
     low, high = torch.tensor([-0.1, -2.0]).double(), torch.tensor([0.2, 2.0]).double()
-    actions, _, _ = ops.best_of_n(actor, critic, obs, noise, 2, "mean", low, high)
+    actions, _, _, flags = ops.best_of_n(actor, critic, obs, noise, 2, "mean", low, high)
     free = denoise(actor, obs, noise[:, 0], 2)
     torch.testing.assert_close(actions, torch.maximum(torch.minimum(free, high), low))
+    assert torch.equal(flags == Status.CLIPPED, (free != actions).any(1))
 
 
 @pytest.mark.parametrize("clip_norm", [1e-2, 1e6], ids=["clipped", "free"])

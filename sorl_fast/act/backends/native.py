@@ -3,16 +3,17 @@
 Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cores import unpin
-from ..errors import BadInput
-from .policy_file import Policy
-from .sampler import Info, NoiseKey, as_floats
+from ...cores import unpin
+from ...errors import BadInput
+from ..policy_file import Policy
+from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
     *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
@@ -52,7 +53,7 @@ class NativeSession:
     Parameters
     ----------
     policy
-        Its weights are packed anew; nothing of it is kept.
+        Its weights are packed once for a precision and an instruction set, whoever asks.
     precision
         fp32, bf16 or int8.
     threads
@@ -61,13 +62,14 @@ class NativeSession:
     Raises
     ------
     BadInput
-        There is no native module, threads is out of its bounds, or SORL_CPU_ISA names an
-        instruction set that is not there.
+        Threads is out of its bounds, or SORL_CPU_ISA names an instruction set that is not there.
     """
 
     def __init__(self, policy: Policy, precision: str, threads: int) -> None:
         native = import_native()
-        model = make_model(native, policy, precision)
+        isa = os.environ.get("SORL_CPU_ISA") or native.isas(precision)[-1]
+        key = "native", precision, isa
+        model = policy.once(key, lambda: make_model(native, policy, precision))
         if threads > 1:
             unpin()  # the session's threads may run where this one may
         try:
@@ -87,14 +89,14 @@ class NativeSession:
         self._session.reset()
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
-        """Return the caller's numbers as contiguous float32, or raise BadInput."""
+        """Return the caller's numbers as contiguous float32, or raise BadInput; see `Session.array`."""
         numbers = as_floats(name, value)
         return np.ascontiguousarray(numbers) if numbers.ndim else numbers
 
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
@@ -108,3 +110,16 @@ class NativeSession:
         if q is None:
             q = np.full(B, np.nan, np.float32)
         return action, Info(candidate.astype(np.int64), q, status)
+
+
+def _why_not(precision: str) -> str:
+    try:
+        import_native()
+    except BadInput as err:
+        return str(err)
+    return ""
+
+
+BACKEND = Backend(
+    name="native", precisions=("fp32", "bf16", "int8"), why_not=_why_not, make=NativeSession
+)

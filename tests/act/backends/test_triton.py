@@ -15,10 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sorl_fast import BadInput, Sampler, ops
+from sorl_fast.act.backends.triton import KEPT, TritonSession, _Place
 from sorl_fast.act.philox import normals
-from sorl_fast.act.reference import Status, best_of_n
-from sorl_fast.act.sampler import NoiseKey
-from sorl_fast.act.triton import KEPT, TritonSession, _Place
+from sorl_fast.act.reference import best_of_n
+from sorl_fast.act.session import NoiseKey, Status
 from sorl_fast.ops import triton as kernels
 
 H = 64
@@ -31,17 +31,17 @@ pytestmark = pytest.mark.filterwarnings(  # numpy's, which does the interpreter'
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(autouse=True)
-def no_override(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
-
-
 @pytest.fixture
 def ran(monkeypatch):
     """What each call of the kernel was given."""
+    monkeypatch.setitem(
+        globals(), "POLICY", make_policy(H=H)
+    )  # not yet packed, to be called as it was
     calls = []
-    real = kernels.sample_prepared
-    monkeypatch.setattr(kernels, "sample_prepared", lambda *a: calls.append(a) or real(*a))
+    real = kernels.best_of_n_of
+    monkeypatch.setattr(
+        kernels, "best_of_n_of", lambda *a, **k: calls.append((a, k)) or real(*a, **k)
+    )
     return calls
 
 
@@ -49,8 +49,8 @@ def observations(rows, O=3, seed=0):
     return normals(seed, rows, 1, O, call=99)[:, 0]
 
 
-def sampler(policy=POLICY, precision="fp32"):
-    return Sampler(policy, backend="triton", precision=precision)
+def sampler(policy=None, precision="fp32"):
+    return Sampler(policy or POLICY, backend="triton", precision=precision)
 
 
 # --- what it computes
@@ -101,7 +101,7 @@ def test_the_kernel_draws_numpys_noise(ran, cell):
         x, *cell, seed=2**64 - 3, call=7, row_offset=2**32 - 2
     )
     np.testing.assert_allclose(action, expected, rtol=0, atol=FLOAT32)
-    key = ran[0][3]
+    (_, _, _, key, *_), _ = ran[0]
     assert key.tolist() == [-3, 7, 2**32 - 2]
 
 
@@ -114,8 +114,10 @@ def test_precisions(ran, precision):
     np.testing.assert_allclose(action, expected, rtol=0, atol=bound)
     np.testing.assert_allclose(info.q, exact.q, rtol=0, atol=3 * bound * np.abs(exact.q).max())
     kind = torch.float16 if precision == "fp16" else torch.float32
-    assert ran[0][0][1].dtype == kind
-    assert ran[0][-2:] == (precision, True)
+    (actor, *_), options = ran[0]
+    assert actor.weights.dtype == kind
+    assert actor.precision == precision
+    assert options["want_q"] is True
 
 
 def test_statuses_are_numpys():
@@ -194,7 +196,7 @@ def test_tensors_in_tensors_out():
 
 def test_without_info_a_lone_candidate_is_not_scored(ran):
     sampler().act(observations(2), seed=1)
-    assert ran[0][-1] is False
+    assert ran[0][1]["want_q"] is False
 
 
 # --- how it computes
@@ -243,9 +245,10 @@ def test_weights_are_packed_once(monkeypatch):
     packs = []
     pack = kernels.pack
     monkeypatch.setattr(kernels, "pack", lambda *a: packs.append(a) or pack(*a))
-    acting = sampler()
-    for rows in (1, 3, 1):
-        acting.act(observations(rows), seed=1)
+    policy = make_policy(H=H)
+    for acting in (sampler(policy), sampler(policy)):
+        for rows in (1, 3, 1):
+            acting.act(observations(rows), seed=1)
     assert len(packs) == 2  # actor and critic
 
 

@@ -13,9 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import BadInput
-from .policy_file import Policy
-from .sampler import Best, Info, NoiseKey, TorchSession
+from ...errors import BadInput
+from ..policy_file import Policy
+from ..session import Backend, Info, NoiseKey, Session
+from .torch import TorchSession, why_not
 
 KEPT = 16  # sizes of call whose graphs are kept
 
@@ -28,7 +29,7 @@ class TritonSession(TorchSession):
     Parameters
     ----------
     policy
-        Its weights are copied.
+        Its weights are copied and packed once for a GPU and a precision, whoever asks.
     precision
         fp32, tf32, fp16 or bf16.
     recorder
@@ -45,19 +46,17 @@ class TritonSession(TorchSession):
     ) -> None:
         self._places: dict[Any, _Place] = {}
         self._place: _Place | None = None
-        super().__init__(policy, "triton")
-        from .. import ops
+        super().__init__(policy)
+        from ... import ops
 
         self._device = ops.triton_device(precision)
-        from ..ops import chain, graphs, triton
+        from ...ops import graphs
 
-        self._dispatch: Any = ops
-        self._chain: Any = chain
+        self._ops: Any = ops
         self._captured: Any = graphs.Captured
         self._recorder = recorder or (
             lambda device: graphs.CudaRecorder(device) if device.type == "cuda" else None
         )
-        self._kernels: Any = triton
         self._precision = precision
 
     def reset(self) -> None:
@@ -72,7 +71,7 @@ class TritonSession(TorchSession):
     def act(
         self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `sampler.Session`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -137,7 +136,7 @@ class TritonSession(TorchSession):
         """Return what computes a call of a size, everything ready that it reads."""
         device, N = place.last.device, call[0]
         actor, critic, *_ = self._on(device)
-        way = self._dispatch.sampling_way(actor, critic, rows * N, self._precision, device)
+        way = self._ops.sampling_way(actor, critic, rows * N, self._precision, device)
         if way not in place.networks:
             # a graph would pack at each replay only, not now; the reference packs nothing
             if way != "reference" and self._in_users_graph(device):
@@ -145,66 +144,40 @@ class TritonSession(TorchSession):
                     f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
                     "a CUDA graph: make one such call before it"
                 )
-            prepare: Callable[[Any], Any] = lambda layers: layers  # noqa: E731 - the reference's
-            if way == "fused":
-                prepare = functools.partial(
-                    self._kernels.prepare, obs=self._policy.obs_dim, precision=self._precision
-                )
-            elif way == "chain":
-                prepare = functools.partial(self._chain.prepare, precision=self._precision)
-            place.networks[way] = prepare(actor), prepare(critic)
-        return functools.partial(self._compute, place, way, *call)
+            key = "triton", device, way, self._precision
+            place.networks[way] = self._policy.once(
+                key, lambda: self._prepare(device, way, actor, critic)
+            )
+        return functools.partial(self._compute, place, place.networks[way], *call)
+
+    def _prepare(self, device: Any, way: str, actor: Any, critic: Any) -> Any:
+        networks = self._ops.prepare(way, actor, critic, self._policy.obs_dim, self._precision)
+        if device.type == "cuda" and way != "reference":
+            # other samplers read them on other streams
+            self._torch.cuda.current_stream(device).synchronize()
+        return networks
 
     def _compute(
         self,
         place: "_Place",
-        way: str,
+        networks: Any,
         N: int,
         steps: int,
         want_q: bool,
         obs: Any,
         noise: Any = None,
     ) -> Any:
-        place.way = way
-        if way == "fused":
-            best = self._fused(place, obs, place.key if noise is None else noise, N, steps, want_q)
-        else:
-            if noise is None:
-                noise = self._dispatch.normals(place.key, len(obs), N, self._policy.act_dim)
-            best = self._best(obs, noise, steps, want_q)
+        _, _, low, high, *_ = self._on(obs.device)
+        options: dict[str, Any] = {"want_q": want_q}
+        if noise is None and networks.draws:
+            noise, options["candidates"] = place.key, N
+        elif noise is None:
+            noise = self._ops.normals(place.key, len(obs), N, self._policy.act_dim)
+        arguments = noise, steps, self._policy.q_agg, low, high
+        best = networks.best_of_n(self._normalised(obs), *arguments, **options)
         action, info, last = self._settle(obs, best, place.last)
         place.last.copy_(last)
         return action, *info
-
-    def _fused(
-        self, place: "_Place", obs: Any, noise: Any, N: int, steps: int, want_q: bool
-    ) -> Best:
-        """Return the best of N by one kernel, of noise or of a key."""
-        *_, low, high, mean, std = self._on(obs.device)
-        x = obs if mean is None else (obs - mean) / std
-        action, index, q, flags = self._kernels.sample_prepared(
-            *(*place.networks["fused"], x, noise, N, steps, self._policy.q_agg, low, high),
-            *(self._precision, want_q),
-        )
-        bits = self._kernels.best_of_n_kernels
-        return Best(
-            action,
-            index,
-            q,
-            flags & (bits.NONE_GOOD | bits.NONFINITE_OBS) == 0,
-            flags & bits.CLIPPED != 0,
-            flags & bits.REJECTED != 0,
-        )
-
-    def _denoise(self, rows: Any, z: Any, steps: int) -> Any:
-        place = self._places[rows.device]
-        function = self._chain.denoise_of if place.way == "chain" else self._ops.denoise
-        return function(place.networks[place.way][0], rows, z, steps)
-
-    def _score(self, rows: Any, actions: Any, steps: int) -> Any:
-        place = self._places[rows.device]
-        function = self._chain.critic_of if place.way == "chain" else self._ops.critic_ensemble
-        return function(place.networks[place.way][1], rows, actions, steps)
 
 
 class _Place:
@@ -217,13 +190,31 @@ class _Place:
         self.recorder = recorder  # of graphs; None: calls are not recorded
         self._stream: Any = None  # that of the last call
         self.graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by size of call
-        self.networks: dict[
-            str, tuple[Any, Any]
-        ] = {}  # actor and critic, by the way that reads them
-        self.way = ""  # of the call that is computed
+        self.networks: dict[str, Any] = {}  # the policy's, by the way that reads them
 
     def follow(self, stream: Any) -> None:
         """Let the stream of this call wait for that of the last: what is here is here once."""
         if self._stream is not None and self._stream != stream:
             stream.wait_stream(self._stream)
         self._stream = stream
+
+
+def _why_not(precision: str) -> str:
+    if why := why_not("triton"):
+        return why
+    from ... import ops
+
+    try:
+        ops.triton_device(precision)
+    except BadInput as err:
+        return str(err)
+    return ""
+
+
+def _make(policy: Policy, precision: str, threads: int) -> Session:
+    return TritonSession(policy, precision)
+
+
+BACKEND = Backend(
+    name="triton", precisions=("fp32", "tf32", "bf16", "fp16"), why_not=_why_not, make=_make
+)

@@ -1,0 +1,141 @@
+"""The torch backend: the definition in plain PyTorch, on the device of the observations.
+
+Shape letters: B observations (rows), N candidates, O observation, A action.
+"""
+
+from typing import Any
+
+from ..policy_file import Policy
+from ..session import (
+    Backend,
+    Info,
+    NoiseKey,
+    Session,
+    Status,
+    as_floats,
+    noise_of,
+    refuse_dtype,
+    rest,
+)
+
+
+def why_not(name: str) -> str:
+    """Return why the torch or triton backend cannot serve for lack of a package, or ""."""
+    try:
+        import torch  # noqa: F401
+
+        from ...ops import reference  # noqa: F401
+    except ModuleNotFoundError as err:
+        return (
+            f"backend is {name!r}, but {err.name} is not installed: run "
+            "`pip install sorl-fast[train]`, or choose backend numpy"
+        )
+    return ""
+
+
+class TorchSession:
+    """The policy in plain PyTorch, on the device of the observations, never waiting for it.
+
+    Not for two threads at once.
+
+    Parameters
+    ----------
+    policy
+        Its weights are copied, once for all samplers, to every device that observations come from.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        import torch
+
+        from ...ops import reference  # PyTorch's own arithmetic, on any device
+
+        self._torch = torch
+        self._best_of_n = reference.best_of_n
+        self._policy = policy
+        self._weights: dict[Any, Any] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the last good action."""
+        self._last = self._torch.from_numpy(rest(self._policy))
+
+    def array(self, name: str, value: Any) -> Any:
+        """Return the caller's numbers as a float32 tensor, where they are; see `Session.array`."""
+        torch = self._torch
+        if not isinstance(value, torch.Tensor):
+            # a copy: from_numpy warns of arrays that may not be written to
+            return torch.from_numpy(as_floats(name, value).copy())
+        if value.dtype.is_complex or value.dtype == torch.bool:
+            refuse_dtype(name, str(value.dtype))
+        return value.to(torch.float32)
+
+    def act(
+        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+    ) -> tuple[Any, Info]:
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
+        torch = self._torch
+        if isinstance(noise, NoiseKey):
+            noise = torch.from_numpy(noise_of(noise, len(obs), candidates, self._policy.act_dim))
+        with torch.no_grad():
+            actor, critic, low, high, *_ = self._on(obs.device)
+            arguments = noise.to(obs.device), steps, self._policy.q_agg, low, high
+            x = self._normalised(obs)
+            best = self._best_of_n(actor, critic, x, *arguments, want_q=want_q)
+            action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
+            return action, info
+
+    def _normalised(self, obs: Any) -> Any:
+        *_, mean, std = self._on(obs.device)
+        return obs if mean is None else (obs - mean) / std
+
+    def _settle(self, obs: Any, best: Any, last: Any) -> tuple[Any, Info, Any]:
+        """Hold `last` where no candidate is left; return the actions, their Info and the next last.
+
+        An observation that only normalising made infinite is a matter of the result.
+        """
+        torch = self._torch
+        seen = obs.isfinite().all(1)
+        none_good = Status.NONFINITE_OBS | Status.NONFINITE_RESULT
+        left = seen & (best.status & none_good == 0)
+        action = torch.where(left[:, None], best.action, last)
+        why = torch.where(seen, Status.NONFINITE_RESULT, Status.NONFINITE_OBS)
+        status = torch.where(left, best.status, why | Status.HELD)
+        if len(obs):
+            numbers = torch.arange(len(obs), device=obs.device)
+            highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
+            latest = action.index_select(0, highest.clamp(min=0))[0]
+            last = torch.where(highest >= 0, latest, last)
+        info = Info(
+            torch.where(left, best.candidate, -1),
+            torch.where(left, best.q, torch.nan),
+            status.to(torch.int32),
+        )
+        return action, info, last
+
+    def _on(self, device: Any) -> Any:
+        """Return the policy's arrays as tensors on `device`, copied there once."""
+        if device not in self._weights:
+            self._weights[device] = self._policy.once(("torch", device), lambda: self._copy(device))
+        return self._weights[device]
+
+    def _copy(self, device: Any) -> Any:
+        p, torch = self._policy, self._torch
+
+        def move(array: Any) -> Any:
+            return None if array is None else torch.tensor(array, device=device)
+
+        with torch.inference_mode(False):  # other samplers read them outside of it
+            return (
+                [tuple(map(move, layer)) for layer in p.actor],
+                [tuple(map(move, layer)) for layer in p.critic],
+                *map(move, (p.action_low, p.action_high, p.obs_mean, p.obs_std)),
+            )
+
+
+def _make(policy: Policy, precision: str, threads: int) -> Session:
+    return TorchSession(policy)
+
+
+BACKEND = Backend(
+    name="torch", precisions=("fp32",), why_not=lambda precision: why_not("torch"), make=_make
+)

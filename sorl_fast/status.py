@@ -1,0 +1,19 @@
+"""What may befall a row of a call: one vocabulary for numpy, PyTorch, the kernels and csrc.
+
+`csrc/include/sorl_fast/sorl.h` and `kernels/best_of_n.py` have the same numbers; a test compares them.
+"""
+
+from enum import IntFlag
+
+
+class Status(IntFlag):
+    """What befell one row of a call; 0 if nothing did.
+
+    A held row has one of the first two and HELD, no more; any other row may have the last two.
+    """
+
+    NONFINITE_OBS = 1  # the observation has a NaN or an infinity
+    NONFINITE_RESULT = 2  # every candidate was rejected
+    HELD = 4  # the session's last good action was returned
+    CLIPPED = 8  # the bounds changed the returned action
+    CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
