@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 ACTING = """
 from native.twin import make_policy
 from sorl_fast import Sampler
-from sorl_fast.act.native import make_model
+from sorl_fast.act.backends.native import make_model
 policy = make_policy(H=32)
 obs, out = np.zeros((8, 28), "f4"), np.zeros((8, 5), "f4")
 make = lambda: Sampler(policy, backend="native", threads={threads})
