@@ -2,8 +2,9 @@
 
 A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}/{w,b,g,c}) and one
 metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
-the digest's own 64 digits set to 0. Nothing in it depends on time, host or path: equal policies give
-equal bytes.
+the digest's own 64 digits set to 0. A policy that needs a `form` is of format 2, which has that field
+more; all others keep format 1 and its bytes. Nothing in it depends on time, host or path: equal policies
+give equal bytes.
 
 Shape letters: O observation, A action, H hidden, E critics, D hidden layers.
 """
@@ -14,10 +15,10 @@ import math
 import os
 import re
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -27,20 +28,24 @@ from numpy.typing import ArrayLike, NDArray
 from ..atomic import write_bytes
 from ..config import euler_steps
 from ..errors import BadInput
+from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
+from .refusal import Words, is_ints, is_number, refuse
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2 has one field more, the form, and is written only where there is one
 METADATA_KEY = "sorl_fast"
 
-# The order in which the fields are written.
-_FIELDS = (
+# The order in which the fields of each format are written.
+_FIRST = (
     *("format", "obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "q_agg"),
-    *("env", "action_low", "action_high", "obs_mean", "obs_std", "config", "sha256"),
+    *("env", "action_low", "action_high", "obs_mean", "obs_std"),
 )
+_FIELDS = {1: (*_FIRST, "config", "sha256"), 2: (*_FIRST, "form", "config", "sha256")}
 # A header is parsed into many small objects, so it is bounded apart from the file: a network of a
 # thousand layers stays below.
 _MAX_HEADER = 1 << 20
 _MAX_STEPS = 1 << 10  # acting folds a bias for each step of each count: memory that a file asks for
 _MAX_DIM = 1 << 31
+_MAX_NOISY_ACT = 1 << 26  # a step's number stands above 24 bits of a quad's in the noise's counter
 # What follows bounds the memory of the native runtime's reader.
 _MAX_ENV = 4096
 _MAX_LEVELS = 60
@@ -78,17 +83,18 @@ class Policy:
     obs_dim, act_dim
         O and A, at least 1.
     hidden, depth, ensemble
-        Width H and number D of the hidden layers of either network, and number E of critics.
+        Width H and number D of the hidden layers of either network, and number E of critics: at least
+        1, with a form at least 0.
     m_disc, m_btt
         Powers of two, m_btt <= m_disc: the finest Euler grid trained for, and the most steps of the
-        Q loss.
+        Q loss. With a form, both 1.
     q_agg
         How the ensemble is aggregated: mean or min.
     actor
         D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)], O + A + 2 inputs.
     critic
         D layers (w [E, in, out], b, g, c [E, out]) and a last (w [E, H, 1], b [E, 1]); the first
-        reads [x, a, k], O + A + 1 inputs.
+        reads [x, a, k], O + A + 1 inputs. Without critics no layers.
     action_low, action_high
         Bounds [A], finite, low < high.
     env
@@ -97,6 +103,9 @@ class Policy:
         The observation's normaliser [O], (x - mean) / std, std > 0; both or neither.
     config
         The training's settings, plain JSON values, for the record.
+    form
+        How the networks become an action where that is not by a shortcut actor's Euler steps: see
+        `form`, also for the layers of a residual score network and its critics.
 
     Raises
     ------
@@ -120,18 +129,20 @@ class Policy:
     obs_mean: NDArray[np.float32] | None = None
     obs_std: NDArray[np.float32] | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    form: Form | None = None
 
     def __post_init__(self) -> None:
         _check_scalars(vars(self))
-        _check_layers(self.actor, self.critic, self.depth)
-        arrays = _tensors(self.actor, self.critic)
         dims = {name: getattr(self, name) for name in _DIMS}
-        for name, shape in _expected(**dims, depth=self.depth).items():
+        shapes = tensor_shapes(**dims, depth=self.depth, form=self.form)
+        _check_layers(self.actor, self.critic, shapes, self.depth)
+        arrays = _tensors(self.actor, self.critic)
+        for name, shape in shapes.items():
             arrays[name] = _array(name, arrays[name], shape)
         vectors = {"action_low": self.act_dim, "action_high": self.act_dim}
         if (self.obs_mean is None) != (self.obs_std is None):
             one = "obs_mean" if self.obs_mean is None else "obs_std"
-            _refuse(one, None, "given together with the other of obs_mean and obs_std")
+            refuse(one, None, "given together with the other of obs_mean and obs_std")
         if self.obs_mean is not None:
             vectors |= {"obs_mean": self.obs_dim, "obs_std": self.obs_dim}
         for name, n in vectors.items():
@@ -140,13 +151,13 @@ class Policy:
             zip(arrays["action_low"], arrays["action_high"], strict=True)
         ):
             if not low < high:
-                _refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
+                refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
-            _refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
+            refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
         config = _plain(self.config)
 
-        actor, critic = _layers(arrays, self.depth)
+        actor, critic = _layers(arrays, shapes)
         for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "actor", actor)
@@ -183,8 +194,18 @@ class Policy:
 
     @property
     def train_steps(self) -> tuple[int, ...]:
-        """Step counts {1, 2, 4, ..., m_disc} that the actor was trained for."""
-        return euler_steps(self.m_disc)
+        """Step counts M that it acts with: the form's, or {1, 2, 4, ..., m_disc} without one."""
+        return euler_steps(self.m_disc) if self.form is None else self.form.steps
+
+    @property
+    def default_steps(self) -> int:
+        """Step count of a call that names none: 1, or else the smallest that there is."""
+        return self.train_steps[0]
+
+    @property
+    def draws(self) -> int:
+        """S, how many normal numbers a candidate takes for each component of its action."""
+        return 1 if self.form is None else self.form.draws
 
 
 def dumps(policy: Policy) -> bytes:
@@ -195,7 +216,7 @@ def dumps(policy: Policy) -> bytes:
     data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
     header = 8 + int.from_bytes(data[:8], "little")
     if header > _MAX_HEADER:
-        _refuse("header", _Words(f"{header} bytes"), f"at most {_MAX_HEADER} bytes: shorten config")
+        refuse("header", Words(f"{header} bytes"), f"at most {_MAX_HEADER} bytes: shorten config")
     # the digest is the last field, so it is the last run of 64 zeros before the tensors' entries
     at = data.rindex(blank.encode(), 0, header)
     digest = hashlib.sha256(data).hexdigest().encode()
@@ -289,9 +310,11 @@ def describe(policy: Policy) -> dict[str, Any]:
 
 def _fields(policy: Policy) -> dict[str, Any]:
     """Return the metadata's fields but for the digest, as plain values in the order of the file."""
-    values: dict[str, Any] = {"format": FORMAT}
-    for name in _FIELDS[1:-1]:
+    values: dict[str, Any] = {"format": 1 if policy.form is None else 2}
+    for name in _FIELDS[values["format"]][1:-1]:
         value = getattr(policy, name)
+        if isinstance(value, Form):
+            value = value.to_json()
         values[name] = value.tolist() if isinstance(value, np.ndarray) else value
     return values
 
@@ -301,40 +324,39 @@ def _parse(data: bytes) -> Policy:
     meta = _metadata(header)
     at = data.rfind(meta["sha256"].encode(), 8, start)
     if at < 0:
-        _refuse("sha256", meta["sha256"], "written in the header in plain digits")
+        refuse("sha256", meta["sha256"], "written in the header in plain digits")
     view = memoryview(data)
     actual = hashlib.sha256(view[:at])
     actual.update(b"0" * 64)
     actual.update(view[at + 64 :])
     if actual.hexdigest() != meta["sha256"]:
-        _refuse(
-            "sha256", meta["sha256"], f"{actual.hexdigest()}, the digest of what the file holds"
-        )
+        refuse("sha256", meta["sha256"], f"{actual.hexdigest()}, the digest of what the file holds")
 
     values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
+    form = values["form"] = from_json(values["form"]) if "form" in values else None
     _check_scalars(values)
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
         values[name] = _numbers(name, values[name], null=name.startswith("obs"))
     if not isinstance(values["config"], dict):
-        _refuse("config", values["config"], "an object")
+        refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    depth = values["depth"]
-    if len(tensors) != 6 * depth + 4:  # before `depth` is trusted to make a list
-        _refuse("tensors", len(tensors), f"6 depth + 4 = {6 * depth + 4} with depth = {depth}")
-    shapes = _expected(**{k: values[k] for k in (*_DIMS, "depth")})
+    expected, why = count_tensors(values["depth"], values["ensemble"], form)
+    if len(tensors) != expected:  # before `depth` is trusted to make a list
+        refuse("tensors", len(tensors), why)
+    shapes = tensor_shapes(**{k: values[k] for k in (*_DIMS, "depth")}, form=form)
     arrays = _read(data, start, tensors, shapes)
-    actor, critic = _layers(arrays, depth)
+    actor, critic = _layers(arrays, shapes)
     return Policy(**values, actor=actor, critic=critic)
 
 
 def _header(data: bytes) -> tuple[dict[str, Any], int]:
     """Return the safetensors header and where the tensors' bytes start."""
     if len(data) < 8:
-        _refuse("length", _Words(f"{len(data)} bytes"), "at least 8 bytes")
+        refuse("length", Words(f"{len(data)} bytes"), "at least 8 bytes")
     n = int.from_bytes(data[:8], "little")
     if n > min(len(data) - 8, _MAX_HEADER):
         bound = f"at most {min(len(data) - 8, _MAX_HEADER)} bytes in a file of {len(data)} bytes"
-        _refuse("header length", _Words(f"{n} bytes"), bound)
+        refuse("header length", Words(f"{n} bytes"), bound)
     return _json("header", data[8 : 8 + n]), 8 + n
 
 
@@ -343,22 +365,24 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
     meta = header.get("__metadata__")
     if not isinstance(meta, dict) or list(meta) != [METADATA_KEY]:
         keys = sorted(meta) if isinstance(meta, dict) else meta
-        _refuse("__metadata__", keys, f"an object with the one key {METADATA_KEY!r}")
+        refuse("__metadata__", keys, f"an object with the one key {METADATA_KEY!r}")
     if not isinstance(meta[METADATA_KEY], str):
-        _refuse(METADATA_KEY, meta[METADATA_KEY], "a JSON object in a string")
+        refuse(METADATA_KEY, meta[METADATA_KEY], "a JSON object in a string")
     values = _json(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
     # an unknown format may have other fields, so it is looked at first
-    if type(values.get("format")) is not int or values["format"] != FORMAT:
-        _refuse("format", values.get("format"), f"{FORMAT}, the one that this version reads")
-    for name in _FIELDS:
+    if type(values.get("format")) is not int or values["format"] not in FORMATS:
+        known = " or ".join(map(str, FORMATS))
+        refuse("format", values.get("format"), f"{known}, those that this version reads")
+    fields = _FIELDS[values["format"]]
+    for name in fields:
         if name not in values:
-            _refuse(name, _Words("missing"), "there")
+            refuse(name, Words("missing"), "there")
     for name in values:
-        if name not in _FIELDS:
-            _refuse(name, values[name], f"absent: the fields are {', '.join(_FIELDS)}")
+        if name not in fields:
+            refuse(name, values[name], f"absent: the fields are {', '.join(fields)}")
     digest = values["sha256"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        _refuse("sha256", digest, "64 digits of 0-9a-f")
+        refuse("sha256", digest, "64 digits of 0-9a-f")
     return values
 
 
@@ -374,9 +398,9 @@ def _json(name: str, text: bytes) -> dict[str, Any]:
     try:
         values = json.loads(text.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as err:
-        _refuse(name, _Words(f"{len(text)} bytes"), f"one JSON object ({err})")
+        refuse(name, Words(f"{len(text)} bytes"), f"one JSON object ({err})")
     if not isinstance(values, dict):
-        _refuse(name, values, "one JSON object")
+        refuse(name, values, "one JSON object")
     return values
 
 
@@ -393,21 +417,21 @@ def _read(
     """
     names = set(shapes)
     for name in sorted(names - set(tensors)):
-        _refuse(name, _Words("missing"), "there")
+        refuse(name, Words("missing"), "there")
     for name in sorted(set(tensors) - names):
-        _refuse(name, _Words("a tensor"), "absent: a policy of these dimensions has no such tensor")
+        refuse(name, Words("a tensor"), "absent: a policy of these dimensions has no such tensor")
     spans = []
     for name, shape in shapes.items():
         entry = tensors[name]
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            _refuse(name, entry, "an object with dtype, shape and data_offsets")
+            refuse(name, entry, "an object with dtype, shape and data_offsets")
         if entry["dtype"] != "F32":
-            _refuse(f"{name} dtype", entry["dtype"], "F32")
-        if not _is_ints(entry["shape"]) or tuple(entry["shape"]) != shape:
-            _refuse(f"{name} shape", entry["shape"], f"{list(shape)}")
+            refuse(f"{name} dtype", entry["dtype"], "F32")
+        if not is_ints(entry["shape"]) or tuple(entry["shape"]) != shape:
+            refuse(f"{name} shape", entry["shape"], f"{list(shape)}")
         span = entry["data_offsets"]
-        if not _is_ints(span) or len(span) != 2:
-            _refuse(f"{name} data_offsets", span, "two integers")
+        if not is_ints(span) or len(span) != 2:
+            refuse(f"{name} data_offsets", span, "two integers")
         spans.append((span[0], span[1], name))
     spans.sort()
     end = 0
@@ -415,10 +439,10 @@ def _read(
         expected = (end, end + 4 * math.prod(shapes[name]))
         if (first, last) != expected:
             bound = f"{list(expected)}: tensors lie end to end"
-            _refuse(f"{name} data_offsets", [first, last], bound)
+            refuse(f"{name} data_offsets", [first, last], bound)
         end = last
     if start + end != len(data):
-        _refuse("length", _Words(f"{len(data)} bytes"), f"{start + end} bytes, as its header says")
+        refuse("length", Words(f"{len(data)} bytes"), f"{start + end} bytes, as its header says")
     return {
         name: np.frombuffer(data, "<f4", (last - first) // 4, start + first).reshape(shapes[name])
         for first, last, name in spans
@@ -429,20 +453,30 @@ _DIMS = ("obs_dim", "act_dim", "hidden", "ensemble")
 
 
 def _check_scalars(values: Mapping[str, Any]) -> None:
+    form = values["form"]
+    if form is not None and type(form) not in FORMS.values():
+        refuse("form", form, "None, or a Form")
     for name in (*_DIMS, "depth"):
-        if not _is_ints([values[name]]) or not 1 <= values[name] < _MAX_DIM:
-            _refuse(name, values[name], "an integer from 1 to 2^31 - 1")
+        # without a form there is always a critic
+        least = int(name != "ensemble" or form is None)
+        if not is_ints([values[name]]) or not least <= values[name] < _MAX_DIM:
+            refuse(name, values[name], f"an integer from {least} to 2^31 - 1")
+    if form is not None and form.draws > 1 and values["act_dim"] >= _MAX_NOISY_ACT:
+        bound = f"below {_MAX_NOISY_ACT} where later steps add noise"
+        refuse("act_dim", values["act_dim"], bound)
     for name in ("m_disc", "m_btt"):
         m = values[name]
-        if not _is_ints([m]) or not 1 <= m <= _MAX_STEPS or m & (m - 1):
-            _refuse(name, m, f"a power of two from 1 to {_MAX_STEPS}")
+        if not is_ints([m]) or not 1 <= m <= _MAX_STEPS or m & (m - 1):
+            refuse(name, m, f"a power of two from 1 to {_MAX_STEPS}")
+        if form is not None and m != 1:
+            refuse(name, m, "1 where there is a form, which has its own step counts")
     if values["m_btt"] > values["m_disc"]:
-        _refuse("m_btt", values["m_btt"], f"at most m_disc = {values['m_disc']}")
+        refuse("m_btt", values["m_btt"], f"at most m_disc = {values['m_disc']}")
     if values["q_agg"] not in ("mean", "min"):
-        _refuse("q_agg", values["q_agg"], "mean or min")
+        refuse("q_agg", values["q_agg"], "mean or min")
     env = values["env"]
     if not isinstance(env, str) or not _is_text(env, _MAX_ENV):
-        _refuse("env", env, f"text of at most {_MAX_ENV} bytes of UTF-8")
+        refuse("env", env, f"text of at most {_MAX_ENV} bytes of UTF-8")
 
 
 def _is_text(value: str, most: int) -> bool:
@@ -459,19 +493,19 @@ def _plain(config: Any) -> dict[str, Any]:
         text = json.dumps(config, sort_keys=True, allow_nan=False, ensure_ascii=False)
         text.encode()
     except (TypeError, ValueError, RecursionError) as err:
-        _refuse("config", type(config).__name__, f"a dict of plain finite JSON values ({err})")
+        refuse("config", type(config).__name__, f"a dict of plain finite JSON values ({err})")
     plain = json.loads(text)
     if not isinstance(plain, dict):
-        _refuse("config", plain, "a dict")
+        refuse("config", plain, "a dict")
     layer: list[Any] = [plain]  # the lists and dicts of one level
     for level in range(_MAX_LEVELS + 1):
         if level == _MAX_LEVELS and layer:
-            _refuse("config", _Words("nested deeper"), f"at most {_MAX_LEVELS} levels deep")
+            refuse("config", Words("nested deeper"), f"at most {_MAX_LEVELS} levels deep")
         dicts = [value for value in layer if isinstance(value, dict)]
         for keys in dicts:
             if len(keys) > _MAX_KEYS or not all(_is_text(key, _MAX_KEYS) for key in keys):
                 bound = f"at most {_MAX_KEYS} keys in each dict, each of at most {_MAX_KEYS} bytes"
-                _refuse("config", keys, bound)
+                refuse("config", keys, bound)
         lists = [value for value in layer if isinstance(value, list)]
         values = [v for inner in (*lists, *(d.values() for d in dicts)) for v in inner]
         layer = [v for v in values if isinstance(v, dict | list)]
@@ -483,40 +517,36 @@ def _numbers(name: str, value: Any, null: bool) -> list[float] | None:
     if value is None and null:
         return None
     if not isinstance(value, list):
-        _refuse(name, value, "a list of numbers" + " or null" * null)
+        refuse(name, value, "a list of numbers" + " or null" * null)
     for i, x in enumerate(value):
-        if type(x) not in (int, float) or not abs(x) < 2.0**128:  # exact for an integer of any size
-            _refuse(f"{name}[{i}]", x, "a finite float32 number")
+        if not is_number(x):
+            refuse(f"{name}[{i}]", x, "a finite float32 number")
     return [float(x) for x in value]
 
 
-def _check_layers(actor: Sequence[Any], critic: Sequence[Any], depth: int) -> None:
-    for name, layers, parts in (("actor", actor, 2), ("critic", critic, 4)):
-        if len(layers) != depth + 1:
-            _refuse(name, _Words(f"{len(layers)} layers"), f"depth + 1 = {depth + 1} layers")
-        for i, layer in enumerate(layers):
-            expected = parts if i < depth else 2
-            if len(layer) != expected:
-                bound = f"{expected} arrays ({', '.join('wbgc'[:expected])})"
-                _refuse(f"{name}/{i}", _Words(f"{len(layer)} arrays"), bound)
+def _check_layers(
+    actor: Sequence[Any], critic: Sequence[Any], shapes: Iterable[str], depth: int
+) -> None:
+    """Check that the layers have the arrays that `shapes` names, so that each can be looked at."""
+    for name, layers in (("actor", actor), ("critic", critic)):
+        letters = _letters(name, shapes)
+        if len(layers) != len(letters):
+            why = "depth + 1 = " * (len(letters) == depth + 1)
+            refuse(name, Words(f"{len(layers)} layers"), f"{why}{len(letters)} layers")
+        for i, (layer, expected) in enumerate(zip(layers, letters, strict=True)):
+            if len(layer) != len(expected):
+                bound = f"{len(expected)} arrays ({', '.join(expected)})"
+                refuse(f"{name}/{i}", Words(f"{len(layer)} arrays"), bound)
 
 
-def _expected(
-    obs_dim: int, act_dim: int, hidden: int, ensemble: int, depth: int
-) -> dict[str, tuple[int, ...]]:
-    """Return every tensor's name and shape."""
-    O, A, H, E = obs_dim, act_dim, hidden, ensemble
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i in range(depth + 1):
-        last = i == depth
-        fan_in = O + A + 2 if i == 0 else H
-        shapes[f"actor/{i}/w"] = (fan_in, A if last else H)
-        shapes[f"actor/{i}/b"] = (A if last else H,)
-        fan_in = O + A + 1 if i == 0 else H
-        shapes[f"critic/{i}/w"] = (E, fan_in, 1 if last else H)
-        for part in "b" if last else "bgc":
-            shapes[f"critic/{i}/{part}"] = (E, 1 if last else H)
-    return shapes
+def _letters(network: str, shapes: Iterable[str]) -> list[str]:
+    """Return the letters of each of a network's layers, such as wb, by its tensors' names."""
+    found: dict[str, str] = {}
+    for name in shapes:
+        start, i, letter = name.split("/")
+        if start == network:
+            found[i] = found.get(i, "") + letter
+    return list(found.values())
 
 
 def _tensors(actor: Layers, critic: Layers) -> dict[str, Any]:
@@ -529,23 +559,24 @@ def _tensors(actor: Layers, critic: Layers) -> dict[str, Any]:
     }
 
 
-def _layers(arrays: Mapping[str, NDArray[np.float32]], depth: int) -> tuple[Layers, Layers]:
-    """Undo `_tensors`."""
-    actor = tuple((arrays[f"actor/{i}/w"], arrays[f"actor/{i}/b"]) for i in range(depth + 1))
-    critic = tuple(
-        tuple(arrays[f"critic/{i}/{part}"] for part in ("wbgc" if i < depth else "wb"))
-        for i in range(depth + 1)
-    )
-    return actor, critic
+def _layers(arrays: Mapping[str, NDArray[np.float32]], shapes: Iterable[str]) -> list[Layers]:
+    """Undo `_tensors`: return the layers of actor and critic."""
+    return [
+        tuple(
+            tuple(arrays[f"{network}/{i}/{part}"] for part in letters)
+            for i, letters in enumerate(_letters(network, shapes))
+        )
+        for network in ("actor", "critic")
+    ]
 
 
 def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """Return a read-only float32 copy, its shape and finiteness checked."""
     given = np.asarray(value)
     if given.dtype.kind not in "fiu":
-        _refuse(f"{name} dtype", given.dtype.name, "float32 or another real number type")
+        refuse(f"{name} dtype", given.dtype.name, "float32 or another real number type")
     if given.shape != shape:
-        _refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
+        refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
     with np.errstate(all="ignore"):
         # on bytes, since a numpy array that owns its memory can be made writeable again
         data = np.ascontiguousarray(given, np.float32).tobytes()
@@ -554,22 +585,5 @@ def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.fl
         finite = np.isfinite(array.min()) and np.isfinite(array.max())
     if not finite:
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        _refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
+        refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
     return array
-
-
-def _is_ints(values: Any) -> bool:
-    """Whether `values` is a list of integers, True and False not being such."""
-    return isinstance(values, list) and all(type(x) is int for x in values)
-
-
-class _Words(str):
-    """A value that is described, not quoted."""
-
-    __repr__ = str.__str__
-
-
-def _refuse(name: str, value: object, bound: str) -> NoReturn:
-    text = repr(value)
-    text = text if len(text) <= 80 else text[:77] + "..."
-    raise BadInput(f"{name} is {text}, but must be {bound}")
