@@ -177,7 +177,7 @@ def test_nothing_is_kept_where_no_gradient_is_needed(monkeypatch):
     monkeypatch.setattr(
         triton.actor_kernels,
         "rollout",
-        lambda *a, save: kept.append(save) or forward(*a, save=save),
+        lambda *a, save, **k: kept.append(save) or forward(*a, save=save, **k),
     )
     net, x, z = layers(), normal(3, 5), normal(3, 3)
     triton.rollout(net, x, z, 1, "fp32")
