@@ -416,6 +416,10 @@ def _room(net: Packed, rows: int, steps: int, save: bool) -> Tensor | None:
     return net.weights.new_empty(net.sizes.depth, steps, rows, net.sizes.hidden)
 
 
+def _log2_fed(steps: int, log2_steps: float | None) -> float:
+    return math.log2(steps) if log2_steps is None else log2_steps
+
+
 # ---- public functions
 
 
@@ -465,6 +469,7 @@ def rollout(
     noise: Tensor,
     steps: int,
     *,
+    log2_steps: float | None = None,
     clip: bool = True,
     save: bool = False,
     tile: Tile | None = None,
@@ -482,6 +487,8 @@ def rollout(
         it: candidate 0 of each row.
     steps
         M, at least 1.
+    log2_steps
+        What the actor reads as log2(1/h); None: log2(M).
     clip
         Whether to clip at the end.
     save
@@ -505,7 +512,7 @@ def rollout(
     keep = pre is not None and pre.shape[2] == B
     flags = {"DRAW": draw, "CLIP": clip, "SAVE": keep, "SAVE_Z": save}
     given = {"obs": obs, "key" if draw else "noise": noise, "pre": pre, "zs": zs, "out": out}
-    scalars = {"steps": steps, "h": 1.0 / steps, "log2_steps": math.log2(steps)}
+    scalars = {"steps": steps, "h": 1.0 / steps, "log2_steps": _log2_fed(steps, log2_steps)}
     _launch("rollout", net, B, tile, flags, **given, **scalars)
     return out, [] if pre is None or zs is None else [pre, zs]
 
@@ -521,6 +528,7 @@ def backward(
     weights: bool,
     to_obs: bool,
     to_act: bool,
+    log2_steps: float | None = None,
     clip: bool = True,
     tile: Tile | None = None,
 ) -> list[Tensor]:
@@ -538,8 +546,8 @@ def backward(
         Which of the two it was.
     weights, to_obs, to_act
         Whether gradients of the parameters, of the observations, and of the noise (or z) are wanted.
-    clip
-        As in the forward.
+    log2_steps, clip
+        As in the forward of a rollout.
     tile
         None: chosen by the device.
 
@@ -550,7 +558,9 @@ def backward(
     """
     obs, grad = obs.contiguous(), grad.contiguous()
     B = len(obs)
+    log2_steps = _log2_fed(steps, log2_steps)
     wanted: dict[str, Any] = {"rollout": rollout, "clip": clip, "tile": tile}
+    wanted["log2_steps"] = log2_steps
     wanted |= {"weights": weights, "to_obs": to_obs, "to_act": to_act}
     if saved[0].shape[2] == B:
         return _differentiate(net, obs, saved, grad, steps, **wanted)
@@ -559,7 +569,7 @@ def backward(
     tails: list[list[Tensor]] = []
     for i in range(0, B, chunk):
         part = slice(i, i + chunk)
-        again = _recompute(net, obs[part], saved, part, steps, rollout, tile)
+        again = _recompute(net, obs[part], saved, part, steps, log2_steps, rollout, tile)
         grads = _differentiate(net, obs[part], again, grad[part], steps, **wanted)
         tails.append([grads.pop() for _ in range(to_obs + to_act)][::-1])
         sums = [a.add_(b) for a, b in zip(sums, grads, strict=True)] if sums else grads
@@ -575,13 +585,14 @@ def _recompute(
     saved: list[Tensor],
     part: slice,
     steps: int,
+    log2_steps: float,
     of_rollout: bool,
     tile: Tile | None,
 ) -> list[Tensor]:
     """Run the forward again for some rows, this time keeping everything."""
     z = saved[1][0, part]
     if of_rollout:
-        return rollout(net, obs, z, steps, save=True, tile=tile)[1]
+        return rollout(net, obs, z, steps, log2_steps=log2_steps, save=True, tile=tile)[1]
     return velocity(net, obs, z, saved[2][part], saved[3][part], save=True, tile=tile)[1]
 
 
@@ -596,6 +607,7 @@ def _differentiate(
     weights: bool,
     to_obs: bool,
     to_act: bool,
+    log2_steps: float,
     clip: bool,
     tile: Tile | None,
 ) -> list[Tensor]:
@@ -619,7 +631,7 @@ def _differentiate(
         over_steps = delta[0].sum(0, dtype=torch.float32)  # [B, H]
     if delta is not None and acts is not None and velocities is not None:
         times = None if rollout else (saved[2], saved[3])
-        first = _first_layer_gradient(obs, zs[:steps], delta[0], over_steps, times)
+        first = _first_layer_gradient(obs, zs[:steps], delta[0], over_steps, log2_steps, times)
         grads = first + _other_gradients(acts, delta, velocities)
     if to_obs:
         O, H = net.sizes.obs, net.sizes.hidden
@@ -634,9 +646,13 @@ def _first_layer_gradient(
     zs: Tensor,
     delta: Tensor,
     over_steps: Tensor,
+    log2_steps: float,
     times: tuple[Tensor, Tensor] | None,
 ) -> list[Tensor]:
-    """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity."""
+    """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity.
+
+    log2_steps is that of a rollout.
+    """
     M, B, H = delta.shape
     of_obs = obs.T @ over_steps
     z = zs.flatten(0, 1).to(delta.dtype)
@@ -645,7 +661,7 @@ def _first_layer_gradient(
         over_rows = delta.sum(1, dtype=torch.float32)  # [M, H]
         of_b = over_rows.sum(0)
         t = torch.arange(M, dtype=torch.float32, device=obs.device) / M
-        of_t, of_h = t @ over_rows, math.log2(M) * of_b
+        of_t, of_h = t @ over_rows, log2_steps * of_b
     else:
         of_b = over_steps.sum(0)
         of_t, of_h = (x @ over_steps for x in times)

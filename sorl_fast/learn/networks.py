@@ -1,4 +1,4 @@
-"""The two networks: parameters, and forwards that call ops.
+"""The networks: parameters, and forwards that call ops.
 
 Shape letters as in `ops.reference`. Names of the parameters are those of the policy file:
 `{i}.w`, `{i}.b`, and for the critic's hidden layers `{i}.g`, `{i}.c`.
@@ -89,6 +89,37 @@ class CriticEnsemble(Network):
         if frozen:
             layers = [tuple(x.detach() for x in layer) for layer in layers]
         return ops.critic_ensemble(layers, obs, actions, steps)
+
+
+class FlowActor(Network):
+    """Velocity field v(x, z, t) of a flow that knows no step size: a shortcut actor, log2(1/h) fed 0."""
+
+    def forward(self, obs: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity [B, A] at z [B, A], t [B]."""
+        return ops.velocity(self.layers(), obs, z, t, torch.zeros_like(t))
+
+    def sample(self, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Return actions [B, A] in [-1, 1] after `steps` Euler steps from noise [B, A]."""
+        return ops.rollout(self.layers(), obs, noise, steps, log2_steps=0.0)
+
+
+class DirectActor(Network):
+    """One-step actor mu(x, z) or mu(x): a shortcut actor whose other inputs are fed 0."""
+
+    def forward(self, obs: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return the output [B, A], not clipped, at z [B, A]; None: 0."""
+        zero = obs.new_zeros(len(obs))
+        if z is None:
+            z = obs.new_zeros(len(obs), self.layers()[-1][0].shape[-1])
+        return ops.velocity(self.layers(), obs, z, zero, zero)
+
+
+class Value(Network):
+    """Value V(x): a critic ensemble of one member without action, k fed 0."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return V [B]."""
+        return ops.critic_ensemble(self.layers(), obs, obs[:, :0], 0)[0]
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, scale: float, random: torch.Generator) -> Tensor:

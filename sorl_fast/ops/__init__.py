@@ -415,12 +415,14 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     return fast.velocity(actor, obs, z, t, log2_steps, precision)
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+def rollout(
+    actor: Layers, obs: Tensor, noise: Tensor, steps: int, log2_steps: float | None = None
+) -> Tensor:
     """Actions [B, A] in [-1, 1] after M = `steps` Euler steps: see `reference.rollout`."""
     fast, precision = _choose("rollout", actor, obs, noise)
     if fast is None:
-        return reference.rollout(actor, obs, noise, steps)
-    return fast.rollout(actor, obs, noise, steps, precision)
+        return reference.rollout(actor, obs, noise, steps, log2_steps)
+    return fast.rollout(actor, obs, noise, steps, precision, log2_steps=log2_steps)
 
 
 def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
@@ -471,6 +473,7 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Clip, Adam and the EMA of the targets, in place: see `reference.adam_ema_step`."""
     state = (*params, *first, *second, *targets)
@@ -485,6 +488,7 @@ def adam_ema_step(
     return (fast or reference).adam_ema_step(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
+        ema_before=ema_before,
     )  # fmt: skip
 
 

@@ -236,7 +236,7 @@ def _check_bad_rows(
     spoiled = {0: torch.nan, B // 2: -torch.inf, B - 1: torch.inf}
     obs, act = here.obs.clone(), here.act.clone()
     for i, (row, x) in enumerate(spoiled.items()):
-        (obs if i < 2 else act)[row, -1] = x
+        (obs if i < 2 or act.shape[1] == 0 else act)[row, -1] = x
     good = torch.ones(B, dtype=torch.bool)
     good[list(spoiled)] = False
     with poisoned():

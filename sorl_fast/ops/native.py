@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .. import _native
 from ..errors import BadInput
-from .reference import Layers, flat
+from .reference import Layers, flat, log2_fed
 
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
@@ -240,9 +240,15 @@ def _velocity(
 
 
 def _rollout(
-    actor: Sequence[Tensor], obs: Tensor, noise: Tensor, steps: int, precision: str, save: bool
+    actor: Sequence[Tensor],
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    log2_steps: float,
+    precision: str,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
-    values = (0.0, math.log2(steps))
+    values = (0.0, log2_steps)
     return _forward(ROLLOUT, actor, obs, noise, (None, None), values, steps, precision, save)
 
 
@@ -319,6 +325,7 @@ def _adam_ema_step(
     eps: float,
     clip_norm: float,
     tau: float,
+    ema_before: bool = False,
 ) -> Tensor:
     def addresses(tensors: Sequence[Tensor]) -> list[int]:
         return [x.data_ptr() for x in tensors]
@@ -326,7 +333,7 @@ def _adam_ema_step(
     shapes = [p.shape for p in params]
     for name, others in (
         *(("grads", grads), ("more_grads", more_grads or grads)),
-        *(("first", first), ("second", second), ("targets", targets)),
+        *(("first", first), ("second", second), ("targets", targets or params)),
     ):
         if (given := [x.shape for x in others]) != shapes:
             want, got = ([list(x) for x in part] for part in (shapes, given))
@@ -339,7 +346,7 @@ def _adam_ema_step(
     norm = _native.adam(
         *(wanted if wanted in there else there[-1], addresses(params), lists),
         *(addresses(first), addresses(second), addresses(targets), [p.numel() for p in params]),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )
     # csrc wrote behind torch's back: whoever holds an older version must notice
     torch.autograd.graph.increment_version([*params, *first, *second, *targets])
@@ -352,7 +359,10 @@ _SCHEMAS = {
         f"({_NETWORK}, Tensor t, Tensor log2_steps, str precision, bool save) -> (Tensor, Tensor)",
         _velocity,
     ),
-    "rollout": (f"({_NETWORK}, int steps, str precision, bool save) -> (Tensor, Tensor)", _rollout),
+    "rollout": (
+        f"({_NETWORK}, int steps, float log2_steps, str precision, bool save) -> (Tensor, Tensor)",
+        _rollout,
+    ),
     "critic_ensemble": (
         f"({_NETWORK}, int k, str precision, bool save) -> (Tensor, Tensor)",
         _critic,
@@ -365,7 +375,7 @@ _SCHEMAS = {
     "adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
         "Tensor(c!)[] second, Tensor(d!)[] targets, int step, float lr, float b1, float b2, float eps, "
-        "float clip_norm, float tau) -> Tensor",
+        "float clip_norm, float tau, bool ema_before=False) -> Tensor",
         _adam_ema_step,
     ),
 }
@@ -397,7 +407,7 @@ def _(params, obs, act, t, log2_steps, precision, save):  # type: ignore[no-unty
 
 
 @torch.library.register_fake("sorl_fast::rollout")
-def _(params, obs, act, steps, precision, save):  # type: ignore[no-untyped-def]
+def _(params, obs, act, steps, log2_steps, precision, save):  # type: ignore[no-untyped-def]
     return _fake_forward(ROLLOUT, params, obs, act, steps, precision, save)
 
 
@@ -498,11 +508,18 @@ def velocity(
     return out
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+def rollout(
+    actor: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    log2_steps: float | None = None,
+) -> Tensor:
     """Return what `reference.rollout` does."""
-    params = flat(actor)
+    params, fed = flat(actor), log2_fed(steps, log2_steps)
     save = _saving(params, obs, noise)
-    out, _ = torch.ops.sorl_fast.rollout(params, obs, noise, steps, precision, save)
+    out, _ = torch.ops.sorl_fast.rollout(params, obs, noise, steps, fed, precision, save)
     return out
 
 
@@ -531,9 +548,10 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Do what `reference.adam_ema_step` does."""
     return torch.ops.sorl_fast.adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )

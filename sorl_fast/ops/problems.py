@@ -176,8 +176,11 @@ def solve(
     obs, act = given.obs.detach(), given.act.detach()
     of_inputs = {"d obs": obs, "d action": act}
     leaves = {f"d parameter {i}": p for i, p in enumerate(params) if weights}
-    leaves |= {name: of_inputs[name].requires_grad_() for name in inputs}
+    # of a critic without action there is no such gradient
+    leaves |= {n: of_inputs[n].requires_grad_() for n in inputs if of_inputs[n].numel()}
     value = function(grouped(params, given.critic), obs, act, *given.rest)
+    if not leaves:
+        return {"value": value.detach()}
     grads = torch.autograd.grad(value, list(leaves.values()), given.grad)
     return {"value": value.detach(), **dict(zip(leaves, grads, strict=True))}
 

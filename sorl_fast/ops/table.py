@@ -230,7 +230,8 @@ class Chooser:
         network = _network(sizes)
         task = Task(operation, precision, network)
         if task.name not in self._entries:
-            self._fill([task, *tasks(network, (precision,))])
+            # no other operation runs a network without action
+            self._fill([task, *tasks(network, (precision,))] if network.act else [task])
         ways = self._entries.get(task.name, {})
         for way, result in ways.items():
             if result.status != "ok":

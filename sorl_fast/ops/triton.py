@@ -28,7 +28,7 @@ from ..kernels.interpreted import bf16_is_right as bf16_is_right
 from ..kernels.packing import Packed, Sizes, pack, sizes_of
 from . import graphs
 from .chain import products
-from .reference import Best, Layers, flat
+from .reference import Best, Layers, flat, log2_fed
 
 T = TypeVar("T")
 
@@ -39,7 +39,8 @@ _KEPT = 16  # networks whose packed copy is kept
 
 def serves(sizes: Sizes) -> bool:
     """Whether the kernels can run a network of these sizes."""
-    return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= 1
+    act = 0 if sizes.norm else 1  # a critic without action is V(x)
+    return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= act
 
 
 # ---- packed copies
@@ -138,11 +139,12 @@ def _rollout(
     obs: Tensor,
     noise: Tensor,
     steps: int,
+    log2_steps: float,
     precision: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     net = _net(params, weights, vectors, obs.shape[1], params[-1].shape[-1], False, precision)
-    out, saved = actor_kernels.rollout(net, obs, noise, steps, save=save)
+    out, saved = actor_kernels.rollout(net, obs, noise, steps, log2_steps=log2_steps, save=save)
     return out, *(saved if save else (weights.new_empty(0), obs.new_empty(0)))
 
 
@@ -171,18 +173,22 @@ def _actor_backward(
     obs: Tensor,
     saved: Sequence[Tensor],
     steps: int,
+    log2_steps: float,
     rollout: bool,
     precision: str,
     of_weights: bool,
     to_obs: bool,
     to_act: bool,
 ) -> list[Tensor]:
-    """Gradients of the parameters, then of the observations, then of the actions: those asked for."""
+    """Gradients of the parameters, then of the observations, then of the actions: those asked for.
+
+    log2_steps is that of a rollout.
+    """
     net = _net(params, weights, vectors, obs.shape[1], grad.shape[1], False, precision)
     with products(precision):
         grads = actor_kernels.backward(
             *(net, obs.contiguous(), list(saved), grad.contiguous(), steps),
-            rollout=rollout, weights=of_weights, to_obs=to_obs, to_act=to_act,
+            log2_steps=log2_steps, rollout=rollout, weights=of_weights, to_obs=to_obs, to_act=to_act,
         )  # fmt: skip
     return _apart(grads)
 
@@ -255,10 +261,12 @@ def _adam_ema_step(
     eps: float,
     clip_norm: float,
     tau: float,
+    ema_before: bool = False,
 ) -> Tensor:
     return adam_kernels.adam_ema_step(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
+        ema_before=ema_before,
     )  # fmt: skip
 
 
@@ -285,7 +293,7 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         _velocity,
     ),
     "triton_rollout": (
-        f"({_NETWORK}, Tensor noise, int steps, str precision, bool save) "
+        f"({_NETWORK}, Tensor noise, int steps, float log2_steps, str precision, bool save) "
         "-> (Tensor, Tensor, Tensor)",
         _rollout,
     ),
@@ -294,7 +302,8 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         _critic,
     ),
     "triton_actor_backward": (
-        f"(Tensor grad, {_NETWORK}, Tensor[] saved, int steps, bool rollout, {_ASKED}) -> Tensor[]",
+        f"(Tensor grad, {_NETWORK}, Tensor[] saved, int steps, float log2_steps, bool rollout, {_ASKED}) "
+        "-> Tensor[]",
         _actor_backward,
     ),
     "triton_critic_backward": (
@@ -311,7 +320,7 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
     "triton_adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
         "Tensor(c!)[] second, Tensor(d!)[] targets, Tensor step, float lr, float b1, float b2, "
-        "float eps, float clip_norm, float tau) -> Tensor",
+        "float eps, float clip_norm, float tau, bool ema_before=False) -> Tensor",
         _adam_ema_step,
     ),
 }
@@ -339,7 +348,7 @@ def _(params, weights, vectors, obs, z, t, log2_steps, precision, save):  # type
 
 
 @torch.library.register_fake("sorl_fast::triton_rollout")
-def _(params, weights, vectors, obs, noise, steps, precision, save):  # type: ignore[no-untyped-def]
+def _(params, weights, vectors, obs, noise, steps, log2_steps, precision, save):  # type: ignore[no-untyped-def]
     B, A = len(obs), params[-1].shape[-1]
     out = obs.new_empty((B, A))
     if not save:
@@ -368,7 +377,7 @@ def _fake_backward(
 
 
 @torch.library.register_fake("sorl_fast::triton_actor_backward")
-def _(grad, params, weights, vectors, obs, saved, steps, rollout, precision, *asked):  # type: ignore[no-untyped-def]
+def _(grad, params, weights, vectors, obs, saved, steps, log2_steps, rollout, precision, *asked):  # type: ignore[no-untyped-def]
     return _fake_backward(params, obs, grad.shape[1], *asked)
 
 
@@ -427,14 +436,14 @@ def _velocity_gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ..
     *params, weights, vectors, obs, pre, z, t, log2_steps = ctx.saved_tensors
     grads = torch.ops.sorl_fast.triton_actor_backward(
         *(grad, params, weights, vectors, obs, [pre, z.contiguous().unsqueeze(0), t, log2_steps]),
-        *(1, False, ctx.precision, any(needs), to_obs, to_act),
+        *(1, 0.0, False, ctx.precision, any(needs), to_obs, to_act),
     )
     of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
     return of_params, None, None, of_obs, of_act, *nothing
 
 
 def _setup_rollout(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    params, weights, vectors, obs, _, ctx.steps, ctx.precision, ctx.saving = inputs
+    params, weights, vectors, obs, _, ctx.steps, ctx.log2_steps, ctx.precision, ctx.saving = inputs
     ctx.save_for_backward(*params, weights, vectors, obs, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -447,7 +456,7 @@ def _rollout_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ..
     _check_saved("triton_rollout", ctx.saving)
     *params, weights, vectors, obs, pre, zs = ctx.saved_tensors
     grads = torch.ops.sorl_fast.triton_actor_backward(
-        *(grad, params, weights, vectors, obs, [pre, zs], ctx.steps, True),
+        *(grad, params, weights, vectors, obs, [pre, zs], ctx.steps, ctx.log2_steps, True),
         *(ctx.precision, any(needs), to_obs, to_act),
     )
     of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
@@ -510,12 +519,19 @@ def velocity(
     return out
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+def rollout(
+    actor: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    log2_steps: float | None = None,
+) -> Tensor:
     """Return what `reference.rollout` does; noise may be a key (int64 [3]), then drawn in the kernel."""
     params, *packed = _arguments(actor, obs, actor[-1][0].shape[-1], False, precision)
     save = _saving(params, obs, noise)
     out, *_ = torch.ops.sorl_fast.triton_rollout(
-        params, *packed, obs, noise, steps, precision, save
+        params, *packed, obs, noise, steps, log2_fed(steps, log2_steps), precision, save
     )
     return out
 
@@ -613,13 +629,14 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Do what `reference.adam_ema_step` does; `grads` stays as it is."""
     if not isinstance(step, Tensor):
         step = params[0].new_full((), step, dtype=torch.int64)
     return torch.ops.sorl_fast.triton_adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )
 
 

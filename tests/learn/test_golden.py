@@ -85,7 +85,7 @@ def make_golden(path: Path, *, O: int, A: int, H: int, depth: int, E: int, q_agg
     batch = Batch(
         normal(B, O), normal(B, A).tanh(), normal(B), normal(B, O), torch.ones(B).double()
     )
-    out |= {f"batch/{name}": x for name, x in batch._asdict().items()}
+    out |= {f"batch/{name}": x for name, x in batch._asdict().items() if x is not None}
     out["meta/q_agg_min"] = torch.tensor(float(q_agg == "min"))
 
     def put(prefix, loss, net, key):

@@ -147,7 +147,7 @@ def test_the_precision_reaches_table_and_kernel(gpu, monkeypatch, precision):
     ops.configure(precision=precision, device="cuda")
     seen = []
     rollout = triton.rollout
-    monkeypatch.setattr(triton, "rollout", lambda *a: seen.append(a[-1]) or rollout(*a))
+    monkeypatch.setattr(triton, "rollout", lambda *a, **k: seen.append(a[-1]) or rollout(*a, **k))
     CALLS["rollout"][0]()
     assert seen == [precision]
     assert table.asked[0][1] == precision

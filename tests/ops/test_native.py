@@ -1,5 +1,6 @@
 """The native operations against the float64 definition: values, gradients, registration, bits."""
 
+import math
 import os
 import shutil
 import subprocess
@@ -106,6 +107,43 @@ def test_rollout(lane, shape, M):
         lambda net, x, z: native.rollout(net, x, z, M, lane),
         lambda net, x, z: reference.rollout(net, x, z, M),
         *(net, inputs, lane),
+    )
+
+
+@pytest.mark.parametrize("log2_steps", [0.0, 2.5])
+def test_rollout_of_an_actor_that_is_fed_another_step_size(lane, log2_steps):
+    inputs = normal(33, 28).requires_grad_(), normal(33, 5, seed=8, scale=0.1).requires_grad_()
+    net = layers(28, 5, 64, 3, last=0.2)
+    compare(
+        lambda net, x, z: native.rollout(net, x, z, 10, lane, log2_steps),
+        lambda net, x, z: reference.rollout(net, x, z, 10, log2_steps),
+        *(net, inputs, lane),
+    )
+
+
+def test_a_column_that_is_fed_zero_has_a_gradient_of_exactly_zero(lane):
+    actor, critic = layers(6, 3, 33, 2, last=0.2), layers(6, 3, 33, 2, E=2)
+    x, z, zero = normal(40, 6), normal(40, 3, scale=0.1), torch.zeros(40)
+    outputs = {
+        9: (actor, native.velocity(actor, x, z, zero, zero, lane)),  # t and log2(1/h)
+        10: (actor, native.rollout(actor, x, z, 10, lane, 0.0)),  # log2(1/h) alone
+        -1: (critic, native.critic_ensemble(critic, x, z, 0, lane)),  # k
+        6: (actor, native.velocity(actor, x, torch.zeros(40, 3), zero, zero, lane)),  # z too
+    }
+    for first, (net, y) in outputs.items():
+        (grad,) = torch.autograd.grad(y.square().sum(), net[0][0])
+        assert (grad[..., first:, :] == 0).all()
+        assert (grad[..., : first % grad.shape[-2], :] != 0).any()
+
+
+@pytest.mark.parametrize("E", [1, 3], ids=lambda e: f"E{e}")
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_a_critic_without_action(lane, shape, E):
+    B, O, _, H, depth = shape
+    compare(
+        lambda net, x: native.critic_ensemble(net, x, x[:, :0], 0, lane),
+        lambda net, x: reference.critic_ensemble(net, x, x[:, :0], 0),
+        *(layers(O, 0, H, depth, E=E), (normal(B, O).requires_grad_(),), lane),
     )
 
 
@@ -337,6 +375,36 @@ def test_adam_ema_step(clip_norm, parts, isa, monkeypatch):
             agree(a, b, 2e-6)
 
 
+@pytest.mark.parametrize("targets", [True, False], ids=["ema", "no-target"])
+@pytest.mark.parametrize("isa", native.isas("fp32"))
+def test_adam_with_an_ema_of_before_the_step_or_none(targets, isa, monkeypatch):
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    shapes = [(300, 70), (70,), (1,)]
+    mine = [[normal(*s, seed=i + k).abs() for i, s in enumerate(shapes)] for k in range(4)]
+    exact = [[x.double() for x in group] for group in mine]
+    grads = [normal(*s, seed=9) for s in shapes]
+    rates = dict(lr=1e-1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=math.inf, tau=0.3, ema_before=True)
+    for step in (1, 2):
+        for function, (p, m, v, target) in (
+            (native.adam_ema_step, mine),
+            (reference.adam_ema_step, exact),
+        ):
+            own = [g.to(p[0].dtype, copy=True) for g in grads]
+            function(p, own, m, v, target if targets else [], step, **rates)
+    for a, b in zip(mine, exact, strict=True):
+        agree(a, b, 2e-6)
+
+
+@pytest.mark.parametrize("function", [native.adam_ema_step, reference.adam_ema_step])
+@pytest.mark.parametrize("size", [0.0, 1e30], ids=["zero", "beyond-float32"])
+def test_without_a_clip_a_gradient_of_any_size_is_followed(function, size):
+    p, g, m, v, target = ([torch.full((40,), x)] for x in (1.0, size, 0.5, 1.0, 0.0))
+    rates = dict(lr=0.1, b1=0.5, b2=1.0 - 1e-9, eps=1e-8, clip_norm=math.inf, tau=0.5)
+    function(p, g, m, v, target, 1, **rates)
+    assert m[0][0] == pytest.approx(0.25 + size / 2)
+    assert not m[0].isnan().any()
+
+
 @pytest.mark.parametrize("isa", native.isas("fp32"))
 def test_threads_do_not_change_a_bit_of_the_optimiser(isa, monkeypatch):
     monkeypatch.setenv("SORL_CPU_ISA", isa)
@@ -372,9 +440,9 @@ def opcheck_cases(precision="fp32"):
     x, z = normal(5, 4), normal(5, 2, scale=0.1).requires_grad_()
     t, log2 = torch.zeros(5), torch.full((5,), 3.0)
     yield "velocity", (actor, x, z, t, log2, precision, True)
-    yield "rollout", (actor, x, z, 2, precision, True)
+    yield "rollout", (actor, x, z, 2, 1.0, precision, True)
     yield "critic_ensemble", (critic, x, z, 2, precision, True)
-    _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, precision, True)
+    _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, 1.0, precision, True)
     actor = [p.detach() for p in actor]
     isa = native.choose_isa(precision)
     tail = (actor, saved, False, True, 2, 2, precision, isa, True, True, True)
@@ -424,7 +492,7 @@ def test_bytes_of_another_layout_are_refused():
     net, x, z = flat(layers(4, 2, 32, 2)), normal(5, 4), normal(5, 2)
     with torch.no_grad():
         os.environ["SORL_CPU_ISA"] = "avx512"
-        _, saved = torch.ops.sorl_fast.rollout(net, x, z, 2, "bf16", True)
+        _, saved = torch.ops.sorl_fast.rollout(net, x, z, 2, 1.0, "bf16", True)
     tail = (net, saved, False, True, 2, 2, "bf16", "avx512_bf16", True, False, False)
     with pytest.raises(RuntimeError, match="it ran on another instruction set"):
         torch.ops.sorl_fast.network_backward(normal(5, 2), *tail)
@@ -510,7 +578,7 @@ def test_amx_emulated(tmp_path):
 def spy(monkeypatch):
     calls = []
     real = native.rollout
-    monkeypatch.setattr(native, "rollout", lambda *a: calls.append(a[-1]) or real(*a))
+    monkeypatch.setattr(native, "rollout", lambda *a, **k: calls.append(a[-1]) or real(*a, **k))
     return calls
 
 

@@ -77,6 +77,15 @@ def test_the_kernels_are_accepted(task):
     assert found["reason"] == ""
 
 
+@pytest.mark.parametrize("way", ["fused", "chain", "reference"])
+def test_a_critic_without_action_is_examined_like_any_other(way):
+    pytest.importorskip("triton")
+    value = Network(7, 0, 64, 2, 2)
+    assert look("critic_ensemble", way, GPU, network=value)["reason"] == ""
+    wrong = look("critic_ensemble", "member", "wrong_ways:WAYS", network=value)
+    assert "value is off" in wrong["reason"]
+
+
 @pytest.mark.slow
 def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
     """The whole way: child, kernels, times, table, choice; then another process's first use."""

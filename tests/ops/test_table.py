@@ -249,6 +249,8 @@ def test_the_first_use_examines_a_network_once():
         "critic_ensemble bf16 O28 A5 H64 L2 E3",
         "best_of_n bf16 O28 A5 H64 L2 E3",
     ]
+    choose("critic_ensemble", "bf16", CRITIC._replace(act=0, members=1), 1)  # a value: alone
+    assert examiner.calls[3] == ["critic_ensemble bf16 O28 A0 H64 L2 E1"]
     fresh = Examiner()  # another process
     assert chooser(fresh).choice("rollout", "bf16", SIZES, 1) == "fused"
     assert fresh.calls == []

@@ -73,6 +73,38 @@ def test_rollout(precision, M):
 
 
 @each
+def test_rollout_of_an_actor_that_is_fed_another_step_size(precision):
+    compare(
+        lambda net, x, z: triton.rollout(net, x, z, 3, precision, 0.0),
+        lambda net, x, z: reference.rollout(net, x, z, 3, 0.0),
+        *(layers(last=0.2), obs_and_act(18), precision),
+    )
+
+
+def test_a_column_that_is_fed_zero_has_a_gradient_of_exactly_zero():
+    actor, critic, x, z, zero = layers(), layers(E=2), normal(4, 5), normal(4, 3), torch.zeros(4)
+    outputs = {
+        8: (actor, triton.velocity(actor, x, z, zero, zero, "fp32")),  # t and log2(1/h)
+        9: (actor, triton.rollout(actor, x, z, 3, "fp32", 0.0)),  # log2(1/h) alone
+        -1: (critic, triton.critic_ensemble(critic, x, z, 0, "fp32")),  # k
+        5: (actor, triton.velocity(actor, x, torch.zeros(4, 3), zero, zero, "fp32")),  # z too
+    }
+    for first, (net, y) in outputs.items():
+        (grad,) = torch.autograd.grad(y.square().sum(), net[0][0])
+        assert (grad[..., first:, :] == 0).all()
+        assert (grad[..., : first % grad.shape[-2], :] != 0).any()
+
+
+@each
+def test_a_critic_without_action(precision):
+    compare(
+        lambda net, x: triton.critic_ensemble(net, x, x[:, :0], 0, precision),
+        lambda net, x: reference.critic_ensemble(net, x, x[:, :0], 0),
+        *(layers(A=0, E=1), obs_and_act(17)[:1], precision),
+    )
+
+
+@each
 def test_critic_ensemble(precision):
     compare(
         lambda net, x, a: triton.critic_ensemble(net, x, a, 4, precision),
@@ -145,7 +177,7 @@ def test_nothing_is_kept_where_no_gradient_is_needed(monkeypatch):
     monkeypatch.setattr(
         triton.actor_kernels,
         "rollout",
-        lambda *a, save: kept.append(save) or forward(*a, save=save),
+        lambda *a, save, **k: kept.append(save) or forward(*a, save=save, **k),
     )
     net, x, z = layers(), normal(3, 5), normal(3, 3)
     triton.rollout(net, x, z, 1, "fp32")
@@ -159,7 +191,7 @@ def test_a_forward_that_kept_nothing_says_so():
     net = layers()
     params, *packed = triton._arguments(net, normal(3, 5), 3, False, "fp32")
     out, *_ = torch.ops.sorl_fast.triton_rollout(
-        params, *packed, normal(3, 5), normal(3, 3), 1, "fp32", False
+        params, *packed, normal(3, 5), normal(3, 3), 1, 0.0, "fp32", False
     )
     with pytest.raises(RuntimeError, match="save=False"):
         out.sum().backward()
@@ -302,9 +334,9 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
         best = triton.best_of_n(actor, critic, x, torch.empty(6, 4, 3), 2, "min", -1.0, 1.0, "bf16")
         assert [y.shape for y in best] == [(6, 3), (6,), (6,), (6,)]
         of_actor = triton._arguments(actor, x, 3, False, "bf16")
-        _, *saved = ops.triton_rollout(*of_actor, x, z, 4, "bf16", True)
+        _, *saved = ops.triton_rollout(*of_actor, x, z, 4, 2.0, "bf16", True)
         asked = "bf16", True, False, False
-        grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, True, *asked)
+        grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, 2.0, True, *asked)
         of_critic = triton._arguments(critic, x, 3, True, "bf16")
         q, *saved = ops.triton_critic_ensemble(*of_critic, x, z, 4, "bf16", True)
         grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
@@ -324,7 +356,7 @@ def test_registration_of_the_forwards(save, precision):
     else:
         actor, critic = (([p.detach() for p in params], *rest) for params, *rest in (actor, critic))
     check(ops.triton_velocity.default, (*actor, x, z, t, t, "fp32", save))
-    check(ops.triton_rollout.default, (*actor, x, z, 2, "fp32", save))
+    check(ops.triton_rollout.default, (*actor, x, z, 2, 1.0, "fp32", save))
     check(ops.triton_critic_ensemble.default, (*critic, x, z, 2, "fp32", save))
 
 
@@ -332,12 +364,12 @@ def test_registration_of_the_backwards():
     ops = torch.ops.sorl_fast
     x, z = normal(3, 5), normal(3, 3)
     actor, critic = packed(layers(depth=2)), packed(layers(depth=2, E=2), True)
-    _, *saved = ops.triton_rollout(*actor, x, z, 2, "fp32", True)
+    _, *saved = ops.triton_rollout(*actor, x, z, 2, 1.0, "fp32", True)
     saved = [s.detach() for s in saved]
     args = [p.detach() for p in actor[0]], *actor[1:]
     check(
         ops.triton_actor_backward.default,
-        (normal(3, 3), *args, x, saved, 2, True, "fp32", True, True, True),
+        (normal(3, 3), *args, x, saved, 2, 1.0, True, "fp32", True, True, True),
     )
     _, *saved = ops.triton_critic_ensemble(*critic, x, z, 2, "fp32", True)
     saved = [s.detach() for s in saved]
