@@ -28,6 +28,7 @@ from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import GeneratorNoise, Noise
@@ -67,9 +68,9 @@ def update_flop(batch: int, k: float, config: SorlConfig) -> float:
 
     k is the number of Euler steps, or its mean. 14.7 GFLOP at batch 256, 4 x 512, E = 2, mean k.
     """
-    H, hidden = config.hidden, (config.depth - 1) * config.hidden**2
-    actor = 2 * ((O + A + 2) * H + hidden + H * A)
-    critic = 2 * config.ensemble * ((O + A + 1) * H + hidden + H)
+    sizes = O, A, config.hidden, config.depth
+    actor = 2 * Layout.actor(*sizes).products
+    critic = 2 * Layout.critic(*sizes, config.ensemble).products
     td = k * actor + critic + 3 * critic  # rollout at x', target critic; critic and its backward
     regressions = 3 * actor + (2 + 3) * actor  # flow matching; two target passes, self-consistency
     q = 3 * k * actor + 2 * critic  # rollout and backward; critic, backward to the actions only

@@ -16,7 +16,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from .act.reference import Status, aggregate, critic_values, denoise
 from .act.sampler import Sampler
 from .cores import available_cores
 from .errors import BadInput
+from .layout import Layout
 from .version import __version__
 
 PACKAGES = ("numpy", "safetensors", "torch", "triton", "ogbench", "mujoco", "gymnasium")
@@ -275,19 +275,15 @@ def random_policy(sizes: Sizes) -> policy_file.Policy:
     def normal(*shape: int, scale: float) -> NDArray[np.float32]:
         return (scale * rng.normal(size=shape)).astype(np.float32)
 
-    def layers(inputs: int, out: int, lead: tuple[int, ...]) -> policy_file.Layers:
-        found = []
-        for i, (a, b) in enumerate(pairwise([inputs, *[H] * L, out])):
-            layer = [normal(*lead, a, b, scale=math.sqrt(1.5 / a)), normal(*lead, b, scale=0.1)]
-            if lead and i < L:
-                layer += [1 + normal(*lead, b, scale=0.1), normal(*lead, b, scale=0.1)]
-            found.append(tuple(layer))
-        return tuple(found)
+    def make(layer: int, letter: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        x = normal(*shape, scale=math.sqrt(1.5 / shape[-2]) if letter == "w" else 0.1)
+        return 1 + x if letter == "g" else x
 
     return policy_file.Policy(
         obs_dim=O, act_dim=A, hidden=H, depth=L, ensemble=E, m_disc=8, m_btt=8,
         q_agg="min" if sizes.seed % 2 else "mean",
-        actor=layers(O + A + 2, A, ()), critic=layers(O + A + 1, 1, (E,)),
+        actor=tuple(Layout.actor(O, A, H, L).build(make)),
+        critic=tuple(Layout.critic(O, A, H, L, E).build(make)),
         action_low=np.full(A, -0.9, np.float32), action_high=np.full(A, 0.8, np.float32),
         obs_mean=normal(O, scale=0.1), obs_std=1 + abs(normal(O, scale=0.1)),
     )  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 
 from sorl_fast import ops
 from sorl_fast.batch import Batch
+from sorl_fast.layout import LETTERS
 from sorl_fast.learn.algorithms import sorl
 from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
 
@@ -56,7 +57,7 @@ class Golden:
         layers = []
         while f"{network}/{len(layers)}/w" in self.arrays:
             prefix = f"{network}/{len(layers)}/"
-            names = [n for n in "wbgc" if prefix + n in self.arrays]
+            names = [n for n in LETTERS if prefix + n in self.arrays]
             layers.append({n: self.arrays[prefix + n].clone() for n in names})
         return layers
 

@@ -175,6 +175,24 @@ def test_kernels_never_wait_for_the_device(path):
             assert node.attr not in {"item", "tolist", "cpu", "numpy", "synchronize", "nonzero"}
 
 
+# what spells out a network's inputs or its tensors' letters; in two parts, for this file is read too
+SPELLED = ("O + A" + " + ", "+ A" + " + 1", "+ A" + " + 2", "wb" + "gc")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for room in ("sorl_fast", "bench", "tests") for p in sorted(ROOT.glob(f"{room}/**/*.py"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_the_shapes_of_networks_stand_in_one_place(path):
+    text = path.read_text()
+    if path == ROOT / "sorl_fast" / "layout.py":
+        assert all(words in text for words in SPELLED[::3])  # the search finds what is there
+        return
+    found = [words for words in SPELLED if words in text]
+    assert not found, f"{found}: take the layout's words from sorl_fast.layout"
+
+
 def test_the_arrow_test_can_fail():
     tree = ast.parse("from ..learn import train\n")
     assert list(imports(tree, "data.dataset", package=False)) == [("learn.train", False)]

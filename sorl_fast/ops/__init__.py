@@ -16,13 +16,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cores import unpin
 from ..errors import BadInput
+from ..layout import Layout
 from . import chain, reference, table
 from .reference import Layers, aggregate, flat
 
@@ -200,8 +200,7 @@ def sampling_way(
     """
     triton = _loaded_triton()
     A = actor[-1][0].shape[-1]
-    O = actor[0][0].shape[-2] - A - 2
-    sizes = [triton.sizes_of(flat(net), O, A, net is critic) for net in (actor, critic)]
+    sizes = [Layout.of_act(flat(net), A, net is critic) for net in (actor, critic)]
     if not all(map(triton.serves, sizes)):
         return "chain"
     if device.type == "cpu":
@@ -370,7 +369,9 @@ def _choose_on_gpu(
     triton = _triton(device)
     if triton is None or rows == 0:
         return plain
-    sizes = None if layers is None else _sizes(triton, layers, inputs[0])
+    sizes = None
+    if layers is not None:  # the ensemble axis tells a critic from an actor
+        sizes = Layout.of_obs(params, inputs[0].shape[-1], layers[0][0].ndim == 3)
     fits = all(x.is_contiguous() for x in (params or inputs))
     fits = fits and not any(x.is_inference() for x in params)
     fits = fits and (sizes is None or triton.serves(sizes))
@@ -391,14 +392,6 @@ def _choose_on_gpu(
     way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
     # the reference is float32, and so right in any precision: what was refused must not come back
     return triton if way == "fused" else chain if way == "chain" else None
-
-
-def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:
-    """Return the sizes of an actor or, where layers have an ensemble axis, of a critic."""
-    w, O = layers[0][0], obs.shape[-1]
-    norm = w.ndim == 3
-    A = w.shape[-2] - O - (1 if norm else 2)
-    return triton.sizes_of(flat(layers), O, A, norm)
 
 
 # ---- the operations

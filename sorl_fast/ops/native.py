@@ -12,6 +12,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from .. import _native
 from ..errors import BadInput
+from ..layout import Layout
 from .reference import Layers, flat
 
 PRECISIONS = ("fp32", "bf16")
@@ -56,42 +58,16 @@ def choose_isa(precision: str) -> str:
 
 
 class Kind(NamedTuple):
-    """Which network an operation runs, and how its flat parameters are read."""
+    """Which network an operation runs."""
 
-    norm: bool  # a critic: LayerNorm, one k column; else an actor: t and log2(1/h) columns
+    norm: bool  # a critic, else an actor
     rollout: bool
-
-    @property
-    def extra(self) -> int:
-        """Scalar columns behind the action's."""
-        return 1 if self.norm else 2
 
 
 VELOCITY, ROLLOUT, CRITIC = Kind(False, False), Kind(False, True), Kind(True, False)
 
 
-class Sizes(NamedTuple):
-    """What csrc must know of a network."""
-
-    obs: int
-    act: int
-    extra: int
-    hidden: int
-    depth: int
-    out: int
-    members: int
-    norm: bool
-
-
-def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
-    """Read a network's sizes off its parameters."""
-    depth = (len(params) - 2) // (4 if kind.norm else 2)
-    members = params[0].shape[0] if kind.norm else 1
-    hidden, out = params[0].shape[-1], params[-1].shape[-1]
-    return Sizes(obs, act, kind.extra, hidden, depth, out, members, kind.norm)
-
-
-def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> int:
+def saved_bytes(s: Layout, rows: int, steps: int, precision: str, isa: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/plan.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
     size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
@@ -110,9 +86,9 @@ def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> in
 class _Packed:
     """One network's weights as csrc reads them, and the versions of the parameters they came from."""
 
-    def __init__(self, sizes: Sizes, params: Sequence[Tensor], precision: str, isa: str):
-        _check_parameters(sizes, params)
-        self.net = _native.TrainNet(**sizes._asdict(), precision=precision, isa=isa)
+    def __init__(self, layout: Layout, params: Sequence[Tensor], precision: str, isa: str):
+        _check_parameters(layout, params)
+        self.net = _native.TrainNet(**asdict(layout), precision=precision, isa=isa)
         # Aliases: they keep the memory, and so its address, from going to other parameters while the
         # packed copy is known by that address.
         self.aliases = [p.detach() for p in params]
@@ -135,21 +111,16 @@ class _Packed:
         return self.net
 
 
-def _check_parameters(s: Sizes, params: Sequence[Tensor]) -> None:
+def _check_parameters(s: Layout, params: Sequence[Tensor]) -> None:
     """Refuse what csrc, which reads by address, would read beyond."""
-    E = (s.members,) if s.norm else ()
-    for layer in range(s.depth + 1):
-        fan_in = s.hidden if layer else s.obs + s.act + s.extra
-        width = s.out if layer == s.depth else s.hidden
-        vector = (*E, width)
-        shapes = [(*E, fan_in, width), vector] + [vector] * 2 * (s.norm and layer < s.depth)
-        here, params = params[: len(shapes)], params[len(shapes) :]
-        for want, p in zip(shapes, here, strict=True):
-            if p.shape != want:
-                raise BadInput(
-                    f"a parameter of layer {layer} has the shape {list(p.shape)}, but must have "
-                    f"{list(want)} with observations of {s.obs} and actions of {s.act} numbers"
-                )
+    # what the last layer gives is not read off the parameters
+    own = replace(s, out=1 if s.norm else s.act)
+    for (name, want), p in zip(own.shapes().items(), params, strict=True):
+        if p.shape != want:
+            raise BadInput(
+                f"a parameter of layer {name.partition('/')[0]} has the shape {list(p.shape)}, but must "
+                f"have {list(want)} with observations of {s.obs} and actions of {s.act} numbers"
+            )
 
 
 _packed: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
@@ -165,7 +136,7 @@ def forget() -> None:
 def _network(
     kind: Kind, params: Sequence[Tensor], obs: int, act: int, precision: str, isa: str
 ) -> _Packed:
-    sizes = sizes_of(kind, params, obs, act)
+    sizes = Layout.of(params, obs, act, kind.norm)
     key = (precision, isa, sizes, *(p.data_ptr() for p in params))
     with _lock:
         found = _packed.get(key)
@@ -209,7 +180,7 @@ def _forward(
         raise BadInput(f"the inputs have the shapes {given}, but must all have the same rows")
     isa = choose_isa(precision)
     packed = _network(kind, params, obs.shape[1], A, precision, isa)
-    sizes = sizes_of(kind, params, obs.shape[1], A)
+    sizes = Layout.of(params, obs.shape[1], A, kind.norm)
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
     count = saved_bytes(sizes, B, steps, precision, isa) if save else 0
     saved = _lend((count,), torch.uint8)
@@ -269,8 +240,9 @@ def _backward(
     """
     kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
-    O = params[0].shape[-2] - act_dim - kind.extra
-    kept = saved_bytes(sizes_of(kind, params, O, act_dim), B, steps, precision, isa)
+    sizes = Layout.of_act(params, act_dim, norm)
+    O = sizes.obs
+    kept = saved_bytes(sizes, B, steps, precision, isa)
     if saved.numel() != kept:
         raise RuntimeError(
             f"a forward kept {saved.numel()} bytes, but {precision} on {isa} keeps {kept}: it ran on "
@@ -367,7 +339,7 @@ def _fake_forward(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     B, A = act.shape
-    sizes = sizes_of(kind, params, obs.shape[1], A)
+    sizes = Layout.of(params, obs.shape[1], A, kind.norm)
     count = saved_bytes(sizes, B, steps, precision, choose_isa(precision)) if save else 0
     out = obs.new_empty((sizes.members, B) if kind.norm else (B, A))
     return out, obs.new_empty((count,), dtype=torch.uint8)
@@ -391,7 +363,7 @@ def _(params, obs, act, k, precision, save):  # type: ignore[no-untyped-def]
 @torch.library.register_fake("sorl_fast::network_backward")
 def _(grad, params, saved, norm, rollout, act_dim, steps, precision, isa, weights, to_obs, to_act):  # type: ignore[no-untyped-def]
     B = grad.shape[1 if norm else 0]
-    O = params[0].shape[-2] - act_dim - Kind(norm, rollout).extra
+    O = Layout.of_act(params, act_dim, norm).obs
     grads = [torch.empty_like(p) for p in params] if weights else []
     return grads + [
         grad.new_empty((B, n)) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked

@@ -12,6 +12,7 @@ kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -25,7 +26,8 @@ from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
 from ..kernels.interpreted import bf16_is_right as bf16_is_right
-from ..kernels.packing import Packed, Sizes, pack, sizes_of
+from ..kernels.packing import Packed, Sizes, pack
+from ..layout import Layout
 from . import graphs
 from .chain import products
 from .reference import Layers, flat
@@ -37,9 +39,14 @@ WIDTH = 64  # hidden layers are a multiple of it
 _KEPT = 16  # networks whose packed copy is kept
 
 
-def serves(sizes: Sizes) -> bool:
+def serves(sizes: Layout) -> bool:
     """Whether the kernels can run a network of these sizes."""
     return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= 1
+
+
+def sizes_of(layout: Layout) -> Sizes:
+    """Return a layout as the kernels, which know nothing of ours, take it."""
+    return Sizes(*astuple(layout))
 
 
 # ---- packed copies
@@ -64,14 +71,15 @@ def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precis
     """
     aliases = [p.detach() for p in params]
     where = _place(params)
+    sizes = sizes_of(Layout.of(params, obs, act, norm))
     if where is None:
-        return pack(aliases, obs, act, norm, precision)
+        return pack(aliases, sizes, precision)
     key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
     versions = [*(p._version for p in aliases), graphs.replays()]
     found = _copies.get(key)
     if found is None or found.versions != versions:
         _forget()
-        found = _copies[key] = _Copy(pack(aliases, obs, act, norm, precision), aliases, versions)
+        found = _copies[key] = _Copy(pack(aliases, sizes, precision), aliases, versions)
     _copies.move_to_end(key)
     return found.packed
 
@@ -112,7 +120,7 @@ def _net(
     params: Sequence[Tensor], weights: Tensor, vectors: Tensor, obs: int, act: int, norm: bool,
     precision: str,
 ) -> Packed:  # fmt: skip
-    return Packed(weights, vectors, sizes_of(params, obs, act, norm), precision)
+    return Packed(weights, vectors, sizes_of(Layout.of(params, obs, act, norm)), precision)
 
 
 def _velocity(
@@ -333,7 +341,7 @@ def _room(weights: Tensor, sizes: Sizes, steps: int, rows: int, precision: str) 
 
 @torch.library.register_fake("sorl_fast::triton_velocity")
 def _(params, weights, vectors, obs, z, t, log2_steps, precision, save):  # type: ignore[no-untyped-def]
-    sizes = sizes_of(params, obs.shape[1], z.shape[1], False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], z.shape[1], False))
     pre = _room(weights, sizes, 1, len(obs), precision) if save else weights.new_empty((0,))
     return torch.empty_like(z, memory_format=torch.contiguous_format), pre
 
@@ -344,14 +352,14 @@ def _(params, weights, vectors, obs, noise, steps, precision, save):  # type: ig
     out = obs.new_empty((B, A))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
-    sizes = sizes_of(params, obs.shape[1], A, False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], A, False))
     pre = _room(weights, sizes, steps, B, precision)
     return out, pre, obs.new_empty((steps + 1, B, A))
 
 
 @torch.library.register_fake("sorl_fast::triton_critic_ensemble")
 def _(params, weights, vectors, obs, actions, k, precision, save):  # type: ignore[no-untyped-def]
-    s, B = sizes_of(params, obs.shape[1], actions.shape[1], True), len(obs)
+    s, B = Layout.of(params, obs.shape[1], actions.shape[1], True), len(obs)
     out = obs.new_empty((s.members, B))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
@@ -532,15 +540,20 @@ def critic_ensemble(
     return out
 
 
+def pack_network(layers: Layers, obs: int, precision: str) -> Packed:
+    """Pack parameters that will never change, O = `obs`, for the kernels themselves."""
+    params = [x.detach() for x in flat(layers)]
+    norm = layers[0][0].ndim == 3  # the ensemble axis tells a critic from an actor
+    return pack(params, sizes_of(Layout.of_obs(params, obs, norm)), precision)
+
+
 Prepared = tuple[list[Tensor], Tensor, Tensor]  # parameters, and both tensors of their packed copy
 
 
 def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     """Pack parameters that will never change, O = `obs`; a recording may use them."""
-    params, norm = [x.detach() for x in flat(layers)], layers[0][0].ndim == 3
-    act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
-    packed = pack(params, obs, act, norm, precision)
-    return params, packed.weights, packed.vectors
+    packed = pack_network(layers, obs, precision)
+    return [x.detach() for x in flat(layers)], packed.weights, packed.vectors
 
 
 def sample_prepared(

@@ -3,6 +3,7 @@
 There is no GPU: CPU tensors stand for its, and triton interprets its kernels.
 """
 
+import networks
 import pytest
 import torch
 from tolerances import FLOAT32
@@ -23,14 +24,8 @@ def fresh(monkeypatch):
     monkeypatch.setattr(ops, "_precision", {"cpu": "fp32", "cuda": "fp32"})
 
 
-def layers(*, E=0, H=H, O=5, A=3):
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    g = torch.Generator().manual_seed(1)
-    first = [torch.randn(*lead, O + A + extra, H, generator=g) / 3, torch.zeros(*lead, H)]
-    if E:
-        first += [torch.ones(*lead, H), torch.zeros(*lead, H)]
-    last = torch.randn(*lead, H, out, generator=g) / 8, torch.zeros(*lead, out)
-    return [tuple(first), last]
+def layers(*, E=0, H=H):
+    return networks.layers(H=H, depth=1, E=E, seed=1, grad=False)
 
 
 ACTOR, CRITIC = layers(), layers(E=2)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from networks import agree, double, flat, layers, normal
 
 from sorl_fast import ops
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.ops import reference
 
 native = pytest.importorskip("sorl_fast.ops.native")
@@ -361,13 +363,12 @@ def test_opcheck(name, precision):
 
 @pytest.mark.parametrize("norm", [False, True], ids=["actor", "critic"])
 def test_both_sides_count_the_same_bytes(lane, norm):
-    kind = native.CRITIC if norm else native.ROLLOUT
     for B, O, A, H, depth in SHAPES:
         for steps in (1,) if norm else (1, 8):
             params = flat(layers(O, A, H, depth, E=3 if norm else 0))
-            sizes = native.sizes_of(kind, params, O, A)
+            sizes = Layout.of(params, O, A, norm)
             isa = os.environ["SORL_CPU_ISA"]
-            net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
+            net = _native.TrainNet(**asdict(sizes), precision=lane, isa=isa)
             assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane, isa)
 
 
