@@ -30,17 +30,17 @@ class Network(nn.Module):
         # load_state_dict(..., assign=True) replaces the parameters
         self.register_load_state_dict_post_hook(_gather_again)  # type: ignore[no-untyped-call]
 
-    def _gather(self) -> list[tuple[Tensor, ...]]:
+    def _gather(self) -> ops.Parameters:
         # once, not at every call: reading a ParameterDict costs as much as a small product
-        return [_ordered(layer) for layer in self.stack]
+        return ops.Parameters(_ordered(layer) for layer in self.stack)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._layers = self._gather()  # .to(device) and .double() may replace the parameters
         return self
 
-    def layers(self) -> list[tuple[Tensor, ...]]:
-        """Return the parameters layer by layer, as `ops` reads them."""
+    def layers(self) -> ops.Parameters:
+        """Return the parameters layer by layer, as `ops` reads them, which owns their packed copies."""
         return self._layers
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ class CriticEnsemble(Network):
         """
         layers = self.layers()
         if frozen:
-            layers = [tuple(x.detach() for x in layer) for layer in layers]
+            layers = layers.detach()
         return ops.critic_ensemble(layers, obs, actions, steps)
 
 

@@ -6,9 +6,10 @@ Every operation is defined by its plain PyTorch form in `reference`. float32 CPU
 fastest there. Anything else goes to the reference. SORL_BACKEND = native, torch or triton overrides,
 and raises if that backend can't serve.
 
-The backends keep packed copies of a network's parameters, made anew when a parameter's version counter
-moves: write parameters in place under `torch.no_grad`, as optimisers and load_state_dict do. Writes that
-torch does not count (through `.data`, or a numpy view) go unseen until `forget` is called.
+`Parameters` keep packed copies of a network, which go when it goes and are made anew when a parameter's
+version counter moves; plain lists of layers are packed at every call. So write parameters in place under
+`torch.no_grad`, as optimisers and load_state_dict do. Writes that torch does not count (through `.data`,
+or a numpy view) go unseen until `forget` is called.
 """
 
 import importlib
@@ -23,12 +24,14 @@ from torch import Tensor
 from ..cores import unpin
 from ..errors import BadInput
 from ..layout import Layout
-from . import chain, reference, table
+from . import chain, parameters, reference, table
+from .parameters import Parameters as Parameters
 from .reference import Layers, aggregate, flat
 
 unpin()  # of what `import torch` may have done: csrc's threads and other processes start from this one
 
 __all__ = [
+    "Parameters",
     "adam_ema_step",
     "aggregate",
     "backend",
@@ -138,9 +141,7 @@ def _triton(device: torch.device) -> ModuleType | None:
 
 def forget() -> None:
     """Forget all packed copies of parameters, so that the next operations see any write to them."""
-    for backend in (_native_or_why, _triton_or_why):
-        if isinstance(backend, ModuleType):
-            backend.forget()
+    parameters.forget()
 
 
 def triton_device(precision: str = "fp32") -> torch.device:

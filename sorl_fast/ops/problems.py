@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..layout import Layout
 from . import reference
+from .parameters import Packings, Parameters
 from .reference import Layers
 from .ways import Network, Task
 
@@ -119,6 +120,7 @@ class Problem(NamedTuple):
     act: Tensor  # [B, A]: z, noise or actions
     rest: tuple[Any, ...]  # (t, log2 1/h) or (M,)
     grad: Tensor  # of the output
+    owner: Packings | None = None  # of the parameters' packed copies, kept from call to call
 
     @property
     def critic(self) -> bool:
@@ -172,7 +174,8 @@ def solve(
     of_inputs = {"d obs": obs, "d action": act}
     leaves = {f"d parameter {i}": p for i, p in enumerate(params) if weights}
     leaves |= {name: of_inputs[name].requires_grad_() for name in inputs}
-    value = function(grouped(params, given.critic), obs, act, *given.rest)
+    layers = Parameters(grouped(params, given.critic), given.owner)
+    value = function(layers, obs, act, *given.rest)
     grads = torch.autograd.grad(value, list(leaves.values()), given.grad)
     return {"value": value.detach(), **dict(zip(leaves, grads, strict=True))}
 

@@ -10,7 +10,6 @@ kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
 """
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple, TypeVar
@@ -30,13 +29,14 @@ from ..kernels.packing import Packed, Sizes, pack
 from ..layout import Layout
 from . import graphs
 from .chain import products
+from .parameters import Parameters
 from .reference import Layers, flat
 
 T = TypeVar("T")
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 WIDTH = 64  # hidden layers are a multiple of it
-_KEPT = 16  # networks whose packed copy is kept
+_KEPT = 16  # packed copies of a network that are kept
 
 
 def serves(sizes: Layout) -> bool:
@@ -54,39 +54,35 @@ def sizes_of(layout: Layout) -> Sizes:
 
 class _Copy(NamedTuple):
     packed: Packed
-    # Aliases: they keep the memory, and so its address, from going to other parameters while the
-    # copy is known by that address.
+    # Aliases: they keep the memory, and so its address, from going to other parameters while it is by
+    # its address that the copy is told from one of parameters that have been replaced.
     aliases: list[Tensor]
-    versions: list[int]  # of the parameters, and the number of replays, which change no version
+    # addresses and versions of the parameters, and the number of replays, which change no version
+    state: list[int]
 
 
-_copies: OrderedDict[tuple[Any, ...], _Copy] = OrderedDict()
-
-
-def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precision: str) -> Packed:
+def packed_copy(layers: Layers, obs: int, act: int, norm: bool, precision: str) -> Packed:
     """Return `pack` of the parameters; while they stay as they are, the copy made before.
 
-    A CUDA graph packs what its replay finds: it never sees a copy made outside of its recording, and
-    nobody sees one made inside of it.
+    The copy belongs to the network; parameters without an owner are packed at every call. A CUDA graph
+    packs what its replay finds: it never sees a copy made outside of its recording, and nobody sees one
+    made inside of it.
     """
+    params = flat(layers)
     aliases = [p.detach() for p in params]
-    where = _place(params)
     sizes = sizes_of(Layout.of(params, obs, act, norm))
-    if where is None:
+    where = _place(params)
+    if where is None or not isinstance(layers, Parameters):
         return pack(aliases, sizes, precision)
-    key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
-    versions = [*(p._version for p in aliases), graphs.replays()]
-    found = _copies.get(key)
-    if found is None or found.versions != versions:
-        _forget()
-        found = _copies[key] = _Copy(pack(aliases, sizes, precision), aliases, versions)
-    _copies.move_to_end(key)
+    state = [*(p.data_ptr() for p in params), *(p._version for p in aliases), graphs.replays()]
+    copies, key = layers.packings.copies, ("triton", precision, sizes, where)
+    with layers.packings.lock:
+        found: _Copy | None = copies.get(key)
+        if found is None or found.state != state:
+            copies.pop(key, None)
+            _make_room(copies)
+            found = copies[key] = _Copy(pack(aliases, sizes, precision), aliases, state)
     return found.packed
-
-
-def forget() -> None:
-    """Forget all packed copies; see `sorl_fast.ops.forget`."""
-    _copies.clear()
 
 
 def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
@@ -104,13 +100,14 @@ def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
         return device, cuda.current_stream().cuda_stream, recording
 
 
-def _forget() -> None:
-    """Make room for a copy; those of recordings that are over go first."""
+def _make_room(copies: dict[tuple[Any, ...], Any]) -> None:
+    """Make room for a copy: those of recordings that are over go, and the oldest of too many."""
     now = graphs.recording()
-    for key in [k for k in _copies if len(k[4]) == 3 and k[4][2] not in (None, now)]:
-        del _copies[key]
-    while len(_copies) >= _KEPT:
-        _copies.popitem(last=False)
+    own = [key for key in copies if key[0] == "triton"]
+    over = [key for key in own if len(key[3]) == 3 and key[3][2] not in (None, now)]
+    left = [key for key in own if key not in over]
+    for key in [*over, *left[: max(0, len(left) - _KEPT + 1)]]:
+        del copies[key]
 
 
 # ---- what is registered
@@ -497,9 +494,8 @@ for _name, _gradients, _setup in (
 def _arguments(
     layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    params = flat(layers)
-    packed = packed_copy(params, obs.shape[1], act, norm, precision)
-    return params, packed.weights, packed.vectors
+    packed = packed_copy(layers, obs.shape[1], act, norm, precision)
+    return flat(layers), packed.weights, packed.vectors
 
 
 def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:

@@ -181,7 +181,7 @@ def test_threads_do_not_change_a_bit(lane, E):
 
 
 def test_changed_weights_are_packed_again(lane):
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = native.rollout(net, x, z, 2, lane)
     with torch.no_grad():
         net[1][0].mul_(2)
@@ -191,9 +191,10 @@ def test_changed_weights_are_packed_again(lane):
 
 
 def test_a_write_that_torch_does_not_count_is_seen_after_forget():
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = ops.rollout(net, x, z, 2)
     net[1][0].data.mul_(2)
+    assert torch.equal(ops.rollout(net, x, z, 2), before)
     ops.forget()
     after = ops.rollout(net, x, z, 2)
     assert not torch.equal(before, after)
@@ -233,8 +234,7 @@ def test_threads_meet_at_a_networks_first_gradient():
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            net = layers(4, 2, 64, 3)
-            ops.forget()
+            net = ops.Parameters(layers(4, 2, 64, 3))
             found = list(pool.map(gradients, [net] * 4))
             assert all(torch.equal(a, b) for g in found for a, b in zip(g, found[0], strict=True))
 

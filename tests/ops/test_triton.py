@@ -10,7 +10,7 @@ from networks import layers as make_layers
 from tolerances import CHAIN_HALF, FLOAT32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sorl_fast.ops import graphs, reference, triton
+from sorl_fast.ops import Parameters, graphs, reference, triton
 
 # tf32 is fp32 in the interpreter; bf16 is for the tests of the kernels, which repair it
 BOUND = {"fp32": FLOAT32, "tf32": FLOAT32, "fp16": CHAIN_HALF["fp16"]}
@@ -22,13 +22,6 @@ def poison():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def no_copies():
-    triton._copies.clear()
-    yield
-    triton._copies.clear()
 
 
 layers = functools.partial(make_layers, last=0.2)
@@ -186,8 +179,8 @@ def counted(monkeypatch):
 
 def test_weights_are_packed_once_for_each_of_their_versions(monkeypatch):
     packs = counted(monkeypatch)
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
-    frozen = [tuple(p.detach() for p in layer) for layer in net]
+    net, x, z = Parameters(layers()), normal(3, 5), normal(3, 3, scale=0.1)
+    frozen = net.detach()
     first = triton.rollout(net, x, z, 1, "fp32")
     torch.autograd.grad(first.sum(), flat(net))
     assert torch.equal(triton.rollout(frozen, x, z, 1, "fp32"), first)
@@ -203,18 +196,19 @@ def test_weights_are_packed_once_for_each_of_their_versions(monkeypatch):
 
 
 def test_weights_are_packed_again_after_a_replay_which_changes_no_version(monkeypatch):
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
+    net, x, z = Parameters(layers()), normal(3, 5), normal(3, 3, scale=0.1)
     first = triton.rollout(net, x, z, 1, "fp32").detach()
     net[-1][1].data.add_(0.25)  # as a graph writes: behind torch's back
     monkeypatch.setattr(graphs, "_replays", graphs.replays() + 1)
     agree([triton.rollout(net, x, z, 1, "fp32")], [first.double() + 0.25], FLOAT32)
 
 
-def test_few_packed_copies_are_kept():
-    x, z = normal(3, 5), normal(3, 3)
-    for seed in range(triton._KEPT + 3):
-        triton.rollout(layers(seed=seed), x, z, 1, "fp32")
-    assert len(triton._copies) == triton._KEPT
+def test_few_packed_copies_of_a_network_are_kept(monkeypatch):
+    net, x, z = Parameters(layers()), normal(3, 5), normal(3, 3)
+    for stream in range(triton._KEPT + 3):
+        monkeypatch.setattr(triton, "_place", lambda _, stream=stream: ("cuda", stream, None))
+        triton.rollout(net, x, z, 1, "fp32")
+    assert [key[3][1] for key in net.packings.copies] == list(range(3, triton._KEPT + 3))
 
 
 class FakeCuda:
@@ -262,14 +256,15 @@ def test_a_recording_packs_for_itself_alone(monkeypatch):
 
 
 def test_copies_of_a_recording_that_is_over_go(monkeypatch):
-    own, others = ("p", False, 1, 1, ("cuda", 1, None)), ("p", False, 1, 1, ("cuda", 1, 4))
-    triton._copies[own] = triton._copies[others] = None
+    own, of_recording = (("triton", "p", None, ("cuda", 1, recording)) for recording in (None, 4))
+    other = ("native", "p", "isa", None)
+    copies = dict.fromkeys((own, of_recording, other))
     monkeypatch.setattr(graphs, "_recording", 4)
-    triton._forget()
-    assert set(triton._copies) == {own, others}
+    triton._make_room(copies)
+    assert set(copies) == {own, of_recording, other}
     monkeypatch.setattr(graphs, "_recording", -4)
-    triton._forget()
-    assert set(triton._copies) == {own}
+    triton._make_room(copies)
+    assert set(copies) == {own, other}
 
 
 # --- torch's own checks
@@ -289,7 +284,7 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
     # without autograd: torch's own engine asks for the stream of a device that is not there
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         actor, critic = (
-            [tuple(torch.empty(s) for s in shapes) for shapes in net]
+            Parameters(tuple(torch.empty(s) for s in shapes) for shapes in net)
             for net in (
                 [((10, 64), (64,)), ((64, 3), (3,))],
                 [((2, 9, 64), *[(2, 64)] * 3), ((2, 64, 1), (2, 1))],
@@ -310,7 +305,8 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
         grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
         for g, p in zip(grads, [*flat(actor), *flat(critic)], strict=True):
             assert (g.shape, g.device.type, g.dtype) == (p.shape, "cuda", torch.float32)
-    assert not triton._copies
+    assert not actor.packings.copies
+    assert not critic.packings.copies
 
 
 @pytest.mark.parametrize("save", [True, False], ids=["save", "forward"])
