@@ -48,7 +48,7 @@ class Contender(NamedTuple):
 
     name: str
     precision: str
-    backend: str  # SORL_BACKEND
+    backend: str  # SORL_OPS
     autocast: bool = False
     compiled: bool = False
 
@@ -137,8 +137,8 @@ class Runner:
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
         """Set the process up for this contender."""
-        before = os.environ.get("SORL_BACKEND")
-        os.environ["SORL_BACKEND"] = self.contender.backend
+        before = os.environ.get("SORL_OPS")
+        os.environ["SORL_OPS"] = self.contender.backend
         native = self.contender.backend == "native"
         torch.set_num_threads(1 if native else self.threads)
         ops.configure(
@@ -149,9 +149,9 @@ class Runner:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.contender.autocast):
                 yield
         finally:
-            os.environ.pop("SORL_BACKEND")
+            os.environ.pop("SORL_OPS")
             if before is not None:
-                os.environ["SORL_BACKEND"] = before
+                os.environ["SORL_OPS"] = before
 
     def draw(self) -> tuple[Batch, Noise]:
         """Return a minibatch and its noise."""

@@ -33,7 +33,12 @@ from .layout import Layout
 from .version import __version__
 
 PACKAGES = ("numpy", "safetensors", "torch", "triton", "ogbench", "mujoco", "gymnasium")
-ENVIRONMENT = ("SORL_BACKEND", "SORL_CPU_ISA", "MUJOCO_GL", "CUDA_VISIBLE_DEVICES")
+# what acts and what trains, and what each may be
+BACKENDS = {
+    "SORL_BACKEND": ("numpy", "native", "torch", "triton"),
+    "SORL_OPS": ("native", "torch", "triton"),
+}
+ENVIRONMENT = (*BACKENDS, "SORL_CPU_ISA", "MUJOCO_GL", "CUDA_VISIBLE_DEVICES")
 CPU_PRECISIONS = ("fp32", "bf16")
 SAMPLING_PRECISIONS = (*CPU_PRECISIONS, "int8")  # on the CPU
 GPU_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -213,13 +218,14 @@ def notes(there: dict[str, Any]) -> list[str]:
                     f"SORL_CPU_ISA is {wanted!r}, which {use} in {precision} does not have here: it "
                     f"has {', '.join(names) or 'none'}. Unset it, unless you mean it"
                 )
-    backend = there["environment"]["SORL_BACKEND"]
-    if backend and backend not in ("numpy", "native", "torch", "triton"):
-        found.append(f"SORL_BACKEND is {backend!r}, but must be numpy, native, torch or triton")
-    elif backend == "native" and sets is None:
-        found.append("SORL_BACKEND is 'native', but the native extension is not there. Unset it")
-    elif backend == "triton" and not there["gpus"]:
-        found.append("SORL_BACKEND is 'triton', but there is no GPU. Unset it")
+    for variable, known in BACKENDS.items():
+        backend = there["environment"][variable]
+        if backend and backend not in known:
+            found.append(f"{variable} is {backend!r}, but must be one of {', '.join(known)}")
+        elif backend == "native" and sets is None:
+            found.append(f"{variable} is 'native', but the native extension is not there. Unset it")
+        elif backend == "triton" and not there["gpus"]:
+            found.append(f"{variable} is 'triton', but there is no GPU. Unset it")
     installed = there["versions"]
     if installed["torch"] is None:
         found.append(
@@ -623,8 +629,8 @@ def text(report: Report) -> str:
     if bad:
         lines.append(
             f"{len(bad)} of {len(report.checks)} checks did not end well. Please report the lines "
-            "above; on a GPU what did not pass is not used, on a CPU choose another backend with "
-            "SORL_BACKEND or another instruction set with SORL_CPU_ISA"
+            "above; on a GPU what did not pass is not used, on a CPU choose what acts with SORL_BACKEND, "
+            "what trains with SORL_OPS, or another instruction set with SORL_CPU_ISA"
         )
     else:
         lines.append(f"All {len(report.checks)} checks agree with the definition.")

@@ -1,6 +1,6 @@
 """Check this implementation against golden figures: `python tests/golden.py FILE.npz ...`.
 
-`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_BACKEND=native or torch
+`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_OPS=native or torch
 chooses the backend of fp32.
 
 The file holds inputs, noise, losses, gradients and actions that the authors' code computed. Every

@@ -1,6 +1,7 @@
 """The arrows between the rooms, and what no source may hold."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -191,6 +192,23 @@ def test_the_shapes_of_networks_stand_in_one_place(path):
         return
     found = [words for words in SPELLED if words in text]
     assert not found, f"{found}: take the layout's words from sorl_fast.layout"
+
+
+VARIABLES = re.compile(r"\bSORL_[A-Z_]+")
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_reads_its_own_variable_alone(path):
+    """Three variables choose: SORL_BACKEND what acts, SORL_OPS what trains, SORL_CPU_ISA for both."""
+    read = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.Subscript) and "environ" in ast.unparse(node)
+        for name in VARIABLES.findall(ast.unparse(node))
+    }
+    room = module_of(path).split(".")[0]
+    others = {"act": {"SORL_OPS"}, "ops": {"SORL_BACKEND"}}
+    assert read <= {"SORL_BACKEND", "SORL_OPS", "SORL_CPU_ISA"} - others.get(room, set())
 
 
 def test_the_arrow_test_can_fail():

@@ -3,7 +3,7 @@
 Every operation is defined by its plain PyTorch form in `reference`. float32 CPU tensors go to csrc
 (`native`) where the extension is built and knows this machine. float32 tensors of a GPU go to kernels
 (`triton`), to PyTorch's products (`chain`) or to the reference, whichever `table` found right and
-fastest there. Anything else goes to the reference. SORL_BACKEND = native, torch or triton overrides,
+fastest there. Anything else goes to the reference. SORL_OPS = native, torch or triton overrides,
 and raises if that backend can't serve.
 
 `Parameters` keep packed copies of a network, which go when it goes and are made anew when a parameter's
@@ -60,12 +60,12 @@ _threads = 1  # of the native operations
 
 
 def _wanted() -> str:
-    """Return what SORL_BACKEND names, or an empty string."""
-    wanted = os.environ.get("SORL_BACKEND", "")
+    """Return what SORL_OPS names, or an empty string."""
+    wanted = os.environ.get("SORL_OPS", "")
     if wanted not in ("", *BACKENDS):
         raise BadInput(
-            f"SORL_BACKEND is {wanted!r}, but training has {', '.join(BACKENDS)}. Choose one of "
-            "these or leave it unset"
+            f"SORL_OPS is {wanted!r}, but training has {', '.join(BACKENDS)}. Choose one of these or "
+            "leave it unset (what acts is SORL_BACKEND)"
         )
     return wanted
 
@@ -77,10 +77,10 @@ def _load_native() -> ModuleType | BadInput:
     except ImportError as err:
         return BadInput(
             f"the native extension is not built: {err}. Install sorl-fast from a wheel or with a C++ "
-            "compiler, or set SORL_BACKEND=torch"
+            "compiler, or set SORL_OPS=torch"
         )
     if not module.isas("fp32"):
-        return BadInput("the native extension cannot train on this CPU. Set SORL_BACKEND=torch")
+        return BadInput("the native extension cannot train on this CPU. Set SORL_OPS=torch")
     return module
 
 
@@ -91,7 +91,7 @@ def _load_triton() -> ModuleType | BadInput:
     except ImportError as err:
         return BadInput(
             f"triton is not usable: {err}. Run `pip install sorl-fast[gpu]`, or choose another backend "
-            "(SORL_BACKEND=torch)"
+            "(SORL_OPS=torch)"
         )
 
 
@@ -100,7 +100,7 @@ _triton_or_why: ModuleType | BadInput | None = None
 
 
 def _native() -> ModuleType | None:
-    """Return the native operations if they are to be used, by SORL_BACKEND and what is there."""
+    """Return the native operations if they are to be used, by SORL_OPS and what is there."""
     global _native_or_why
     wanted = _wanted()
     if wanted in ("torch", "triton"):
@@ -133,8 +133,8 @@ def _triton(device: torch.device) -> ModuleType | None:
     if forced:
         there = "" if torch.cuda.is_available() else ", and torch finds no GPU on this machine"
         raise BadInput(
-            f"SORL_BACKEND is 'triton', but the tensors are on {device.type}{there}. Use --device cuda "
-            "on a machine with a GPU, or leave SORL_BACKEND unset"
+            f"SORL_OPS is 'triton', but the tensors are on {device.type}{there}. Use --device cuda "
+            "on a machine with a GPU, or leave SORL_OPS unset"
         )
     return None
 
@@ -342,7 +342,7 @@ def _choose_on_cpu(layers: Layers | None, inputs: Sequence[Tensor], rows: int) -
         return native
     if _wanted() == "native" and inputs[0].dtype == torch.float32 and rows:
         raise BadInput(
-            "SORL_BACKEND is 'native', but it serves contiguous CPU tensors and 1 to 16 hidden "
+            "SORL_OPS is 'native', but it serves contiguous CPU tensors and 1 to 16 hidden "
             "layers. Leave it unset, or use --device cpu"
         )
     return None
@@ -361,7 +361,7 @@ def _choose_on_gpu(
         return None
     if _wanted() == "native":
         raise BadInput(
-            f"SORL_BACKEND is 'native', but the tensors are on {device}. Leave it unset, or use "
+            f"SORL_OPS is 'native', but the tensors are on {device}. Leave it unset, or use "
             "--device cpu"
         )
     precision = _precision["cuda"]
@@ -385,7 +385,7 @@ def _choose_on_gpu(
         )
         if sizes is not None and sizes.hidden % triton.WIDTH:
             why = f"hidden is {sizes.hidden}, no multiple of {triton.WIDTH}. Set --hidden so"
-        raise BadInput(f"SORL_BACKEND is 'triton', but {why}, or leave SORL_BACKEND unset")
+        raise BadInput(f"SORL_OPS is 'triton', but {why}, or leave SORL_OPS unset")
     if not fits:
         return plain
     grad = differentiable and torch.is_grad_enabled()

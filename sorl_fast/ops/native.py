@@ -50,7 +50,7 @@ def choose_isa(precision: str) -> str:
         have = ", ".join(there) or "none"
         raise BadInput(
             f"SORL_CPU_ISA is {wanted!r}, but training in {precision} on this machine has: {have}. "
-            "Leave it unset, or set SORL_BACKEND=torch"
+            "Leave it unset, or set SORL_OPS=torch"
         )
     return there[-1]
 

@@ -481,7 +481,7 @@ def spy(monkeypatch):
 
 
 def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     calls, net = spy(monkeypatch), layers(4, 2, 8, 1)
     ops.rollout(net, normal(3, 4), normal(3, 2), 2)
     assert calls == ["fp32"]
@@ -491,7 +491,7 @@ def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
 
 
 def test_torch_can_be_forced(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     calls = spy(monkeypatch)
     ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2)
     assert not calls
@@ -501,9 +501,9 @@ def test_torch_can_be_forced(monkeypatch):
 
 
 def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "native")
+    monkeypatch.setenv("SORL_OPS", "native")
     deep = layers(4, 2, 8, 17)
-    with pytest.raises(BadInput, match="SORL_BACKEND"):
+    with pytest.raises(BadInput, match="SORL_OPS"):
         ops.rollout(deep, normal(3, 4), normal(3, 2), 2)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     with pytest.raises(BadInput, match="not built"):
@@ -511,16 +511,24 @@ def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
 
 
 def test_without_the_extension_the_definition_serves(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     assert ops.backend() == "torch"
     assert ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2).shape == (3, 2)
 
 
 def test_an_unknown_backend_is_named(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "cuda")
-    with pytest.raises(BadInput, match="SORL_BACKEND is 'cuda'"):
+    monkeypatch.setenv("SORL_OPS", "cuda")
+    with pytest.raises(BadInput, match="SORL_OPS is 'cuda'"):
         ops.configure()
+
+
+@pytest.mark.parametrize("acting", ["numpy", "torch", "triton", "jax"])
+def test_what_acts_does_not_choose_what_trains(acting, monkeypatch):
+    monkeypatch.delenv("SORL_OPS", raising=False)
+    monkeypatch.setenv("SORL_BACKEND", acting)
+    assert ops.backend() == "native"
+    ops.configure()
 
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):

@@ -20,7 +20,7 @@ X, Z = normal(7, 4), normal(7, 2)
 
 @pytest.fixture(autouse=True)
 def _no_override(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
 
 
 @pytest.fixture
