@@ -545,16 +545,17 @@ def _fused_call(
 ) -> Callable[[], Tensor]:  # fmt: skip
     # triton need not be installed; without it this contender's rows say so
     from sorl_fast.kernels.actor import rollout
-    from sorl_fast.kernels.packing import pack
 
-    N, A, O = *noise.shape[1:], obs.shape[1]
-    act = pack([x for layer in actor for x in layer], O, A, False, precision)
+    from sorl_fast.ops.triton import pack_network
+
+    N, O = noise.shape[1], obs.shape[1]
+    act = pack_network(actor, O, precision)
     if N == 1:
         return lambda: rollout(act, obs, noise[:, 0], steps)[0]
 
     from sorl_fast.kernels.best_of_n import best_of_n
 
-    score = pack([x for layer in critic for x in layer], O, A, True, precision)
+    score = pack_network(critic, O, precision)
     return lambda: best_of_n(act, score, obs, noise, N, steps, "mean", low, high)[0]
 
 

@@ -1,6 +1,6 @@
 """Check this implementation against golden figures: `python tests/golden.py FILE.npz ...`.
 
-`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_BACKEND=native or torch
+`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_OPS=native or torch
 chooses the backend of fp32.
 
 The file holds inputs, noise, losses, gradients and actions that the authors' code computed. Every
@@ -20,6 +20,7 @@ from golden_methods import CHECKS, Arrays
 
 from sorl_fast import ops
 from sorl_fast.batch import Batch
+from sorl_fast.layout import LETTERS
 from sorl_fast.learn.algorithms import sorl
 from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
 
@@ -57,7 +58,7 @@ class Golden:
         layers = []
         while f"{network}/{len(layers)}/w" in self.arrays:
             prefix = f"{network}/{len(layers)}/"
-            names = [n for n in "wbgc" if prefix + n in self.arrays]
+            names = [n for n in LETTERS if prefix + n in self.arrays]
             layers.append({n: self.arrays[prefix + n].clone() for n in names})
         return layers
 

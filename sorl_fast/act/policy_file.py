@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..atomic import write_bytes
 from ..config import euler_steps
 from ..errors import BadInput
+from ..layout import LETTERS, Layout, named
 
 FORMAT = 1
 METADATA_KEY = "sorl_fast"
@@ -85,10 +86,10 @@ class Policy:
     q_agg
         How the ensemble is aggregated: mean or min.
     actor
-        D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)], O + A + 2 inputs.
+        D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)].
     critic
         D layers (w [E, in, out], b, g, c [E, out]) and a last (w [E, H, 1], b [E, 1]); the first
-        reads [x, a, k], O + A + 1 inputs.
+        reads [x, a, k].
     action_low, action_high
         Bounds [A], finite, low < high.
     env
@@ -125,8 +126,8 @@ class Policy:
         _check_scalars(vars(self))
         _check_layers(self.actor, self.critic, self.depth)
         arrays = _tensors(self.actor, self.critic)
-        dims = {name: getattr(self, name) for name in _DIMS}
-        for name, shape in _expected(**dims, depth=self.depth).items():
+        networks = _networks(vars(self))
+        for name, shape in _shapes(networks).items():
             arrays[name] = _array(name, arrays[name], shape)
         vectors = {"action_low": self.act_dim, "action_high": self.act_dim}
         if (self.obs_mean is None) != (self.obs_std is None):
@@ -146,7 +147,7 @@ class Policy:
             _refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
         config = _plain(self.config)
 
-        actor, critic = _layers(arrays, self.depth)
+        actor, critic = _layers(arrays, networks)
         for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "actor", actor)
@@ -318,12 +319,12 @@ def _parse(data: bytes) -> Policy:
     if not isinstance(values["config"], dict):
         _refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    depth = values["depth"]
-    if len(tensors) != 6 * depth + 4:  # before `depth` is trusted to make a list
-        _refuse("tensors", len(tensors), f"6 depth + 4 = {6 * depth + 4} with depth = {depth}")
-    shapes = _expected(**{k: values[k] for k in (*_DIMS, "depth")})
-    arrays = _read(data, start, tensors, shapes)
-    actor, critic = _layers(arrays, depth)
+    networks = _networks(values)
+    if len(tensors) != (count := sum(map(len, networks.values()))):
+        # before `depth` is trusted to make a list
+        _refuse("tensors", len(tensors), f"{count}, as many as with depth = {values['depth']}")
+    arrays = _read(data, start, tensors, _shapes(networks))
+    actor, critic = _layers(arrays, networks)
     return Policy(**values, actor=actor, critic=critic)
 
 
@@ -497,45 +498,39 @@ def _check_layers(actor: Sequence[Any], critic: Sequence[Any], depth: int) -> No
         for i, layer in enumerate(layers):
             expected = parts if i < depth else 2
             if len(layer) != expected:
-                bound = f"{expected} arrays ({', '.join('wbgc'[:expected])})"
+                bound = f"{expected} arrays ({', '.join(LETTERS[:expected])})"
                 _refuse(f"{name}/{i}", _Words(f"{len(layer)} arrays"), bound)
 
 
-def _expected(
-    obs_dim: int, act_dim: int, hidden: int, ensemble: int, depth: int
-) -> dict[str, tuple[int, ...]]:
-    """Return every tensor's name and shape."""
-    O, A, H, E = obs_dim, act_dim, hidden, ensemble
-    shapes: dict[str, tuple[int, ...]] = {}
-    for i in range(depth + 1):
-        last = i == depth
-        fan_in = O + A + 2 if i == 0 else H
-        shapes[f"actor/{i}/w"] = (fan_in, A if last else H)
-        shapes[f"actor/{i}/b"] = (A if last else H,)
-        fan_in = O + A + 1 if i == 0 else H
-        shapes[f"critic/{i}/w"] = (E, fan_in, 1 if last else H)
-        for part in "b" if last else "bgc":
-            shapes[f"critic/{i}/{part}"] = (E, 1 if last else H)
-    return shapes
+def _networks(values: Mapping[str, Any]) -> dict[str, Layout]:
+    """Return the layouts of the actor and the critic that a policy's fields ask for."""
+    sizes = values["obs_dim"], values["act_dim"], values["hidden"], values["depth"]
+    return {"actor": Layout.actor(*sizes), "critic": Layout.critic(*sizes, values["ensemble"])}
 
 
 def _tensors(actor: Layers, critic: Layers) -> dict[str, Any]:
     """Return the layers' arrays by their names in the file."""
     return {
-        f"{network}/{i}/{part}": array
+        f"{network}/{name}": array
         for network, layers in (("actor", actor), ("critic", critic))
-        for i, layer in enumerate(layers)
-        for part, array in zip("wbgc", layer, strict=False)
+        for name, array in named(layers).items()
     }
 
 
-def _layers(arrays: Mapping[str, NDArray[np.float32]], depth: int) -> tuple[Layers, Layers]:
+def _shapes(networks: Mapping[str, Layout]) -> dict[str, tuple[int, ...]]:
+    """Return every tensor's name and shape."""
+    return {
+        f"{network}/{name}": shape
+        for network, layout in networks.items()
+        for name, shape in layout.shapes().items()
+    }
+
+
+def _layers(
+    arrays: Mapping[str, NDArray[np.float32]], networks: Mapping[str, Layout]
+) -> tuple[Layers, Layers]:
     """Undo `_tensors`."""
-    actor = tuple((arrays[f"actor/{i}/w"], arrays[f"actor/{i}/b"]) for i in range(depth + 1))
-    critic = tuple(
-        tuple(arrays[f"critic/{i}/{part}"] for part in ("wbgc" if i < depth else "wb"))
-        for i in range(depth + 1)
-    )
+    actor, critic = (layout.gather(arrays, f"{network}/") for network, layout in networks.items())
     return actor, critic
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import isolated
 from ..status import Status
 from . import reference
+from .parameters import Packings
 from .problems import (
     KEYS,
     SETTINGS,
@@ -116,7 +117,8 @@ class Fences:
         rest = tuple(self(x) if isinstance(x, Tensor) else x for x in given.rest)
         params = [self(p) for p in given.params]
         return Problem(
-            given.operation, params, self(given.obs), self(given.act), rest, self(given.grad)
+            *(given.operation, params, self(given.obs), self(given.act), rest, self(given.grad)),
+            owner=Packings(),
         )
 
     def forget(self) -> None:

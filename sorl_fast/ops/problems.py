@@ -12,14 +12,15 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..layout import Layout
 from . import reference
+from .parameters import Packings, Parameters
 from .reference import Layers
 from .ways import Network, Task
 
@@ -96,23 +97,18 @@ def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tenso
 
 def random_layers(network: Network, critic: bool, generator: torch.Generator) -> list[Tensor]:
     """Return a network's parameters, float32, flat; velocities and Q are of the order of 1."""
-    O, A, H, L, E = network
-    lead, out, extra = ((E,), 1, 1) if critic else ((), A, 2)
-    params = []
-    for i, (a, b) in enumerate(pairwise([O + A + extra, *[H] * L, out])):
-        params.append(normal(generator, *lead, a, b, scale=math.sqrt(1.5 / a)))
-        params.append(normal(generator, *lead, b, scale=0.1))
-        if critic and i < L:
-            params.append(1 + normal(generator, *lead, b, scale=0.1))
-            params.append(normal(generator, *lead, b, scale=0.1))
-    return params
+
+    def make(layer: int, letter: str, shape: tuple[int, ...]) -> Tensor:
+        scale = math.sqrt(1.5 / shape[-2]) if letter == "w" else 0.1
+        x = normal(generator, *shape, scale=scale)
+        return 1 + x if letter == "g" else x
+
+    return reference.flat(network.layout(critic).build(make))
 
 
 def grouped(params: Sequence[Tensor], critic: bool) -> Layers:
     """Return a flat list of parameters as layers."""
-    each = 4 if critic else 2
-    hidden = [tuple(params[i : i + each]) for i in range(0, len(params) - 2, each)]
-    return [*hidden, tuple(params[-2:])]
+    return Layout.of_act(params, 0, critic).group(params)
 
 
 class Problem(NamedTuple):
@@ -124,6 +120,7 @@ class Problem(NamedTuple):
     act: Tensor  # [B, A]: z, noise or actions
     rest: tuple[Any, ...]  # (t, log2 1/h) or (M,)
     grad: Tensor  # of the output
+    owner: Packings | None = None  # of the parameters' packed copies, kept from call to call
 
     @property
     def critic(self) -> bool:
@@ -178,7 +175,8 @@ def solve(
     leaves = {f"d parameter {i}": p for i, p in enumerate(params) if weights}
     # of a critic without action there is no such gradient
     leaves |= {n: of_inputs[n].requires_grad_() for n in inputs if of_inputs[n].numel()}
-    value = function(grouped(params, given.critic), obs, act, *given.rest)
+    layers = Parameters(grouped(params, given.critic), given.owner)
+    value = function(layers, obs, act, *given.rest)
     if not leaves:
         return {"value": value.detach()}
     grads = torch.autograd.grad(value, list(leaves.values()), given.grad)

@@ -34,7 +34,7 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     Parameters
     ----------
     actor
-        Layers (w, b); the first reads [x, z, t, log2(1/h)], so it has O + A + 2 inputs.
+        Layers (w, b); the first reads [x, z, t, log2(1/h)] (`layout.Layout.actor`).
     obs, z
         Observations x [B, O] and partly denoised actions z_t [B, A].
     t, log2_steps
@@ -97,7 +97,7 @@ def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) ->
     Parameters
     ----------
     critic
-        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k], so it has O + A + 1 inputs.
+        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k] (`layout.Layout.critic`).
     obs, actions
         [B, O] and [B, A]; A = 0 makes it V(x).
     steps

@@ -25,6 +25,7 @@ import torch
 
 from ..atomic import write_bytes
 from ..errors import BadInput
+from ..layout import Layout
 from ..version import __version__
 from . import selfcheck
 from .selfcheck import STATUSES, Result
@@ -208,7 +209,7 @@ class Chooser:
         self._memory: dict[tuple[Any, ...], str] = {}
 
     def choice(
-        self, operation: str, precision: str, sizes: Any, rows: int, *, grad: bool = False
+        self, operation: str, precision: str, sizes: Layout | None, rows: int, *, grad: bool = False
     ) -> str:
         """See the module's `choice`."""
         memory = (operation, precision, sizes, rows, grad)
@@ -218,7 +219,9 @@ class Chooser:
             self._memory[memory] = self._decide(operation, precision, sizes, rows, grad)
         return self._memory[memory]
 
-    def _decide(self, operation: str, precision: str, sizes: Any, rows: int, grad: bool) -> str:
+    def _decide(
+        self, operation: str, precision: str, sizes: Layout | None, rows: int, grad: bool
+    ) -> str:
         if operation not in OPERATIONS:
             raise BadInput(
                 f"operation is {operation!r}, but must be one of {', '.join(OPERATIONS)}"
@@ -289,7 +292,7 @@ def best(ways: Mapping[str, Result], rows: int, *, grad: bool = False) -> str:
     return min(times, key=lambda way: times[way].get(nearest, math.inf))
 
 
-def _network(sizes: Any) -> Network:
+def _network(sizes: Layout | None) -> Network:
     if sizes is None:  # an operation of no network
         return DEFAULT
     members = sizes.members if sizes.norm else DEFAULT.members
@@ -302,7 +305,7 @@ _choosers: dict[torch.device, Chooser] = {}
 def choice(
     operation: str,
     precision: str,
-    sizes: Any,
+    sizes: Layout | None,
     rows: int,
     *,
     grad: bool = False,
@@ -317,8 +320,7 @@ def choice(
     precision
         fp32, tf32, fp16 or bf16. The last three operations have one, whatever is given.
     sizes
-        The network's, with the fields obs, act, hidden, depth, members and norm: the actor's or the
-        critic's, and the critic's for best_of_n. None for the last three operations.
+        The actor's or the critic's, and the critic's for best_of_n. None for the last three operations.
     rows
         Rows: B, or B N for best_of_n; for the last three the number of results or parameters.
     grad

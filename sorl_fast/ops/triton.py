@@ -10,14 +10,12 @@ kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
 """
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..kernels import actor as actor_kernels
 from ..kernels import adam as adam_kernels
@@ -25,85 +23,22 @@ from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
 from ..kernels.interpreted import bf16_is_right as bf16_is_right
-from ..kernels.packing import Packed, Sizes, pack, sizes_of
-from . import graphs
+from ..kernels.packing import Packed, Sizes, pack
+from ..layout import Layout
 from .chain import products
+from .packed import packed_copy, sizes_of
 from .reference import Best, Layers, flat, log2_fed
 
 T = TypeVar("T")
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 WIDTH = 64  # hidden layers are a multiple of it
-_KEPT = 16  # networks whose packed copy is kept
 
 
-def serves(sizes: Sizes) -> bool:
+def serves(sizes: Layout) -> bool:
     """Whether the kernels can run a network of these sizes."""
     act = 0 if sizes.norm else 1  # a critic without action is V(x)
     return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= act
-
-
-# ---- packed copies
-
-
-class _Copy(NamedTuple):
-    packed: Packed
-    # Aliases: they keep the memory, and so its address, from going to other parameters while the
-    # copy is known by that address.
-    aliases: list[Tensor]
-    versions: list[int]  # of the parameters, and the number of replays, which change no version
-
-
-_copies: OrderedDict[tuple[Any, ...], _Copy] = OrderedDict()
-
-
-def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precision: str) -> Packed:
-    """Return `pack` of the parameters; while they stay as they are, the copy made before.
-
-    A CUDA graph packs what its replay finds: it never sees a copy made outside of its recording, and
-    nobody sees one made inside of it.
-    """
-    aliases = [p.detach() for p in params]
-    where = _place(params)
-    if where is None:
-        return pack(aliases, obs, act, norm, precision)
-    key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
-    versions = [*(p._version for p in aliases), graphs.replays()]
-    found = _copies.get(key)
-    if found is None or found.versions != versions:
-        _forget()
-        found = _copies[key] = _Copy(pack(aliases, obs, act, norm, precision), aliases, versions)
-    _copies.move_to_end(key)
-    return found.packed
-
-
-def forget() -> None:
-    """Forget all packed copies; see `sorl_fast.ops.forget`."""
-    _copies.clear()
-
-
-def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
-    """Return where a copy of the parameters may be used: device, stream, recording; None: nowhere else."""
-    if any(type(p) is not Tensor and type(p) is not Parameter for p in params):
-        return None  # torch only looks at what would be done
-    device = params[0].device
-    if device.type != "cuda":
-        return (device,)
-    cuda: Any = torch.cuda
-    recording = graphs.recording()
-    with cuda.device(device):
-        if recording is None and cuda.is_current_stream_capturing():
-            return None  # someone else's recording, which nobody tells apart from another
-        return device, cuda.current_stream().cuda_stream, recording
-
-
-def _forget() -> None:
-    """Make room for a copy; those of recordings that are over go first."""
-    now = graphs.recording()
-    for key in [k for k in _copies if len(k[4]) == 3 and k[4][2] not in (None, now)]:
-        del _copies[key]
-    while len(_copies) >= _KEPT:
-        _copies.popitem(last=False)
 
 
 # ---- what is registered
@@ -113,7 +48,7 @@ def _net(
     params: Sequence[Tensor], weights: Tensor, vectors: Tensor, obs: int, act: int, norm: bool,
     precision: str,
 ) -> Packed:  # fmt: skip
-    return Packed(weights, vectors, sizes_of(params, obs, act, norm), precision)
+    return Packed(weights, vectors, sizes_of(Layout.of(params, obs, act, norm)), precision)
 
 
 def _velocity(
@@ -342,7 +277,7 @@ def _room(weights: Tensor, sizes: Sizes, steps: int, rows: int, precision: str) 
 
 @torch.library.register_fake("sorl_fast::triton_velocity")
 def _(params, weights, vectors, obs, z, t, log2_steps, precision, save):  # type: ignore[no-untyped-def]
-    sizes = sizes_of(params, obs.shape[1], z.shape[1], False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], z.shape[1], False))
     pre = _room(weights, sizes, 1, len(obs), precision) if save else weights.new_empty((0,))
     return torch.empty_like(z, memory_format=torch.contiguous_format), pre
 
@@ -353,14 +288,14 @@ def _(params, weights, vectors, obs, noise, steps, log2_steps, precision, save):
     out = obs.new_empty((B, A))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
-    sizes = sizes_of(params, obs.shape[1], A, False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], A, False))
     pre = _room(weights, sizes, steps, B, precision)
     return out, pre, obs.new_empty((steps + 1, B, A))
 
 
 @torch.library.register_fake("sorl_fast::triton_critic_ensemble")
 def _(params, weights, vectors, obs, actions, k, precision, save):  # type: ignore[no-untyped-def]
-    s, B = sizes_of(params, obs.shape[1], actions.shape[1], True), len(obs)
+    s, B = Layout.of(params, obs.shape[1], actions.shape[1], True), len(obs)
     out = obs.new_empty((s.members, B))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
@@ -498,9 +433,8 @@ for _name, _gradients, _setup in (
 def _arguments(
     layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    params = flat(layers)
-    packed = packed_copy(params, obs.shape[1], act, norm, precision)
-    return params, packed.weights, packed.vectors
+    packed = packed_copy(layers, obs.shape[1], act, norm, precision)
+    return flat(layers), packed.weights, packed.vectors
 
 
 def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
@@ -557,11 +491,17 @@ class Prepared(NamedTuple):
     precision: str
 
 
+def pack_network(layers: Layers, obs: int, precision: str) -> Packed:
+    """Pack parameters that will never change, O = `obs`, for the kernels themselves."""
+    params = [x.detach() for x in flat(layers)]
+    norm = layers[0][0].ndim == 3  # the ensemble axis tells a critic from an actor
+    return pack(params, sizes_of(Layout.of_obs(params, obs, norm)), precision)
+
+
 def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     """Pack parameters that will never change, O = `obs`; a recording may use them."""
-    params, norm = [x.detach() for x in flat(layers)], layers[0][0].ndim == 3
-    act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
-    packed = pack(params, obs, act, norm, precision)
+    packed = pack_network(layers, obs, precision)
+    params = [x.detach() for x in flat(layers)]
     return Prepared(params, packed.weights, packed.vectors, precision)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..layout import Layout
 from . import reference
 from .reference import Layers
 
@@ -30,6 +31,12 @@ class Network(NamedTuple):
     hidden: int
     depth: int
     members: int
+
+    def layout(self, critic: bool) -> Layout:
+        """Return the layout of the critics, or of the actor."""
+        if critic:
+            return Layout.critic(*self)
+        return Layout.actor(self.obs, self.act, self.hidden, self.depth)
 
 
 DEFAULT = Network(28, 5, 512, 4, 2)

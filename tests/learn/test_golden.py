@@ -18,7 +18,7 @@ def test_every_quantity_agrees_in_float32(backend, monkeypatch):
         if isa not in native.train_isas("fp32"):
             pytest.skip(f"no {isa} on this CPU")
         monkeypatch.setenv("SORL_CPU_ISA", isa)
-    monkeypatch.setenv("SORL_BACKEND", backend)
+    monkeypatch.setenv("SORL_OPS", backend)
     errors = golden.check(FILE)
     assert len(errors) == 11
     assert max(errors.values()) < 3e-6, errors

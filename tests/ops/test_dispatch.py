@@ -1,8 +1,9 @@
-"""Who is sent where on a GPU: the table's word, the precision, SORL_BACKEND, and what can't be served.
+"""Who is sent where on a GPU: the table's word, the precision, SORL_OPS, and what can't be served.
 
 There is no GPU: CPU tensors stand for its, and triton interprets its kernels.
 """
 
+import networks
 import pytest
 import torch
 from tolerances import FLOAT32
@@ -19,18 +20,12 @@ H = 64
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_precision", {"cpu": "fp32", "cuda": "fp32"})
 
 
-def layers(*, E=0, H=H, O=5, A=3):
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    g = torch.Generator().manual_seed(1)
-    first = [torch.randn(*lead, O + A + extra, H, generator=g) / 3, torch.zeros(*lead, H)]
-    if E:
-        first += [torch.ones(*lead, H), torch.zeros(*lead, H)]
-    last = torch.randn(*lead, H, out, generator=g) / 8, torch.zeros(*lead, out)
-    return [tuple(first), last]
+def layers(*, E=0, H=H):
+    return networks.layers(H=H, depth=1, E=E, seed=1, grad=False)
 
 
 ACTOR, CRITIC = layers(), layers(E=2)
@@ -205,7 +200,7 @@ def test_what_kernels_cannot_serve_is_not_asked_about(gpu, served, monkeypatch, 
     CALLS["rollout"][0](net)
     assert served[0] == "chain"
     assert not table.asked
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     with pytest.raises(BadInput, match=why):
         CALLS["rollout"][0](net)
 
@@ -253,12 +248,12 @@ def test_csrc_is_not_given_a_count_of_steps_that_lies_in_a_tensor(served):
         assert served == ["reference"]
 
 
-# --- SORL_BACKEND
+# --- SORL_OPS
 
 
 @every
 def test_triton_can_be_forced(monkeypatch, served, name):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(ops, "table", Table("reference"))
     CALLS[name][0]()
     assert served[0] == "fused"
@@ -270,14 +265,14 @@ def test_triton_can_be_forced(monkeypatch, served, name):
 def test_torch_can_be_forced(monkeypatch, served, name):
     monkeypatch.setattr(ops, "_on_gpu", lambda device: True)
     monkeypatch.setattr(ops, "table", Table("fused"))
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     CALLS[name][0]()
     assert served[0] == "reference"
     assert ops.backend("cuda") == ops.backend("cpu") == "torch"
 
 
 def test_forced_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(triton, "INTERPRETED", False)
     for call in (CALLS["rollout"][0], ops.backend, ops.configure, CALLS["normals"][0]):
         with pytest.raises(BadInput, match=r"tensors are on cpu.*no GPU.*--device cuda"):
@@ -287,7 +282,7 @@ def test_forced_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
 
 
 def test_forced_triton_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(ops, "_triton_or_why", None)
     monkeypatch.setitem(__import__("sys").modules, "sorl_fast.ops.triton", None)
     with pytest.raises(BadInput, match=r"pip install sorl-fast\[gpu\]"):
@@ -310,8 +305,8 @@ def test_without_triton_a_gpu_has_pytorch(monkeypatch, served):
 
 def test_native_forced_on_a_gpu_is_named(gpu, monkeypatch):
     gpu("fused")
-    monkeypatch.setenv("SORL_BACKEND", "native")
-    with pytest.raises(BadInput, match=r"SORL_BACKEND is 'native'.*--device cpu"):
+    monkeypatch.setenv("SORL_OPS", "native")
+    with pytest.raises(BadInput, match=r"SORL_OPS is 'native'.*--device cpu"):
         CALLS["rollout"][0]()
 
 
@@ -341,7 +336,7 @@ def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
     )
     B, found = 8, {}
     for name in ("torch", "triton"):
-        monkeypatch.setenv("SORL_BACKEND", name)
+        monkeypatch.setenv("SORL_OPS", name)
         g = torch.Generator().manual_seed(0)
 
         def normal(*shape, g=g):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from networks import agree, double, flat, layers, normal
 
 from sorl_fast import ops
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.ops import reference
 
 native = pytest.importorskip("sorl_fast.ops.native")
@@ -217,7 +219,7 @@ def test_threads_do_not_change_a_bit(lane, E):
 
 
 def test_changed_weights_are_packed_again(lane):
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = native.rollout(net, x, z, 2, lane)
     with torch.no_grad():
         net[1][0].mul_(2)
@@ -227,9 +229,10 @@ def test_changed_weights_are_packed_again(lane):
 
 
 def test_a_write_that_torch_does_not_count_is_seen_after_forget():
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = ops.rollout(net, x, z, 2)
     net[1][0].data.mul_(2)
+    assert torch.equal(ops.rollout(net, x, z, 2), before)
     ops.forget()
     after = ops.rollout(net, x, z, 2)
     assert not torch.equal(before, after)
@@ -304,8 +307,7 @@ def test_threads_meet_at_a_networks_first_gradient():
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            net = layers(4, 2, 64, 3)
-            ops.forget()
+            net = ops.Parameters(layers(4, 2, 64, 3))
             found = list(pool.map(gradients, [net] * 4))
             assert all(torch.equal(a, b) for g in found for a, b in zip(g, found[0], strict=True))
 
@@ -464,13 +466,12 @@ def test_opcheck(name, precision):
 
 @pytest.mark.parametrize("norm", [False, True], ids=["actor", "critic"])
 def test_both_sides_count_the_same_bytes(lane, norm):
-    kind = native.CRITIC if norm else native.ROLLOUT
     for B, O, A, H, depth in SHAPES:
         for steps in (1,) if norm else (1, 8):
             params = flat(layers(O, A, H, depth, E=3 if norm else 0))
-            sizes = native.sizes_of(kind, params, O, A)
+            sizes = Layout.of(params, O, A, norm)
             isa = os.environ["SORL_CPU_ISA"]
-            net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
+            net = _native.TrainNet(**asdict(sizes), precision=lane, isa=isa)
             assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane, isa)
 
 
@@ -583,7 +584,7 @@ def spy(monkeypatch):
 
 
 def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     calls, net = spy(monkeypatch), layers(4, 2, 8, 1)
     ops.rollout(net, normal(3, 4), normal(3, 2), 2)
     assert calls == ["fp32"]
@@ -593,7 +594,7 @@ def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
 
 
 def test_torch_can_be_forced(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     calls = spy(monkeypatch)
     ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2)
     assert not calls
@@ -603,9 +604,9 @@ def test_torch_can_be_forced(monkeypatch):
 
 
 def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "native")
+    monkeypatch.setenv("SORL_OPS", "native")
     deep = layers(4, 2, 8, 17)
-    with pytest.raises(BadInput, match="SORL_BACKEND"):
+    with pytest.raises(BadInput, match="SORL_OPS"):
         ops.rollout(deep, normal(3, 4), normal(3, 2), 2)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     with pytest.raises(BadInput, match="not built"):
@@ -613,16 +614,24 @@ def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
 
 
 def test_without_the_extension_the_definition_serves(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     assert ops.backend() == "torch"
     assert ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2).shape == (3, 2)
 
 
 def test_an_unknown_backend_is_named(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "cuda")
-    with pytest.raises(BadInput, match="SORL_BACKEND is 'cuda'"):
+    monkeypatch.setenv("SORL_OPS", "cuda")
+    with pytest.raises(BadInput, match="SORL_OPS is 'cuda'"):
         ops.configure()
+
+
+@pytest.mark.parametrize("acting", ["numpy", "torch", "triton", "jax"])
+def test_what_acts_does_not_choose_what_trains(acting, monkeypatch):
+    monkeypatch.delenv("SORL_OPS", raising=False)
+    monkeypatch.setenv("SORL_BACKEND", acting)
+    assert ops.backend() == "native"
+    ops.configure()
 
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):

@@ -7,7 +7,6 @@ import wrong_ways
 from sorl_fast.isolated import Unavailable
 from sorl_fast.ops import problems, selfcheck, table
 from sorl_fast.ops.judge import Disagrees, check_network_operation
-from sorl_fast.ops.native import Sizes
 from sorl_fast.ops.problems import Case
 from sorl_fast.ops.ways import (
     GPU,
@@ -95,7 +94,7 @@ def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
     def examine(wanted, device):
         return selfcheck.examine(wanted, device, form="tiny timed")
 
-    sizes = Sizes(*(NET.obs, NET.act, 2, NET.hidden, NET.depth, NET.act, 1, False))
+    sizes = NET.layout(critic=False)
     chosen = table.Chooser(CPU, examine).choice("rollout", "fp32", sizes, 4)
     assert chosen in ("chain", "reference")  # the interpreter is never the fastest
     found = table.load(CPU)

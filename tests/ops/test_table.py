@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from sorl_fast import isolated
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.ops import table
-from sorl_fast.ops.native import Sizes
 from sorl_fast.ops.selfcheck import STATUSES, Result
 from sorl_fast.ops.ways import NETWORK_OPERATIONS, OPERATIONS, WAYS, Task
 
 CPU = torch.device("cpu")
-SIZES = Sizes(obs=28, act=5, extra=2, hidden=64, depth=2, out=5, members=1, norm=False)
-CRITIC = SIZES._replace(extra=1, out=1, members=3, norm=True)
+SIZES = Layout.actor(28, 5, 64, 2)
+CRITIC = Layout.critic(28, 5, 64, 2, 3)
 GOOD = Result("ok", "", {1: 10.0, 256: 20.0}, {1: 30.0, 256: 60.0})
 NEVER = {
     "disagrees": "value is off by 1.0e-03",

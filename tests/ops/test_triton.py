@@ -10,7 +10,7 @@ from networks import layers as make_layers
 from tolerances import CHAIN_HALF, FLOAT32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sorl_fast.ops import graphs, reference, triton
+from sorl_fast.ops import Parameters, reference, triton
 
 # tf32 is fp32 in the interpreter; bf16 is for the tests of the kernels, which repair it
 BOUND = {"fp32": FLOAT32, "tf32": FLOAT32, "fp16": CHAIN_HALF["fp16"]}
@@ -22,13 +22,6 @@ def poison():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def no_copies():
-    triton._copies.clear()
-    yield
-    triton._copies.clear()
 
 
 layers = functools.partial(make_layers, last=0.2)
@@ -206,104 +199,6 @@ def test_a_parameter_changed_before_backward_is_found_out():
         out.sum().backward()
 
 
-# --- the packed copy
-
-
-def counted(monkeypatch):
-    packs = []
-    pack = triton.pack
-    monkeypatch.setattr(triton, "pack", lambda *a: packs.append(a) or pack(*a))
-    return packs
-
-
-def test_weights_are_packed_once_for_each_of_their_versions(monkeypatch):
-    packs = counted(monkeypatch)
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
-    frozen = [tuple(p.detach() for p in layer) for layer in net]
-    first = triton.rollout(net, x, z, 1, "fp32")
-    torch.autograd.grad(first.sum(), flat(net))
-    assert torch.equal(triton.rollout(frozen, x, z, 1, "fp32"), first)
-    triton.velocity(net, x, z, z[:, 0], z[:, 0], "fp32")
-    assert len(packs) == 1
-    triton.rollout(net, x, z, 1, "fp16")
-    assert len(packs) == 2
-    with torch.no_grad():
-        net[-1][1].add_(0.25)
-    changed = triton.rollout(net, x, z, 1, "fp32")
-    assert len(packs) == 3
-    agree([changed], [first.double() + 0.25], FLOAT32)
-
-
-def test_weights_are_packed_again_after_a_replay_which_changes_no_version(monkeypatch):
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
-    first = triton.rollout(net, x, z, 1, "fp32").detach()
-    net[-1][1].data.add_(0.25)  # as a graph writes: behind torch's back
-    monkeypatch.setattr(graphs, "_replays", graphs.replays() + 1)
-    agree([triton.rollout(net, x, z, 1, "fp32")], [first.double() + 0.25], FLOAT32)
-
-
-def test_few_packed_copies_are_kept():
-    x, z = normal(3, 5), normal(3, 3)
-    for seed in range(triton._KEPT + 3):
-        triton.rollout(layers(seed=seed), x, z, 1, "fp32")
-    assert len(triton._copies) == triton._KEPT
-
-
-class FakeCuda:
-    """Stands in for torch.cuda where copies are told apart."""
-
-    def __init__(self):
-        self.capturing, self.stream = False, 1
-
-    def device(self, _):
-        return contextlib.nullcontext()
-
-    def is_current_stream_capturing(self):
-        return self.capturing
-
-    def current_stream(self):
-        return type("Stream", (), {"cuda_stream": self.stream})
-
-
-def test_a_recording_packs_for_itself_alone(monkeypatch):
-    cuda = FakeCuda()
-    monkeypatch.setattr(triton.torch, "cuda", cuda)
-    device = torch.device("cuda", 0)
-    places = []
-
-    def place():
-        param = type("P", (), {"device": device})
-        with monkeypatch.context() as patch:
-            patch.setattr(triton, "Parameter", param)
-            places.append(triton._place([param()]))
-        return places[-1]
-
-    outside = place()
-    assert place() == outside
-    cuda.stream = 2
-    assert place() != outside  # the copy may not be finished on another stream
-    cuda.stream, cuda.capturing = 1, True
-    assert place() is None  # a recording that is not ours
-    monkeypatch.setattr(graphs, "_recording", 1)
-    inside = place()
-    assert inside is not None
-    assert inside != outside
-    assert place() == inside
-    monkeypatch.setattr(graphs, "_recording", 2)
-    assert place() not in (outside, inside)
-
-
-def test_copies_of_a_recording_that_is_over_go(monkeypatch):
-    own, others = ("p", False, 1, 1, ("cuda", 1, None)), ("p", False, 1, 1, ("cuda", 1, 4))
-    triton._copies[own] = triton._copies[others] = None
-    monkeypatch.setattr(graphs, "_recording", 4)
-    triton._forget()
-    assert set(triton._copies) == {own, others}
-    monkeypatch.setattr(graphs, "_recording", -4)
-    triton._forget()
-    assert set(triton._copies) == {own}
-
-
 # --- torch's own checks
 
 
@@ -321,7 +216,7 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
     # without autograd: torch's own engine asks for the stream of a device that is not there
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         actor, critic = (
-            [tuple(torch.empty(s) for s in shapes) for shapes in net]
+            Parameters(tuple(torch.empty(s) for s in shapes) for shapes in net)
             for net in (
                 [((10, 64), (64,)), ((64, 3), (3,))],
                 [((2, 9, 64), *[(2, 64)] * 3), ((2, 64, 1), (2, 1))],
@@ -342,7 +237,8 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
         grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
         for g, p in zip(grads, [*flat(actor), *flat(critic)], strict=True):
             assert (g.shape, g.device.type, g.dtype) == (p.shape, "cuda", torch.float32)
-    assert not triton._copies
+    assert not actor.packings.copies
+    assert not critic.packings.copies
 
 
 @pytest.mark.parametrize("save", [True, False], ids=["save", "forward"])
