@@ -451,23 +451,25 @@ def check_samplers(there: dict[str, Any], quick: bool, progress: Progress) -> li
 # --- training's operations ---------------------------------------------------------------------------
 
 
-def _ways_of_cpu(precision: str) -> dict[str, dict[str, Any]]:
-    """Return PyTorch's and the native ways of the operations, for `selfcheck.examine`."""
-    from .ops.ways import WAYS_OF_GPU, Way
+def _implementations_of_cpu(precision: str) -> dict[str, dict[str, Any]]:
+    """Return PyTorch's and the native implementations of the operations, for `selfcheck.examine`."""
+    from .ops.implementations import ON_GPU, Implementation
 
-    reference = {name: ways["reference"] for name, ways in WAYS_OF_GPU.items()}
-    found = {name: {"torch": way} if precision == "fp32" else {} for name, way in reference.items()}
+    reference = {name: forms["reference"] for name, forms in ON_GPU.items()}
+    found = {
+        name: {"torch": plain} if precision == "fp32" else {} for name, plain in reference.items()
+    }
     sets = instruction_sets()
     if sets is not None:
         for isa in sets["training"][precision]:
             for name in ("velocity", "rollout", "critic_ensemble"):
-                found[name][f"native {isa}"] = Way(_native_way(name, isa))
+                found[name][f"native {isa}"] = Implementation(_native_implementation(name, isa))
         if precision == "fp32":  # its arithmetic is the same on every instruction set
-            found["adam_ema_step"]["native"] = Way(_native_adam)
+            found["adam_ema_step"]["native"] = Implementation(_native_adam)
     return found
 
 
-def _native_way(name: str, isa: str) -> Callable[..., Any]:
+def _native_implementation(name: str, isa: str) -> Callable[..., Any]:
     def call(*args: Any, precision: str) -> Any:
         from .ops import native
 
@@ -486,14 +488,14 @@ def _native_adam(*args: Any, **kwargs: Any) -> Any:
     return native.adam_ema_step(params, grads, first, second, targets, int(step), **kwargs)
 
 
-def ways_fp32() -> dict[str, dict[str, Any]]:
-    """Return the CPU's ways in float32."""
-    return _ways_of_cpu("fp32")
+def implementations_fp32() -> dict[str, dict[str, Any]]:
+    """Return the CPU's implementations in float32."""
+    return _implementations_of_cpu("fp32")
 
 
-def ways_bf16() -> dict[str, dict[str, Any]]:
-    """Return the CPU's ways in bf16."""
-    return _ways_of_cpu("bf16")
+def implementations_bf16() -> dict[str, dict[str, Any]]:
+    """Return the CPU's implementations in bf16."""
+    return _implementations_of_cpu("bf16")
 
 
 def _examined(
@@ -511,9 +513,9 @@ def _examined(
         progress=lambda done, total, text: progress(f"{done + 1}/{total} on {device}: {text}"),
     )
     checks = [
-        Check(way, str(device), task.operation, task.precision, result.status, result.reason)
+        Check(name, str(device), task.operation, task.precision, result.status, result.reason)
         for task in wanted
-        for way, result in found.get(task.name, {}).items()
+        for name, result in found.get(task.name, {}).items()
     ]
     return checks, found
 
@@ -522,13 +524,13 @@ def check_cpu_training(quick: bool, progress: Progress) -> list[Check]:
     """Compare PyTorch's and the native operations with the definition, gradients included."""
     import torch
 
-    from .ops.ways import Network, tasks, ways
+    from .ops.implementations import Network, registered, tasks
 
     network = Network(28, 5, 64, 2, 2)
     checks: list[Check] = []
     for precision in CPU_PRECISIONS:
-        registry = f"{__name__}:ways_{precision}"
-        known = ways(registry)
+        registry = f"{__name__}:implementations_{precision}"
+        known = registered(registry)
         wanted = [
             task
             for task in tasks(network, (precision,))
@@ -541,7 +543,7 @@ def check_cpu_training(quick: bool, progress: Progress) -> list[Check]:
 
 
 def check_gpu(name: str, quick: bool, progress: Progress) -> tuple[list[Check], str | None, str]:
-    """Check and time every way on a GPU and write its dispatch table.
+    """Check and time every implementation on a GPU and write its dispatch table.
 
     Returns
     -------
@@ -551,7 +553,7 @@ def check_gpu(name: str, quick: bool, progress: Progress) -> tuple[list[Check], 
     import torch
 
     from .ops import table
-    from .ops.ways import DEFAULT, GPU, tasks
+    from .ops.implementations import DEFAULT, GPU, tasks
 
     device = torch.device(name)
     wanted = tasks(DEFAULT, GPU_PRECISIONS)

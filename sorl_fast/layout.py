@@ -79,6 +79,21 @@ class Layout:
         return self.obs + self.act + self.extra
 
     @property
+    def action_columns(self) -> slice:
+        """Where the first layer reads the action."""
+        return slice(self.obs, self.obs + self.act)
+
+    @property
+    def extra_columns(self) -> slice:
+        """Where it reads the scalars behind: an actor's t and log2(1/h), a critic's k."""
+        return slice(self.obs + self.act, self.inputs)
+
+    @property
+    def log2_column(self) -> slice:
+        """Where an actor reads log2(1/h)."""
+        return slice(self.inputs - 1, self.inputs)
+
+    @property
     def lead(self) -> tuple[int, ...]:
         """Axes in front of every tensor: (E,) or ()."""
         return (self.members,) if self.norm else ()

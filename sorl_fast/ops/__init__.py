@@ -393,9 +393,9 @@ def _choose_on_gpu(
         return plain
     grad = differentiable and torch.is_grad_enabled()
     grad = grad and any(x.requires_grad for x in (*inputs, *params))
-    way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
+    implementation = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
     # the reference is float32, and so right in any precision: what was refused must not come back
-    return triton if way == "fused" else chain if way == "chain" else None
+    return triton if implementation == "fused" else chain if implementation == "chain" else None
 
 
 # ---- the operations
@@ -503,5 +503,5 @@ def _choose_noise(operation: str, key: Tensor, count: int) -> ModuleType:
         return reference
     if _wanted() == "triton":
         return triton
-    way = table.choice(operation, "fp32", None, count, device=key.device)
-    return triton if way == "fused" else reference
+    implementation = table.choice(operation, "fp32", None, count, device=key.device)
+    return triton if implementation == "fused" else reference

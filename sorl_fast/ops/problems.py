@@ -1,8 +1,8 @@
-"""The problems that a way is checked on: random shapes and numbers, and their answers.
+"""The problems that an implementation is checked on: random shapes and numbers, and their answers.
 
-An answer is the reference's, in float64 on the CPU: values and gradients. How far a way may be off from
-it: 4 times as far as the definition is when computed on the CPU with the factors of its products rounded
-to the same precision, or FLOOR if that is more.
+An answer is the reference's, in float64 on the CPU: values and gradients. How far an implementation may
+be off from it: 4 times as far as the definition is when computed on the CPU with the factors of its
+products rounded to the same precision, or FLOOR if that is more.
 
 Shape letters as in `reference`.
 """
@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from ..layout import Layout
 from . import reference
+from .implementations import Network, Task
 from .parameters import Packings, Parameters
 from .reference import Layers
-from .ways import Network, Task
 
 # largest error that is always allowed, relative to an array's largest entry
 FLOOR = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.2e-2}
@@ -263,7 +263,7 @@ def _honest(precision: str) -> Iterator[torch.dtype]:
             yield torch.float64
 
 
-@functools.lru_cache(maxsize=8)  # the ways of a task are checked on the same problems
+@functools.lru_cache(maxsize=8)  # the implementations of a task are checked on the same problems
 def solved(operation: str, precision: str, case: Case, change: int = 0) -> tuple[Problem, Truth]:
     """Return a case's problem and its answer."""
     function = getattr(reference, operation)

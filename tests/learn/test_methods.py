@@ -76,13 +76,13 @@ def lanes():
 @pytest.fixture(params=[*lanes()], ids=lambda lane: "-".join(lane))
 def precision(request, monkeypatch):
     backend, precision = request.param
-    monkeypatch.setenv("SORL_BACKEND", backend)
+    monkeypatch.setenv("SORL_OPS", backend)
     return precision
 
 
 @pytest.fixture(params=[*backends()])
 def backend(request, monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", request.param)
+    monkeypatch.setenv("SORL_OPS", request.param)
     return request.param
 
 
@@ -169,7 +169,7 @@ def test_sigterm_saves(own_file, tmp_path, agent, monkeypatch):
 
 
 def test_captured_updates_equal_plain_ones(agent, monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     data, seed, count = make_data(), 3, 9
     learner, other = (
         Learner(method_of(agent), 5, 3, torch.Generator().manual_seed(seed)) for _ in range(2)
@@ -256,7 +256,7 @@ def test_backends_agree(agent):
         pytest.skip("no native operations")
     data, found = make_data(), []
     for name in ("torch", "native"):
-        os.environ["SORL_BACKEND"] = name
+        os.environ["SORL_OPS"] = name
         try:
             method = method_of(agent)
             learner = Learner(method, 5, 3, torch.Generator().manual_seed(0))
@@ -267,7 +267,7 @@ def test_backends_agree(agent):
                 learner.update(data.sample(16, random), noise.draw(), choice) for choice in choices
             ]
         finally:
-            del os.environ["SORL_BACKEND"]
+            del os.environ["SORL_OPS"]
         found.append(torch.stack(metrics))
     torch.testing.assert_close(found[1], found[0], rtol=2e-3, atol=2e-4)
 

@@ -56,14 +56,14 @@ every = pytest.mark.parametrize("name", list(CALLS))
 
 
 class Table:
-    """Answers with one way, and remembers what it was asked."""
+    """Answers with one implementation, and remembers what it was asked."""
 
-    def __init__(self, way):
-        self.way, self.asked = way, []
+    def __init__(self, implementation):
+        self.implementation, self.asked = implementation, []
 
     def choice(self, operation, precision, sizes, rows, *, grad=False, device=None):
         self.asked.append((operation, precision, sizes, rows, grad))
-        return self.way
+        return self.implementation
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(ops, "_triton", lambda device: triton)
     monkeypatch.setattr(triton, "bf16_is_right", lambda: True)  # as on a GPU
 
-    def answer(way):
-        table = Table(way)
+    def answer(implementation):
+        table = Table(implementation)
         monkeypatch.setattr(ops, "table", table)
         return table
 
@@ -103,20 +103,20 @@ def served(monkeypatch):
     return seen
 
 
-WAYS = [
-    (name, way)
+CHOICES = [
+    (name, implementation)
     for name in CALLS
-    for way in ("fused", "chain", "reference")
-    if way != "chain" or name in NETWORK
+    for implementation in ("fused", "chain", "reference")
+    if implementation != "chain" or name in NETWORK
 ]
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS, ids=map("-".join, WAYS))
-def test_the_tables_word_holds(gpu, served, name, way):
-    table = gpu(way)
+@pytest.mark.parametrize(("name", "implementation"), CHOICES, ids=map("-".join, CHOICES))
+def test_the_tables_word_holds(gpu, served, name, implementation):
+    table = gpu(implementation)
     call, rows = CALLS[name]
     call()
-    assert served[0] == way
+    assert served[0] == implementation
     ((operation, precision, sizes, asked_rows, grad),) = table.asked
     assert (operation, precision, asked_rows, grad) == (name, "fp32", rows, False)
     if name in NETWORK:

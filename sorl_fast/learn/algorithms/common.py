@@ -107,7 +107,7 @@ class CriticConfig(ActorConfig):
 def flow_actor(config: ActorConfig, O: int, A: int) -> NetworkSpec:
     """Return v(x, z, t): log2(1/h) is unused."""
     layout = Layout.actor(O, A, config.hidden, config.depth)
-    unused = [slice(O + A + 1, O + A + 2)]
+    unused = [layout.log2_column]
     return NetworkSpec(
         lambda random: FlowActor(fresh_layers(layout, random, unused=unused)), config.adam()
     )
@@ -115,21 +115,26 @@ def flow_actor(config: ActorConfig, O: int, A: int) -> NetworkSpec:
 
 def one_step_actor(config: ActorConfig, O: int, A: int) -> NetworkSpec:
     """Return mu(x, z): t and log2(1/h) are unused."""
-    return _direct(config, O, A, slice(O + A, O + A + 2), 1.0)
+    layout = Layout.actor(O, A, config.hidden, config.depth)
+    return _direct(config, layout, [layout.extra_columns], 1.0)
 
 
 def mean_actor(config: ActorConfig, O: int, A: int, tau: float | None = None) -> NetworkSpec:
     """Return mu(x), with an EMA target if there is a tau: all but the observation is unused."""
-    return _direct(config, O, A, slice(O, O + A + 2), MEAN_SCALE, tau)
+    layout = Layout.actor(O, A, config.hidden, config.depth)
+    unused = [layout.action_columns, layout.extra_columns]
+    return _direct(config, layout, unused, MEAN_SCALE, tau)
 
 
 def _direct(
-    config: ActorConfig, O: int, A: int, unused: slice, last: float, tau: float | None = None
+    config: ActorConfig,
+    layout: Layout,
+    unused: list[slice],
+    last: float,
+    tau: float | None = None,
 ) -> NetworkSpec:
-    layout = Layout.actor(O, A, config.hidden, config.depth)
-
     def make(random: Generator) -> Network:
-        return DirectActor(fresh_layers(layout, random, unused=[unused], last=last))
+        return DirectActor(fresh_layers(layout, random, unused=unused, last=last))
 
     return NetworkSpec(make, config.adam(tau or 0.0), target=tau is not None)
 
@@ -137,7 +142,7 @@ def _direct(
 def critic(config: CriticConfig, O: int, A: int) -> NetworkSpec:
     """Return Q(x, a), with an EMA target: k is unused."""
     layout = Layout.critic(O, A, config.hidden, config.depth, config.ensemble)
-    unused = [slice(O + A, O + A + 1)]
+    unused = [layout.extra_columns]
     return NetworkSpec(
         lambda random: CriticEnsemble(fresh_layers(layout, random, unused=unused)),
         config.adam(config.tau),
@@ -148,7 +153,7 @@ def critic(config: CriticConfig, O: int, A: int) -> NetworkSpec:
 def value(config: CriticConfig, O: int) -> NetworkSpec:
     """Return V(x): k is unused."""
     layout = Layout.critic(O, 0, config.hidden, config.depth, 1)
-    unused = [slice(O, O + 1)]
+    unused = [layout.extra_columns]
     return NetworkSpec(
         lambda random: Value(fresh_layers(layout, random, unused=unused)), config.adam()
     )
