@@ -200,7 +200,7 @@ def open_builds(python: str, stack: contextlib.ExitStack) -> tuple[list[Build], 
         `python` is no interpreter, or has no build that starts.
     """
     # what is compared is the native build; what this interpreter is told is not the other one's
-    environment = {**os.environ, "SORL_BACKEND": "native"}
+    environment = {**os.environ, "SORL_BACKEND": "native", "SORL_OPS": "native"}
     others = {k: v for k, v in environment.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
     builds, about = [], []
     for name, path, variables in zip(

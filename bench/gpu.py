@@ -39,8 +39,8 @@ from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import KeyedNoise
 from sorl_fast.ops import chain, reference, selfcheck, table
 from sorl_fast.ops.graphs import Captured, CudaRecorder, Recorder
+from sorl_fast.ops.implementations import DEFAULT, ON_GPU, PLAIN_OPERATIONS, Network, Task
 from sorl_fast.ops.reference import Layers
-from sorl_fast.ops.ways import DEFAULT, PLAIN_OPERATIONS, WAYS_OF_GPU, Network, Task
 
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
@@ -55,7 +55,7 @@ LEAST = 60.0  # --seconds; the limits alone need a few
 COMPILING = 60.0  # seconds that must be left before torch.compile may begin
 ONE = 5.0  # and before anything else may
 
-# name in the rows -> the way of `ops.ways` that it takes
+# name in the rows -> the way of `ops.implementations` that it takes
 CONTENDERS = {
     "torch-eager": "reference",
     "torch-compile": "reference",
@@ -545,16 +545,17 @@ def _fused_call(
 ) -> Callable[[], Tensor]:  # fmt: skip
     # triton need not be installed; without it this contender's rows say so
     from sorl_fast.kernels.actor import rollout
-    from sorl_fast.kernels.packing import pack
 
-    N, A, O = *noise.shape[1:], obs.shape[1]
-    act = pack([x for layer in actor for x in layer], O, A, False, precision)
+    from sorl_fast.ops.triton import pack_network
+
+    N, O = noise.shape[1], obs.shape[1]
+    act = pack_network(actor, O, precision)
     if N == 1:
         return lambda: rollout(act, obs, noise[:, 0], steps)[0]
 
     from sorl_fast.kernels.best_of_n import best_of_n
 
-    score = pack([x for layer in critic for x in layer], O, A, True, precision)
+    score = pack_network(critic, O, precision)
     return lambda: best_of_n(act, score, obs, noise, N, steps, "mean", low, high)[0]
 
 
@@ -578,7 +579,7 @@ def routed(way: str, precision: str) -> Iterator[None]:
     """Make the operations of an update take one way, whatever the dispatch would choose."""
     before = {name: getattr(ops, name) for name in UPDATE_OPERATIONS}
     for name in UPDATE_OPERATIONS:
-        ways = WAYS_OF_GPU[name]
+        ways = ON_GPU[name]
         function = ways.get(way, ways["reference"]).function
         if name not in PLAIN_OPERATIONS:
             function = functools.partial(function, precision=precision)

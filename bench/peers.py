@@ -18,6 +18,7 @@ import numpy as np
 from sorl_fast.act.backends.native import import_native, make_model
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import LETTERS
 
 from .harness import Contender, Floats, Running
 from .shapes import THREADS, Cell
@@ -205,7 +206,7 @@ def onnx_model(policy: Policy, cell: Cell) -> bytes:
     def network(prefix: str, layers: Sequence[Sequence[Any]], x: str) -> str:
         for i, layer in enumerate(layers):
             w, b, *norm = (
-                weights(f"{prefix}/{i}/{part}", a) for part, a in zip("wbgc", layer, strict=False)
+                weights(f"{prefix}/{i}/{part}", a) for part, a in zip(LETTERS, layer, strict=False)
             )
             x = node("Gemm", x, w, b)
             if i + 1 < len(layers):

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sorl_fast.act.policy_file import Policy
+from sorl_fast.layout import Layout
 
 HIDDEN, DEPTH, ENSEMBLE, M_DISC = 512, 4, 2, 8
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -109,25 +110,20 @@ def make_policy(obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0)
     """
     rng = np.random.default_rng(seed)
 
-    def uniform(fan_in: int, *shape: int) -> NDArray[np.float32]:
-        limit = np.sqrt(6.0 / fan_in)
-        return rng.uniform(-limit, limit, shape).astype(np.float32)
+    def make(layer: int, letter: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        limit = np.sqrt(6.0 / (shape[-2] if letter == "w" else 600))
+        x = rng.uniform(-limit, limit, shape).astype(np.float32)
+        return 1 + x if letter == "g" else x
 
-    O, A, H, E = obs_dim, act_dim, hidden, ENSEMBLE
-    actor, critic = [], []
-    for i in range(DEPTH + 1):
-        last = i == DEPTH
-        fan_in, out = (O + A + 2 if i == 0 else H), (A if last else H)
-        actor.append((uniform(fan_in, fan_in, out), uniform(600, out)))
-        fan_in, out = (O + A + 1 if i == 0 else H), (1 if last else H)
-        layer = (uniform(fan_in, E, fan_in, out), uniform(600, E, out))
-        critic.append(layer if last else (*layer, 1 + uniform(600, E, out), uniform(600, E, out)))
+    O, A, H = obs_dim, act_dim, hidden
+    actor = Layout.actor(O, A, H, DEPTH).build(make)
+    critic = Layout.critic(O, A, H, DEPTH, ENSEMBLE).build(make)
     return Policy(
         obs_dim=O,
         act_dim=A,
         hidden=H,
         depth=DEPTH,
-        ensemble=E,
+        ensemble=ENSEMBLE,
         m_disc=M_DISC,
         m_btt=M_DISC,
         q_agg="mean",

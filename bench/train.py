@@ -31,6 +31,7 @@ from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import GeneratorNoise, Noise
@@ -56,7 +57,7 @@ class Contender(NamedTuple):
 
     name: str
     precision: str
-    backend: str  # SORL_BACKEND
+    backend: str  # SORL_OPS
     autocast: bool = False
     compiled: bool = False
 
@@ -76,9 +77,9 @@ def update_flop(batch: int, k: float, config: SorlConfig) -> float:
 
     k is the number of Euler steps, or its mean. 14.7 GFLOP at batch 256, 4 x 512, E = 2, mean k.
     """
-    H, hidden = config.hidden, (config.depth - 1) * config.hidden**2
-    actor = 2 * ((O + A + 2) * H + hidden + H * A)
-    critic = 2 * config.ensemble * ((O + A + 1) * H + hidden + H)
+    sizes = O, A, config.hidden, config.depth
+    actor = 2 * Layout.actor(*sizes).products
+    critic = 2 * Layout.critic(*sizes, config.ensemble).products
     td = k * actor + critic + 3 * critic  # rollout at x', target critic; critic and its backward
     regressions = 3 * actor + (2 + 3) * actor  # flow matching; two target passes, self-consistency
     q = 3 * k * actor + 2 * critic  # rollout and backward; critic, backward to the actions only
@@ -145,8 +146,8 @@ class Runner:
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
         """Set the process up for this contender."""
-        before = os.environ.get("SORL_BACKEND")
-        os.environ["SORL_BACKEND"] = self.contender.backend
+        before = os.environ.get("SORL_OPS")
+        os.environ["SORL_OPS"] = self.contender.backend
         native = self.contender.backend == "native"
         torch.set_num_threads(1 if native else self.threads)
         ops.configure(
@@ -157,9 +158,9 @@ class Runner:
             with torch.autocast("cpu", torch.bfloat16, enabled=self.contender.autocast):
                 yield
         finally:
-            os.environ.pop("SORL_BACKEND")
+            os.environ.pop("SORL_OPS")
             if before is not None:
-                os.environ["SORL_BACKEND"] = before
+                os.environ["SORL_OPS"] = before
 
     def draw(self) -> tuple[Batch, Noise]:
         """Return a minibatch and its noise."""

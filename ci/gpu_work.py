@@ -153,7 +153,7 @@ def doctor(work: Path, dry: bool) -> int:
     """
     from sorl_fast import doctor
     from sorl_fast.ops import selfcheck
-    from sorl_fast.ops.ways import DEFAULT, Task, tasks
+    from sorl_fast.ops.implementations import DEFAULT, Task, tasks
 
     there = doctor.machine(rendered=False)
 
@@ -272,7 +272,7 @@ def updates(
     from sorl_fast.learn.capture import CapturedUpdates
     from sorl_fast.learn.learner import Learner
 
-    os.environ["SORL_BACKEND"] = backend
+    os.environ["SORL_OPS"] = backend
     ops.forget()
     ops.configure(precision="fp32", device=device)
     small = {"hidden": 64, "depth": 1, "batch_size": 4} if dry else {}

@@ -19,129 +19,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dense import gelu, gelu_slope, input_product, product
+from .dense import gelu, gelu_slope, product
+from .euler import denoise, evaluate, first_layer
 from .packing import PRECISIONS, Packed, Sizes
 from .philox import normals
 from .products import float_product, unit_scale
 from .tiles import POINTERS, Compile, Tile, architecture, processors
 from .tiles import tile as choose_tile
 
-BX = tl.constexpr(32)  # observation columns that the first layer takes at a time
-
 PROGRAMS = 4  # programs a processor, at most
 # A forward that would keep more pre-activations than this keeps none; its backward computes them
 # again, in chunks of rows that stay below it.
 SAVED_BYTES = 1 << 30
-
-# ---- device helpers
-
-
-@triton.jit
-def first_layer(
-    obs, row, mask, log2_steps, w, v, first,
-    O: tl.constexpr, A: tl.constexpr, H: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    PRECISION: tl.constexpr,
-):  # fmt: skip
-    """Write b + x W_x + log2(1/h) w_h into `first` [BM, H]; log2_steps [BM]."""
-    rm, rn, rx = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BX)
-    for n in tl.range(0, H, BN, disable_licm=True):
-        col = n + rn
-        w_h = tl.load(w + (O + A + 1) * H + col).to(tl.float32)
-        acc = tl.load(v + col)[None, :] + log2_steps[:, None] * w_h[None, :]
-        for k in range(0, O, BX):
-            o = k + rx
-            there = mask[:, None] & (o < O)[None, :]
-            x = tl.load(obs + row[:, None] * O + o[None, :], mask=there, other=0.0)
-            w_x = tl.load(w + o[:, None] * H + col[None, :], mask=(o < O)[:, None], other=0.0)
-            acc = input_product(acc, x, w_x, PRECISION)
-        tl.store(first + rm[:, None] * H + col[None, :], acc)
-    tl.debug_barrier()
-
-
-@triton.jit
-def evaluate(
-    z, t, mask, w, v, scratch, first, pre, layer,
-    O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr, L: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr, SAVE: tl.constexpr,
-):  # fmt: skip
-    """Return the velocity [BM, AP] at z [BM, AP], t [BM], after `first_layer`.
-
-    With SAVE the pre-activations [BM, H] of layer l, of rows under `mask`, go to pre + l * layer.
-    """
-    dt: tl.constexpr = w.dtype.element_ty
-    rm, rn, rk, ra = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK), tl.arange(0, AP)
-    for n in tl.range(0, H, BN, disable_licm=True):
-        col = n + rn
-        at = rm[:, None] * H + col[None, :]
-        w_t = tl.load(w + (O + A) * H + col).to(tl.float32)
-        w_z = tl.load(w + (O + ra)[:, None] * H + col[None, :], mask=(ra < A)[:, None], other=0.0)
-        acc = tl.load(first + at) + t[:, None] * w_t[None, :]
-        acc = input_product(acc, z, w_z, PRECISION)
-        if SAVE:
-            tl.store(pre + at, acc.to(dt), mask=mask[:, None])
-        tl.store(scratch + at, gelu(acc).to(dt))
-    tl.debug_barrier()
-    w += (O + A + 2) * H
-    for l in tl.range(1, L, disable_licm=True):
-        source = scratch + ((l + 1) % 2) * (BM * H)
-        for n in tl.range(0, H, BN, disable_licm=True):
-            col = n + rn
-            acc = tl.zeros((BM, BN), tl.float32) + tl.load(v + l * H + col)[None, :]
-            left = source + rm[:, None] * H + rk[None, :]
-            right = w + rk[:, None] * H + col[None, :]
-            acc = product(acc, left, right, H, H, BK, STAGES, PRECISION)
-            at = rm[:, None] * H + col[None, :]
-            if SAVE:
-                tl.store(pre + l * layer + at, acc.to(dt), mask=mask[:, None])
-            tl.store(scratch + (l % 2) * (BM * H) + at, gelu(acc).to(dt))
-        tl.debug_barrier()
-        w += H * H
-    source = scratch + ((L + 1) % 2) * (BM * H)
-    bias = tl.load(v + L * H + ra, mask=ra < A, other=0.0)
-    out = tl.zeros((BM, AP), tl.float32) + bias[None, :]
-    for k in tl.range(0, H, BK, num_stages=STAGES):
-        left = tl.load(source + rm[:, None] * H + (k + rk)[None, :])
-        right = tl.load(w + (k + rk)[:, None] * A + ra[None, :], mask=(ra < A)[None, :], other=0.0)
-        out = tl.dot(left, right, out, input_precision=PRECISION)
-    tl.debug_barrier()  # the next step's first layer writes what other threads may still read
-    return out
-
-
-@triton.jit
-def denoise(
-    obs, row, mask, z, w, v, scratch, first, steps, h, log2_steps,
-    O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr, L: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr,
-    pre=None, zs=None, rows=0, SAVE: tl.constexpr = False, SAVE_Z: tl.constexpr = False,
-):  # fmt: skip
-    """Return z_1 [BM, AP], not clipped, after M = `steps` Euler steps from z [BM, AP].
-
-    obs: pointer to float32 [B, O]. row: int64 [BM], the observation of each row; mask [BM]: rows that
-    are there. z: float32, 0 in the columns behind A. w, v: the actor's `Packed.weights` and `.vectors`.
-    scratch, first: this program's own 2 [BM, H] in the compute type and [BM, H] float32. h = 1/M,
-    log2_steps = log2 M. With SAVE_Z, z before step m goes to zs + m * rows * A, and with SAVE the
-    pre-activations of layer l to pre + (l * M + m) * rows * H; both point to the first row's place.
-    """
-    zero = tl.zeros((BM,), tl.float32)
-    first_layer(obs, row, mask, zero + log2_steps, w, v, first, O, A, H, BM, BN, PRECISION)
-    ra = tl.arange(0, AP)
-    wide = tl.full((), rows, tl.int64)
-    for m in tl.range(0, steps, disable_licm=True):
-        if SAVE_Z:
-            at = tl.arange(0, BM)[:, None] * A + ra[None, :]
-            tl.store(zs + wide * m * A + at, z, mask=mask[:, None] & (ra < A)[None, :])
-        kept = pre
-        if SAVE:
-            kept = pre + wide * m * H
-        velocity = evaluate(
-            z, zero + m * h, mask, w, v, scratch, first, kept, wide * steps * H,
-            O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
-        )  # fmt: skip
-        z += h * velocity
-    return z
-
 
 # ---- forward kernels
 
@@ -416,6 +305,10 @@ def _room(net: Packed, rows: int, steps: int, save: bool) -> Tensor | None:
     return net.weights.new_empty(net.sizes.depth, steps, rows, net.sizes.hidden)
 
 
+def _log2_fed(steps: int, log2_steps: float | None) -> float:
+    return math.log2(steps) if log2_steps is None else log2_steps
+
+
 # ---- public functions
 
 
@@ -465,6 +358,7 @@ def rollout(
     noise: Tensor,
     steps: int,
     *,
+    log2_steps: float | None = None,
     clip: bool = True,
     save: bool = False,
     tile: Tile | None = None,
@@ -482,6 +376,8 @@ def rollout(
         it: candidate 0 of each row.
     steps
         M, at least 1.
+    log2_steps
+        What the actor reads as log2(1/h); None: log2(M).
     clip
         Whether to clip at the end.
     save
@@ -505,7 +401,7 @@ def rollout(
     keep = pre is not None and pre.shape[2] == B
     flags = {"DRAW": draw, "CLIP": clip, "SAVE": keep, "SAVE_Z": save}
     given = {"obs": obs, "key" if draw else "noise": noise, "pre": pre, "zs": zs, "out": out}
-    scalars = {"steps": steps, "h": 1.0 / steps, "log2_steps": math.log2(steps)}
+    scalars = {"steps": steps, "h": 1.0 / steps, "log2_steps": _log2_fed(steps, log2_steps)}
     _launch("rollout", net, B, tile, flags, **given, **scalars)
     return out, [] if pre is None or zs is None else [pre, zs]
 
@@ -521,6 +417,7 @@ def backward(
     weights: bool,
     to_obs: bool,
     to_act: bool,
+    log2_steps: float | None = None,
     clip: bool = True,
     tile: Tile | None = None,
 ) -> list[Tensor]:
@@ -538,8 +435,8 @@ def backward(
         Which of the two it was.
     weights, to_obs, to_act
         Whether gradients of the parameters, of the observations, and of the noise (or z) are wanted.
-    clip
-        As in the forward.
+    log2_steps, clip
+        As in the forward of a rollout.
     tile
         None: chosen by the device.
 
@@ -550,7 +447,9 @@ def backward(
     """
     obs, grad = obs.contiguous(), grad.contiguous()
     B = len(obs)
+    log2_steps = _log2_fed(steps, log2_steps)
     wanted: dict[str, Any] = {"rollout": rollout, "clip": clip, "tile": tile}
+    wanted["log2_steps"] = log2_steps
     wanted |= {"weights": weights, "to_obs": to_obs, "to_act": to_act}
     if saved[0].shape[2] == B:
         return _differentiate(net, obs, saved, grad, steps, **wanted)
@@ -559,7 +458,7 @@ def backward(
     tails: list[list[Tensor]] = []
     for i in range(0, B, chunk):
         part = slice(i, i + chunk)
-        again = _recompute(net, obs[part], saved, part, steps, rollout, tile)
+        again = _recompute(net, obs[part], saved, part, steps, log2_steps, rollout, tile)
         grads = _differentiate(net, obs[part], again, grad[part], steps, **wanted)
         tails.append([grads.pop() for _ in range(to_obs + to_act)][::-1])
         sums = [a.add_(b) for a, b in zip(sums, grads, strict=True)] if sums else grads
@@ -575,13 +474,14 @@ def _recompute(
     saved: list[Tensor],
     part: slice,
     steps: int,
+    log2_steps: float,
     of_rollout: bool,
     tile: Tile | None,
 ) -> list[Tensor]:
     """Run the forward again for some rows, this time keeping everything."""
     z = saved[1][0, part]
     if of_rollout:
-        return rollout(net, obs, z, steps, save=True, tile=tile)[1]
+        return rollout(net, obs, z, steps, log2_steps=log2_steps, save=True, tile=tile)[1]
     return velocity(net, obs, z, saved[2][part], saved[3][part], save=True, tile=tile)[1]
 
 
@@ -596,6 +496,7 @@ def _differentiate(
     weights: bool,
     to_obs: bool,
     to_act: bool,
+    log2_steps: float,
     clip: bool,
     tile: Tile | None,
 ) -> list[Tensor]:
@@ -619,7 +520,7 @@ def _differentiate(
         over_steps = delta[0].sum(0, dtype=torch.float32)  # [B, H]
     if delta is not None and acts is not None and velocities is not None:
         times = None if rollout else (saved[2], saved[3])
-        first = _first_layer_gradient(obs, zs[:steps], delta[0], over_steps, times)
+        first = _first_layer_gradient(obs, zs[:steps], delta[0], over_steps, log2_steps, times)
         grads = first + _other_gradients(acts, delta, velocities)
     if to_obs:
         O, H = net.sizes.obs, net.sizes.hidden
@@ -634,9 +535,13 @@ def _first_layer_gradient(
     zs: Tensor,
     delta: Tensor,
     over_steps: Tensor,
+    log2_steps: float,
     times: tuple[Tensor, Tensor] | None,
 ) -> list[Tensor]:
-    """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity."""
+    """Gradients of w and b of layer 1; delta [M, B, H]; times: t, log2_steps of a velocity.
+
+    log2_steps is that of a rollout.
+    """
     M, B, H = delta.shape
     of_obs = obs.T @ over_steps
     z = zs.flatten(0, 1).to(delta.dtype)
@@ -645,7 +550,7 @@ def _first_layer_gradient(
         over_rows = delta.sum(1, dtype=torch.float32)  # [M, H]
         of_b = over_rows.sum(0)
         t = torch.arange(M, dtype=torch.float32, device=obs.device) / M
-        of_t, of_h = t @ over_rows, math.log2(M) * of_b
+        of_t, of_h = t @ over_rows, log2_steps * of_b
     else:
         of_b = over_steps.sum(0)
         of_t, of_h = (x @ over_steps for x in times)

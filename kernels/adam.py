@@ -81,12 +81,13 @@ def _step(
     norm, partial, chunks, count, state, step, grads,
     lr, log_b1, log_b2, new1, new2, b2, eps, clip_norm, tau,
     TENSORS: tl.constexpr, PARTS: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
-    P: tl.constexpr,
+    P: tl.constexpr, EMA: tl.constexpr, EMA_BEFORE: tl.constexpr,
 ):  # fmt: skip
     """Make the step from `_squares`' partial sums, of which there are at most P, a power of two.
 
     state [4, TENSORS]: addresses of parameters, first and second moments, targets. step: pointer to the
-    number of this step. new1 = 1 - b1, new2 = 1 - b2.
+    number of this step. new1 = 1 - b1, new2 = 1 - b2. With EMA the targets follow the parameters, with
+    EMA_BEFORE those of before the step.
     """
     r = tl.arange(0, P)
     squares = tl.load(partial + r, mask=r < tl.num_programs(0), other=0.0)
@@ -105,17 +106,20 @@ def _step(
         ps = _pointer(tl.load(state + tensor), ALIGNED) + at
         ms = _pointer(tl.load(state + TENSORS + tensor), ALIGNED) + at
         vs = _pointer(tl.load(state + 2 * TENSORS + tensor), ALIGNED) + at
-        targets = _pointer(tl.load(state + 3 * TENSORS + tensor), ALIGNED) + at
         g = scale * _gradient(grads, tensor, at, there, TENSORS, PARTS, ALIGNED, BLOCK)
         m = tl.load(ms, mask=there, other=0.0)
         m += new1 * (g - m)
         v = b2 * tl.load(vs, mask=there, other=0.0) + new2 * (g * g)
-        p = tl.load(ps, mask=there, other=0.0) - step_size * (m / (tl.sqrt_rn(v) / root + eps))
-        target = tl.load(targets, mask=there, other=0.0)
+        old = tl.load(ps, mask=there, other=0.0)
+        p = old - step_size * (m / (tl.sqrt_rn(v) / root + eps))
         tl.store(ms, m, mask=there)
         tl.store(vs, v, mask=there)
         tl.store(ps, p, mask=there)
-        tl.store(targets, target + tau * (p - target), mask=there)
+        if EMA:
+            targets = _pointer(tl.load(state + 3 * TENSORS + tensor), ALIGNED) + at
+            target = tl.load(targets, mask=there, other=0.0)
+            followed = old if EMA_BEFORE else p
+            tl.store(targets, target + tau * (followed - target), mask=there)
 
 
 # ---- launchers
@@ -168,12 +172,15 @@ def _squares_build(tensors: int, parts: int, aligned: bool) -> Compile:
     return Compile("adam_squares", _squares, types, constexprs, _OPTIONS, ("partial", "chunks"))
 
 
-def _step_build(tensors: int, parts: int, aligned: bool) -> Compile:
+def _step_build(
+    tensors: int, parts: int, aligned: bool, ema: bool = True, ema_before: bool = False
+) -> Compile:
     types: dict[str, Any] = {"norm": "*fp32", "partial": "*fp32", "chunks": "*i64", "count": "i32"}
     types |= {"state": "*i64", "step": "*i64", "grads": ("*fp32",) * (tensors * parts)}
     numbers = ("lr", "log_b1", "log_b2", "new1", "new2", "b2", "eps", "clip_norm", "tau")
     types |= dict.fromkeys(numbers, "fp32")
     constexprs = {"TENSORS": tensors, "PARTS": parts, "ALIGNED": aligned, "BLOCK": BLOCK, "P": MOST}
+    constexprs |= {"EMA": ema, "EMA_BEFORE": ema_before}
     divisible = ("norm", "partial", "chunks", "state", "step")
     return Compile("adam_step", _step, types, constexprs, _OPTIONS, divisible)
 
@@ -206,6 +213,7 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Clip by the global norm, one Adam step, then the EMA of the targets; all in place.
 
@@ -217,17 +225,21 @@ def adam_ema_step(
     params, first, second, targets
         float32, contiguous, of one network, in the same order and of the same shapes; not empty. The
         first call with a set of tensors writes their addresses to the device and waits for that.
+        Without targets there is no EMA.
     grads, more_grads
         float32, the gradient and, if given, a second part of it to be added. Neither is changed.
     step
         int64, a scalar on the device: the number of this step, from 1.
+    ema_before
+        Whether the targets follow the parameters as they were before the step.
 
     Returns
     -------
     Tensor
         The gradient's global norm before the clip, a scalar.
     """
-    table = _table((params, first, second, targets))
+    # no kernel reads the last row of a network without targets
+    table = _table((params, first, second, targets or params))
     parts = tuple(g.contiguous() for g in (*grads, *more_grads))
     aligned = table.aligned and all(g.data_ptr() % 16 == 0 for g in parts)
     tensors, device = len(params), params[0].device
@@ -239,7 +251,7 @@ def adam_ema_step(
     build.kernel[(programs,)](
         *(partial, table.chunks, count, parts), **build.constexprs, **build.options
     )
-    build = _step_build(tensors, len(parts) // tensors, aligned)
+    build = _step_build(tensors, len(parts) // tensors, aligned, bool(targets), ema_before)
     numbers = lr, _log(b1), _log(b2), 1 - b1, 1 - b2, b2, eps, clip_norm, tau
     build.kernel[(programs,)](
         *(norm, partial, table.chunks, count, table.state, step, parts),

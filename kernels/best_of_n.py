@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .actor import denoise
 from .critic import PROGRAMS, pieces, score
+from .euler import denoise
 from .packing import PRECISIONS, Packed, Sizes
 from .philox import normals
 from .tiles import POINTERS, Compile, Tile, architecture, processors

@@ -58,31 +58,20 @@ class Packed(NamedTuple):
     precision: str  # a key of PRECISIONS
 
 
-def sizes_of(params: Sequence[Tensor], obs: int, act: int, norm: bool) -> Sizes:
-    """Read the sizes off a flat list of parameters (w, b of each layer; w, b, g, c with norm)."""
-    depth = (len(params) - 2) // (4 if norm else 2)
-    members = params[0].shape[0] if norm else 1
-    hidden, out = params[0].shape[-1], params[-1].shape[-1]
-    return Sizes(obs, act, 1 if norm else 2, hidden, depth, out, members, norm)
-
-
-def pack(params: Sequence[Tensor], obs: int, act: int, norm: bool, precision: str) -> Packed:
+def pack(params: Sequence[Tensor], sizes: Sizes, precision: str) -> Packed:
     """Copy parameters into `Packed` form.
 
     Parameters
     ----------
     params
-        float32, layer by layer: w [(E,) in, out], b [(E,) out] and with `norm` g, c [E, out]; the last
-        layer has only w, b. The ensemble axis is there exactly with `norm`.
-    obs, act
-        O and A.
-    norm
-        Whether it is a critic ensemble.
+        float32, layer by layer: w [(E,) in, out], b [(E,) out] and with `sizes.norm` g, c [E, out];
+        the last layer has only w, b. The ensemble axis is there exactly with `sizes.norm`.
+    sizes
+        The network's.
     precision
         A key of PRECISIONS.
     """
-    sizes = sizes_of(params, obs, act, norm)
-    E, each = sizes.members, 4 if norm else 2
+    E, each = sizes.members, 4 if sizes.norm else 2
     hidden, last = params[:-2], params[-2:]
     weights = [*hidden[0::each], last[0]]
     vectors = [x for i in range(1, each) for x in hidden[i::each]] + [last[1]]

@@ -16,7 +16,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,11 +29,17 @@ from .act.reference import aggregate, critic_values, denoise
 from .act.sampler import Sampler
 from .cores import available_cores
 from .errors import BadInput
+from .layout import Layout
 from .status import Status
 from .version import __version__
 
 PACKAGES = ("numpy", "safetensors", "torch", "triton", "ogbench", "mujoco", "gymnasium")
-ENVIRONMENT = ("SORL_BACKEND", "SORL_CPU_ISA", "MUJOCO_GL", "CUDA_VISIBLE_DEVICES")
+# what acts and what trains, and what each may be
+BACKENDS = {
+    "SORL_BACKEND": ("numpy", "native", "torch", "triton"),
+    "SORL_OPS": ("native", "torch", "triton"),
+}
+ENVIRONMENT = (*BACKENDS, "SORL_CPU_ISA", "MUJOCO_GL", "CUDA_VISIBLE_DEVICES")
 CPU_PRECISIONS = ("fp32", "bf16")
 SAMPLING_PRECISIONS = (*CPU_PRECISIONS, "int8")  # on the CPU
 GPU_PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
@@ -214,13 +219,14 @@ def notes(there: dict[str, Any]) -> list[str]:
                     f"SORL_CPU_ISA is {wanted!r}, which {use} in {precision} does not have here: it "
                     f"has {', '.join(names) or 'none'}. Unset it, unless you mean it"
                 )
-    backend = there["environment"]["SORL_BACKEND"]
-    if backend and backend not in ("numpy", "native", "torch", "triton"):
-        found.append(f"SORL_BACKEND is {backend!r}, but must be numpy, native, torch or triton")
-    elif backend == "native" and sets is None:
-        found.append("SORL_BACKEND is 'native', but the native extension is not there. Unset it")
-    elif backend == "triton" and not there["gpus"]:
-        found.append("SORL_BACKEND is 'triton', but there is no GPU. Unset it")
+    for variable, known in BACKENDS.items():
+        backend = there["environment"][variable]
+        if backend and backend not in known:
+            found.append(f"{variable} is {backend!r}, but must be one of {', '.join(known)}")
+        elif backend == "native" and sets is None:
+            found.append(f"{variable} is 'native', but the native extension is not there. Unset it")
+        elif backend == "triton" and not there["gpus"]:
+            found.append(f"{variable} is 'triton', but there is no GPU. Unset it")
     installed = there["versions"]
     if installed["torch"] is None:
         found.append(
@@ -276,19 +282,15 @@ def random_policy(sizes: Sizes) -> policy_file.Policy:
     def normal(*shape: int, scale: float) -> NDArray[np.float32]:
         return (scale * rng.normal(size=shape)).astype(np.float32)
 
-    def layers(inputs: int, out: int, lead: tuple[int, ...]) -> policy_file.Layers:
-        found = []
-        for i, (a, b) in enumerate(pairwise([inputs, *[H] * L, out])):
-            layer = [normal(*lead, a, b, scale=math.sqrt(1.5 / a)), normal(*lead, b, scale=0.1)]
-            if lead and i < L:
-                layer += [1 + normal(*lead, b, scale=0.1), normal(*lead, b, scale=0.1)]
-            found.append(tuple(layer))
-        return tuple(found)
+    def make(layer: int, letter: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        x = normal(*shape, scale=math.sqrt(1.5 / shape[-2]) if letter == "w" else 0.1)
+        return 1 + x if letter == "g" else x
 
     return policy_file.Policy(
         obs_dim=O, act_dim=A, hidden=H, depth=L, ensemble=E, m_disc=8, m_btt=8,
         q_agg="min" if sizes.seed % 2 else "mean",
-        actor=layers(O + A + 2, A, ()), critic=layers(O + A + 1, 1, (E,)),
+        actor=tuple(Layout.actor(O, A, H, L).build(make)),
+        critic=tuple(Layout.critic(O, A, H, L, E).build(make)),
         action_low=np.full(A, -0.9, np.float32), action_high=np.full(A, 0.8, np.float32),
         obs_mean=normal(O, scale=0.1), obs_std=1 + abs(normal(O, scale=0.1)),
     )  # fmt: skip
@@ -449,23 +451,25 @@ def check_samplers(there: dict[str, Any], quick: bool, progress: Progress) -> li
 # --- training's operations ---------------------------------------------------------------------------
 
 
-def _ways_of_cpu(precision: str) -> dict[str, dict[str, Any]]:
-    """Return PyTorch's and the native ways of the operations, for `selfcheck.examine`."""
-    from .ops.ways import WAYS_OF_GPU, Way
+def _implementations_of_cpu(precision: str) -> dict[str, dict[str, Any]]:
+    """Return PyTorch's and the native implementations of the operations, for `selfcheck.examine`."""
+    from .ops.implementations import ON_GPU, Implementation
 
-    reference = {name: ways["reference"] for name, ways in WAYS_OF_GPU.items()}
-    found = {name: {"torch": way} if precision == "fp32" else {} for name, way in reference.items()}
+    reference = {name: forms["reference"] for name, forms in ON_GPU.items()}
+    found = {
+        name: {"torch": plain} if precision == "fp32" else {} for name, plain in reference.items()
+    }
     sets = instruction_sets()
     if sets is not None:
         for isa in sets["training"][precision]:
             for name in ("velocity", "rollout", "critic_ensemble"):
-                found[name][f"native {isa}"] = Way(_native_way(name, isa))
+                found[name][f"native {isa}"] = Implementation(_native_implementation(name, isa))
         if precision == "fp32":  # its arithmetic is the same on every instruction set
-            found["adam_ema_step"]["native"] = Way(_native_adam)
+            found["adam_ema_step"]["native"] = Implementation(_native_adam)
     return found
 
 
-def _native_way(name: str, isa: str) -> Callable[..., Any]:
+def _native_implementation(name: str, isa: str) -> Callable[..., Any]:
     def call(*args: Any, precision: str) -> Any:
         from .ops import native
 
@@ -484,14 +488,14 @@ def _native_adam(*args: Any, **kwargs: Any) -> Any:
     return native.adam_ema_step(params, grads, first, second, targets, int(step), **kwargs)
 
 
-def ways_fp32() -> dict[str, dict[str, Any]]:
-    """Return the CPU's ways in float32."""
-    return _ways_of_cpu("fp32")
+def implementations_fp32() -> dict[str, dict[str, Any]]:
+    """Return the CPU's implementations in float32."""
+    return _implementations_of_cpu("fp32")
 
 
-def ways_bf16() -> dict[str, dict[str, Any]]:
-    """Return the CPU's ways in bf16."""
-    return _ways_of_cpu("bf16")
+def implementations_bf16() -> dict[str, dict[str, Any]]:
+    """Return the CPU's implementations in bf16."""
+    return _implementations_of_cpu("bf16")
 
 
 def _examined(
@@ -509,9 +513,9 @@ def _examined(
         progress=lambda done, total, text: progress(f"{done + 1}/{total} on {device}: {text}"),
     )
     checks = [
-        Check(way, str(device), task.operation, task.precision, result.status, result.reason)
+        Check(name, str(device), task.operation, task.precision, result.status, result.reason)
         for task in wanted
-        for way, result in found.get(task.name, {}).items()
+        for name, result in found.get(task.name, {}).items()
     ]
     return checks, found
 
@@ -520,13 +524,13 @@ def check_cpu_training(quick: bool, progress: Progress) -> list[Check]:
     """Compare PyTorch's and the native operations with the definition, gradients included."""
     import torch
 
-    from .ops.ways import Network, tasks, ways
+    from .ops.implementations import Network, registered, tasks
 
     network = Network(28, 5, 64, 2, 2)
     checks: list[Check] = []
     for precision in CPU_PRECISIONS:
-        registry = f"{__name__}:ways_{precision}"
-        known = ways(registry)
+        registry = f"{__name__}:implementations_{precision}"
+        known = registered(registry)
         wanted = [
             task
             for task in tasks(network, (precision,))
@@ -539,7 +543,7 @@ def check_cpu_training(quick: bool, progress: Progress) -> list[Check]:
 
 
 def check_gpu(name: str, quick: bool, progress: Progress) -> tuple[list[Check], str | None, str]:
-    """Check and time every way on a GPU and write its dispatch table.
+    """Check and time every implementation on a GPU and write its dispatch table.
 
     Returns
     -------
@@ -549,7 +553,7 @@ def check_gpu(name: str, quick: bool, progress: Progress) -> tuple[list[Check], 
     import torch
 
     from .ops import table
-    from .ops.ways import DEFAULT, GPU, tasks
+    from .ops.implementations import DEFAULT, GPU, tasks
 
     device = torch.device(name)
     wanted = tasks(DEFAULT, GPU_PRECISIONS)
@@ -628,8 +632,8 @@ def text(report: Report) -> str:
     if bad:
         lines.append(
             f"{len(bad)} of {len(report.checks)} checks did not end well. Please report the lines "
-            "above; on a GPU what did not pass is not used, on a CPU choose another backend with "
-            "SORL_BACKEND or another instruction set with SORL_CPU_ISA"
+            "above; on a GPU what did not pass is not used, on a CPU choose what acts with SORL_BACKEND, "
+            "what trains with SORL_OPS, or another instruction set with SORL_CPU_ISA"
         )
     else:
         lines.append(f"All {len(report.checks)} checks agree with the definition.")

@@ -9,10 +9,14 @@ are ensembles, whose tensors have an axis E in front.
 Shape letters: O observation, A action, H hidden, E members of an ensemble.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from math import prod
+from typing import Protocol, Self, TypeVar
 
+T = TypeVar("T")
+
+LETTERS = "wbgc"  # of a layer's tensors, in their order
 ACTOR_EXTRA = 2  # t and log2(1/h)
 CRITIC_EXTRA = 1  # k
 
@@ -63,15 +67,41 @@ class Layout:
         extra = CRITIC_EXTRA if norm else ACTOR_EXTRA
         return cls.of(params, params[0].shape[-2] - act - extra, act, norm)
 
+    @classmethod
+    def of_obs(cls, params: Sequence[Shaped], obs: int, norm: bool) -> Self:
+        """Read a layout off parameters whose number of observations is known, not that of actions."""
+        extra = CRITIC_EXTRA if norm else ACTOR_EXTRA
+        return cls.of(params, obs, params[0].shape[-2] - obs - extra, norm)
+
     @property
     def inputs(self) -> int:
         """Inputs of the first layer."""
         return self.obs + self.act + self.extra
 
     @property
+    def action_columns(self) -> slice:
+        """Where the first layer reads the action."""
+        return slice(self.obs, self.obs + self.act)
+
+    @property
+    def extra_columns(self) -> slice:
+        """Where it reads the scalars behind: an actor's t and log2(1/h), a critic's k."""
+        return slice(self.obs + self.act, self.inputs)
+
+    @property
+    def log2_column(self) -> slice:
+        """Where an actor reads log2(1/h)."""
+        return slice(self.inputs - 1, self.inputs)
+
+    @property
     def lead(self) -> tuple[int, ...]:
         """Axes in front of every tensor: (E,) or ()."""
         return (self.members,) if self.norm else ()
+
+    @property
+    def products(self) -> int:
+        """Multiplications of one row: the numbers of all weights w."""
+        return sum(prod(layer["w"]) for layer in self.layers())
 
     def layers(self) -> list[dict[str, tuple[int, ...]]]:
         """Return the shape of every tensor by its letter, layer by layer."""
@@ -79,7 +109,7 @@ class Layout:
         for i in range(self.depth + 1):
             fan_in = self.hidden if i else self.inputs
             width = self.out if i == self.depth else self.hidden
-            letters = "wbgc" if self.norm and i < self.depth else "wb"
+            letters = LETTERS if self.norm and i < self.depth else "wb"
             vector = (*self.lead, width)
             found.append({x: (*self.lead, fan_in, width) if x == "w" else vector for x in letters})
         return found
@@ -90,6 +120,31 @@ class Layout:
             f"{i}/{x}": shape for i, layer in enumerate(self.layers()) for x, shape in layer.items()
         }
 
+    def build(self, make: Callable[[int, str, tuple[int, ...]], T]) -> list[tuple[T, ...]]:
+        """Return the layers of a network whose tensors are make(layer, letter, shape), in their order."""
+        return [
+            tuple(make(i, x, shape) for x, shape in layer.items())
+            for i, layer in enumerate(self.layers())
+        ]
+
+    def gather(self, arrays: Mapping[str, T], prefix: str = "") -> tuple[tuple[T, ...], ...]:
+        """Return the layers of a network whose tensors have the names of `shapes` behind a prefix."""
+        return tuple(self.build(lambda i, x, _: arrays[f"{prefix}{i}/{x}"]))
+
+    def group(self, params: Sequence[T]) -> list[tuple[T, ...]]:
+        """Return a flat list of parameters as layers."""
+        rest = iter(params)
+        return self.build(lambda i, x, _: next(rest))
+
     def __len__(self) -> int:
         """Return how many tensors the network has."""
-        return (4 if self.norm else 2) * self.depth + 2
+        return (len(LETTERS) if self.norm else 2) * self.depth + 2
+
+
+def named(layers: Sequence[Sequence[T]]) -> dict[str, T]:
+    """Return the tensors of a network by their names in a file, the inverse of `Layout.gather`."""
+    return {
+        f"{i}/{x}": tensor
+        for i, layer in enumerate(layers)
+        for x, tensor in zip(LETTERS, layer, strict=False)
+    }

@@ -1,12 +1,12 @@
 """Check this implementation against golden figures: `python tests/golden.py FILE.npz ...`.
 
-`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_BACKEND=native or torch
+`--precision bf16` checks the native bf16 path, with its own tolerance; SORL_OPS=native or torch
 chooses the backend of fp32.
 
 The file holds inputs, noise, losses, gradients and actions that the authors' code computed. Every
 quantity is judged by max|x - ref| / max|ref| (a Q loss by |x - ref| / max(1, |ref|), since a mean Q
 may cancel). Prints the worst error of each quantity; exits 1 if one is above the tolerance. Works for
-any O, A, width, depth and ensemble that the file's keys say.
+any method, O, A, width, depth, ensemble and options that the file's keys say.
 """
 
 import argparse
@@ -16,9 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from golden_methods import CHECKS, Arrays
 
 from sorl_fast import ops
 from sorl_fast.batch import Batch
+from sorl_fast.layout import LETTERS
 from sorl_fast.learn.algorithms import sorl
 from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor
 
@@ -50,13 +52,13 @@ class Golden:
         self.target_actor = ShortcutActor(self._layers("target_actor"))
         self.critic = CriticEnsemble(self._layers("critic"))
         self.target_critic = CriticEnsemble(self._layers("target_critic"))
-        self.batch = Batch(*(self.arrays[f"batch/{name}"] for name in Batch._fields))
+        self.batch = Batch(*(self.arrays[f"batch/{name}"] for name in Batch._fields[:5]))
 
     def _layers(self, network: str) -> list[dict[str, torch.Tensor]]:
         layers = []
         while f"{network}/{len(layers)}/w" in self.arrays:
             prefix = f"{network}/{len(layers)}/"
-            names = [n for n in "wbgc" if prefix + n in self.arrays]
+            names = [n for n in LETTERS if prefix + n in self.arrays]
             layers.append({n: self.arrays[prefix + n].clone() for n in names})
         return layers
 
@@ -71,7 +73,7 @@ def relative(x: torch.Tensor, ref: torch.Tensor, floor: float = 0.0) -> float:
     if x.shape != ref.shape:
         raise ValueError(f"shape {tuple(x.shape)} instead of {tuple(ref.shape)}")
     scale = max(floor, float(ref.abs().max()))
-    error = float((x - ref).detach().abs().max())
+    error = float((x - ref).detach().abs().max().nan_to_num(torch.inf))
     return error if scale == 0 else error / scale
 
 
@@ -81,7 +83,38 @@ def regression(g: Golden, term: sorl.Regression) -> torch.Tensor:
 
 
 def check(path: Path, dtype: torch.dtype = torch.float32) -> dict[str, float]:
-    """Return the worst error of each quantity in the file."""
+    """Return the worst error of each quantity in the file; `meta/method` says whose they are."""
+    method, numbers = read(path)
+    if method not in ("sorl", *CHECKS):
+        raise SystemExit(
+            f"{path}: meta/method is {method!r}, but must be sorl, {', '.join(CHECKS)}"
+        )
+    return check_sorl(path, dtype) if method == "sorl" else check_method(method, numbers)
+
+
+def read(path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    """Return whose file it is, and its numbers."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    method = str(arrays.pop("meta/method", "sorl"))
+    return method, {k: torch.from_numpy(x).float() for k, x in arrays.items()}
+
+
+def check_method(method: str, numbers: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Return the worst error of each quantity of a method that is not SORL."""
+    arrays, errors = Arrays(numbers), {}
+
+    def note(name: str, x: torch.Tensor, ref: torch.Tensor, floor: float = 0.0) -> None:
+        errors[name] = max(errors.get(name, 0.0), relative(x, ref, floor))
+
+    CHECKS[method](arrays, note)
+    if arrays.unread:
+        raise SystemExit(f"nothing here reads {sorted(arrays.unread)[0]!r} of a file of {method}")
+    return errors
+
+
+def check_sorl(path: Path, dtype: torch.dtype) -> dict[str, float]:
+    """Return the worst error of each quantity in a file of SORL."""
     g = Golden(path, dtype)
     a, config, batch = g.arrays, g.config, g.batch
     errors: dict[str, float] = {}

@@ -1,28 +1,55 @@
-"""Networks as flat parameters, and how the results of an operation are held against float64."""
+"""Random networks, and how the results of an operation are held against float64."""
 
 import math
-from itertools import pairwise
+from dataclasses import astuple
 
 import torch
 
+from sorl_fast.layout import Layout
 
-def layers(O=5, A=3, H=64, depth=2, *, E=0, seed=0, last=1.0):
+
+def layout(O=5, A=3, H=64, depth=2, E=0):
+    """An actor's layout, or with E that of a critic ensemble."""
+    return Layout.critic(O, A, H, depth, E) if E else Layout.actor(O, A, H, depth)
+
+
+def layers(O=5, A=3, H=64, depth=2, *, E=0, seed=0, last=1.0, dtype=torch.float32, grad=True):
     """An actor, or with E a critic ensemble; all parameters random, gains about 1.
 
     `last` scales an actor's last weights: with small ones no action reaches the clip.
     """
     g = torch.Generator().manual_seed(seed)
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    found = []
-    for i, (a, b) in enumerate(pairwise([O + A + extra, *[H] * depth, out])):
-        bound = (last if i == depth and not E else 1.0) * math.sqrt(6 / (a + b))
-        layer = [torch.empty(*lead, a, b).uniform_(-bound, bound, generator=g)]
-        layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        if E and i < depth:
-            layer.append(1 + 0.1 * torch.randn(*lead, b, generator=g))
-            layer.append(0.1 * torch.randn(*lead, b, generator=g))
-        found.append(tuple(x.requires_grad_() for x in layer))
-    return found
+
+    def make(i, letter, shape):
+        if letter == "w":
+            bound = (last if i == depth and not E else 1.0) * math.sqrt(6 / sum(shape[-2:]))
+            x = torch.empty(shape).uniform_(-bound, bound, generator=g)
+        else:
+            x = 0.1 * torch.randn(shape, generator=g) + (letter == "g")
+        return x.to(dtype).requires_grad_(grad)
+
+    return layout(O, A, H, depth, E).build(make)
+
+
+def normal_layers(layout, normal, *, w=1.0, b=0.1, g=0.2, last=(1.0, 0.1)):
+    """A network of normal(*shape) numbers; `last` scales w and b of the last layer, 0.1 c."""
+    scales = {"b": b, "g": g, "c": 0.1}
+
+    def make(i, letter, shape):
+        at_end = i == layout.depth
+        if letter == "w":
+            return (last[0] if at_end else w) * normal(*shape) / shape[-2] ** 0.5
+        scale = last[1] if at_end else scales[letter]
+        return scale * normal(*shape) + (letter == "g")
+
+    return layout.build(make)
+
+
+def packed(net, layout, precision="fp32"):
+    """A network as the kernels take it."""
+    from sorl_fast.kernels.packing import Sizes, pack
+
+    return pack(flat(net), Sizes(*astuple(layout)), precision)
 
 
 def normal(*shape, seed=7, scale=1.0):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sorl_fast.act.policy_file import Policy
+from sorl_fast.layout import LETTERS, Layout
 
 GOLDEN = Path(__file__).parent / "golden" / "reference_small.npz"
 
@@ -34,17 +35,17 @@ def make_policy(
     **more,
 ):
     """Return a Policy; `actor_out`, `critic_out` replace the last bias (and zero the last weights)."""
-    actor, critic = [], []
-    for i in range(depth + 1):
-        fan_in, fan_out = (O + A + 2 if i == 0 else H), (A if i == depth else H)
-        w = _filled((fan_in, fan_out), salt + 10 * i, fan_in + fan_out)
-        actor.append((w, _filled((fan_out,), salt + 10 * i + 1, 60)))
-        fan_in, fan_out = (O + A + 1 if i == 0 else H), (1 if i == depth else H)
-        w = _filled((E, fan_in, fan_out), salt + 10 * i + 2, fan_in + fan_out)
-        b = _filled((E, fan_out), salt + 10 * i + 3, 60)
-        gain = 1 + _filled((E, fan_out), salt + 10 * i + 4, 60)
-        shift = _filled((E, fan_out), salt + 10 * i + 5, 60)
-        critic.append((w, b) if i == depth else (w, b, gain, shift))
+
+    def network(layout, first):
+        def make(i, letter, shape):
+            fan = sum(shape[-2:]) if letter == "w" else 60
+            x = _filled(shape, salt + 10 * i + first + LETTERS.index(letter), fan)
+            return 1 + x if letter == "g" else x
+
+        return layout.build(make)
+
+    actor = network(Layout.actor(O, A, H, depth), 0)
+    critic = network(Layout.critic(O, A, H, depth, E), 2)
     if actor_out is not None:
         w, b = actor[-1]
         actor[-1] = (np.zeros_like(w), np.broadcast_to(np.float32(actor_out), b.shape))
@@ -67,11 +68,8 @@ def golden_policy():
     """Return the golden file's online actor and critic as a Policy, and its samples by name."""
     with np.load(GOLDEN) as file:
         arrays = {k: file[k] for k in file.files}
-    actor = tuple((arrays[f"actor/{i}/w"], arrays[f"actor/{i}/b"]) for i in range(5))
-    critic = tuple(
-        tuple(arrays[f"critic/{i}/{part}"] for part in ("wbgc" if i < 4 else "wb"))
-        for i in range(5)
-    )
+    actor = Layout.actor(28, 5, 64, 4).gather(arrays, "actor/")
+    critic = Layout.critic(28, 5, 64, 4, 2).gather(arrays, "critic/")
     policy = Policy(
         obs_dim=28,
         act_dim=5,

@@ -1,6 +1,7 @@
 """The arrows between the rooms, and what no source may hold."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -191,6 +192,48 @@ def test_kernels_never_wait_for_the_device(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute):
             assert node.attr not in {"item", "tolist", "cpu", "numpy", "synchronize", "nonzero"}
+
+
+# what spells out a network's inputs or its tensors' letters; in two parts, for this file is read too
+SPELLED = ("O + A" + " + ", "+ A" + " + 1", "+ A" + " + 2", "wb" + "gc")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for room in ("sorl_fast", "bench", "tests") for p in sorted(ROOT.glob(f"{room}/**/*.py"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
+def test_the_shapes_of_networks_stand_in_one_place(path):
+    text = path.read_text()
+    if path == ROOT / "sorl_fast" / "layout.py":
+        assert all(words in text for words in SPELLED[::3])  # the search finds what is there
+        return
+    found = [words for words in SPELLED if words in text]
+    assert not found, f"{found}: take the layout's words from sorl_fast.layout"
+
+
+@pytest.mark.parametrize("room", ["sorl_fast/ops", "kernels", "tests/ops", "tests/kernels"])
+def test_no_file_is_too_long_to_be_read_at_once(room):
+    lengths = {p.name: len(p.read_text().splitlines()) for p in ROOT.glob(f"{room}/*.py")}
+    assert len(lengths) >= 8
+    assert max(lengths.values()) <= 600, max(lengths, key=lengths.__getitem__)
+
+
+VARIABLES = re.compile(r"\bSORL_[A-Z_]+")
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_reads_its_own_variable_alone(path):
+    """Three variables choose: SORL_BACKEND what acts, SORL_OPS what trains, SORL_CPU_ISA for both."""
+    read = {
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.Subscript) and "environ" in ast.unparse(node)
+        for name in VARIABLES.findall(ast.unparse(node))
+    }
+    room = module_of(path).split(".")[0]
+    others = {"act": {"SORL_OPS"}, "ops": {"SORL_BACKEND"}}
+    assert read <= {"SORL_BACKEND", "SORL_OPS", "SORL_CPU_ISA"} - others.get(room, set())
 
 
 def test_the_arrow_test_can_fail():

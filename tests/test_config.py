@@ -3,9 +3,41 @@
 import pytest
 
 from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig, euler_steps
+from sorl_fast.envs import PRESETS
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms import method_config
 from sorl_fast.learn.algorithms.sorl import SorlConfig
+
+# FQL alpha, IQL alpha, ReBRAC actor and critic, IFQL N, IDQL expectile
+BASELINES = """
+antmaze-large-navigate 10 10 .003 .01 32 .9
+antmaze-giant-navigate 10 10 .003 .01 32 .9
+humanoidmaze-medium-navigate 30 10 .01 .01 32 .7
+humanoidmaze-large-navigate 30 10 .01 .01 32 .7
+antsoccer-arena-navigate 10 1 .01 .01 64 .7
+cube-single-play 300 1 1 0 32 .7
+cube-double-play 300 .3 .1 0 32 .7
+scene-play 300 10 .1 .01 32 .7
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", BASELINES, ids=lambda x: x.split()[0])
+def test_presets_of_the_other_methods(line):
+    family, *numbers = line.split()
+    preset = PRESETS[family]
+    for task in preset.tasks:
+        names = ("bc", "fql", "iql", "rebrac", "ifql", "idql")
+        bc, fql, iql, rebrac, ifql, idql = (method_config(name, task, {}) for name in names)
+        found = (fql.alpha, iql.alpha, rebrac.alpha_actor, rebrac.alpha_critic)
+        assert (*found, ifql.num_samples, idql.expectile) == tuple(map(float, numbers))
+        assert fql.q_agg == preset.q_agg
+        assert all(c.gamma == preset.gamma for c in (fql, iql, rebrac, ifql, idql))
+        assert (bc.batch_size, idql.batch_size) == (256, 512)
+
+
+def test_fql_needs_its_alpha_outside_the_table():
+    with pytest.raises(BadInput, match=r"alpha must be given: add --alpha \(the paper used 10"):
+        method_config("fql", "mine", {})
 
 
 def test_defaults_are_the_algorithms_constants():

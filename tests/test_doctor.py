@@ -103,10 +103,19 @@ def test_a_doctor_without_torch_imports_none():
             {"environment": {"SORL_BACKEND": "native"}, "instruction_sets": None},
             "SORL_BACKEND is 'native', but",
         ),
+        ({"environment": {"SORL_OPS": "numpy"}}, "SORL_OPS is 'numpy', but must be one of native"),
+        ({"environment": {"SORL_OPS": "triton"}}, "SORL_OPS is 'triton', but there is no GPU"),
+        (
+            {"environment": {"SORL_OPS": "native"}, "instruction_sets": None},
+            "SORL_OPS is 'native', but",
+        ),
         ({"versions": {"torch": None}}, "pip install 'sorl-fast[train]'"),
         ({"gpus": [GPU], "versions": {"triton": None}}, "triton is not installed"),
     ],
-    ids=["no-native", "isa", "no-isa", "backend", "no-gpu", "backend-gone", "torch", "triton"],
+    ids=[
+        *("no-native", "isa", "no-isa", "backend", "no-gpu", "backend-gone", "ops", "ops-no-gpu"),
+        *("ops-gone", "torch", "triton"),
+    ],
 )
 def test_what_the_user_should_know(change, says):
     there = a_machine()

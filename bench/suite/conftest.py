@@ -84,12 +84,12 @@ def native_training() -> Iterator[Callable[[str], int]]:
     """Return what makes training native in a precision, on all cores, and returns the threads."""
     native = peers.import_native()
     threads = min(available_cores(), ops.MAX_THREADS)
-    before = os.environ.get("SORL_BACKEND"), torch.get_num_threads()
+    before = os.environ.get("SORL_OPS"), torch.get_num_threads()
 
     def choose(precision: str) -> int:
         if not native.train_isas(precision):
             pytest.skip(f"no native training in {precision} on this processor")
-        os.environ["SORL_BACKEND"] = "native"
+        os.environ["SORL_OPS"] = "native"
         torch.set_num_threads(1)
         ops.configure(precision=precision, threads=threads)
         return threads
@@ -97,9 +97,9 @@ def native_training() -> Iterator[Callable[[str], int]]:
     yield choose
     ops.configure(precision="fp32", threads=1)
     torch.set_num_threads(before[1])
-    os.environ.pop("SORL_BACKEND", None)
+    os.environ.pop("SORL_OPS", None)
     if before[0] is not None:
-        os.environ["SORL_BACKEND"] = before[0]
+        os.environ["SORL_OPS"] = before[0]
 
 
 @pytest.fixture

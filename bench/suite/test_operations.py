@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sorl_fast import ops
 from sorl_fast.ops import judge, problems, reference
+from sorl_fast.ops.implementations import Network
 from sorl_fast.ops.problems import Case, Problem, Truth
-from sorl_fast.ops.ways import Network
 
 CELL = shapes.Cell(256, 8, 1)  # B is the batch, M the rollout's steps and the critic's k
 CASE = Case(

@@ -64,24 +64,30 @@ void adam(Team& team, const Adam& a) {
         each([&](std::int64_t, int i, std::int64_t at, std::int64_t n) {
           const float* g = a.grads[0][i] + at;
           const float* h = a.sums > 1 ? a.grads[1][i] + at : nullptr;
-          float *p = a.param[i] + at, *m = a.first[i] + at, *v = a.second[i] + at, *target = a.target[i] + at;
+          float *p = a.param[i] + at, *m = a.first[i] + at, *v = a.second[i] + at;
+          float* target = a.target != nullptr ? a.target[i] + at : nullptr;
           const auto step = [&](auto x, auto& pv, auto& mv, auto& vv, auto& tv, auto sqrt) {
             x *= scale;
             mv += (x - mv) * rest1;
             vv = vv * keep2 + x * x * rest2;
+            if (a.ema_before) tv += (pv - tv) * tau;
             pv -= rate * mv / (sqrt(vv) * inverse_root + eps);
-            tv += (pv - tv) * tau;
+            if (!a.ema_before) tv += (pv - tv) * tau;
           };
           std::int64_t k = 0;
           for (; k + 16 <= n; k += 16) {
-            v16 x = load(g + k), pv = load(p + k), mv = load(m + k), vv = load(v + k), tv = load(target + k);
+            v16 x = load(g + k), pv = load(p + k), mv = load(m + k), vv = load(v + k), tv{};
+            if (target != nullptr) tv = load(target + k);
             if (h != nullptr) x += load(h + k);
             step(x, pv, mv, vv, tv, [](v16 y) { return root(y); });
-            store(p + k, pv), store(m + k, mv), store(v + k, vv), store(target + k, tv);
+            store(p + k, pv), store(m + k, mv), store(v + k, vv);
+            if (target != nullptr) store(target + k, tv);
           }
-          for (; k < n; ++k)
-            step(h != nullptr ? g[k] + h[k] : g[k], p[k], m[k], v[k], target[k],
+          for (; k < n; ++k) {
+            float none = 0.0f;
+            step(h != nullptr ? g[k] + h[k] : g[k], p[k], m[k], v[k], target != nullptr ? target[k] : none,
                  [](float y) { return __builtin_sqrtf(y); });
+          }
         });
       },
       &context);

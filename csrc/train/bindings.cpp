@@ -34,7 +34,7 @@ class TrainNet {
  public:
   TrainNet(int obs, int act, int extra, int hidden, int depth, int out, int members, bool norm,
            const std::string& precision, const std::string& isa) {
-    for (const int n : {obs, act, hidden, depth, out, members})
+    for (const int n : {obs, act + 1, hidden, depth, out, members})
       if (n < 1) throw py::value_error("a dimension is below 1");
     if (extra < 1 || extra > 2) throw py::value_error("extra must be 1 or 2");
     if (depth > kMaxDepth)
@@ -145,13 +145,13 @@ class TrainNet {
 float adam(const std::string& isa, const std::vector<Address>& params, const std::vector<std::vector<Address>>& grads,
            const std::vector<Address>& first, const std::vector<Address>& second,
            const std::vector<Address>& targets, const std::vector<std::int64_t>& sizes, std::int64_t step,
-           double lr, double b1, double b2, double eps, double clip_norm, double tau) {
+           double lr, double b1, double b2, double eps, double clip_norm, double tau, bool ema_before) {
   const std::size_t n = params.size();
   if (grads.empty() || grads.size() > 2) throw py::value_error("one or two lists of gradients");
   for (const auto& g : grads) expect_count("gradients", g.size(), n);
   expect_count("first moments", first.size(), n);
   expect_count("second moments", second.size(), n);
-  expect_count("targets", targets.size(), n);
+  if (!targets.empty()) expect_count("targets", targets.size(), n);
   expect_count("sizes", sizes.size(), n);
   const Ops* ops = TrainNet::find("fp32", isa);
   float norm = 0;
@@ -166,9 +166,10 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
       Adam a{};
       a.tensors = static_cast<int>(n);
       a.param = pointers(params), a.grads = sums, a.sums = static_cast<int>(grads.size());
-      a.first = pointers(first), a.second = pointers(second), a.target = pointers(targets);
+      a.first = pointers(first), a.second = pointers(second), a.target = targets.empty() ? nullptr : pointers(targets);
       a.sizes = sizes.data(), a.step = step;
       a.lr = lr, a.b1 = b1, a.b2 = b2, a.eps = eps, a.clip_norm = clip_norm, a.tau = tau;
+      a.ema_before = ema_before;
       a.partial = runtime.partial_sums(chunks);
       a.norm = &norm;
       ops->adam(team, a);

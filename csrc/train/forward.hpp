@@ -65,7 +65,7 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
                [&](int r, int c) { return f.obs[std::size_t(row0 + r) * s.obs + c]; });
   P::template gemm<false>(nrb, p.HB, p.XB, x, p.XB * kPitch, kPitch, w + p.fwd_x(), p.XB * kPitch, kPitch,
                           nullptr, 0, 0, Plain{pre, wide, nullptr}, Last{kBlock, kBlock, last_of(kInputs * s.obs)});
-  std::memcpy(z, f.act + std::size_t(row0) * s.act, sizeof(float) * rows * s.act);
+  if (s.act > 0) std::memcpy(z, f.act + std::size_t(row0) * s.act, sizeof(float) * rows * s.act);
   for (int step = 0; step < f.steps; ++step) {
     if (keeper) group = saved.group(step, rb0);
     pack_rows<P>(group, nrb, p.GB, rows, s.group(), [&](int r, int c) {

@@ -33,7 +33,7 @@ inline constexpr int kMaxDepth = 16;
 constexpr int blocks(int n) { return (n + kBlock - 1) / kBlock; }
 
 struct Shape {
-  int obs, act, extra;  // columns of layer 1's input: observation, action, extra scalars
+  int obs, act, extra;  // columns of layer 1's input: observation, action (0 of V(x)), extra scalars
   int hidden, depth;    // hidden layers of that width
   int out, members;
   bool norm;  // LayerNorm after each hidden layer's GELU
@@ -103,9 +103,10 @@ struct Adam {
   int sums;
   float* const* first;
   float* const* second;
-  float* const* target;
+  float* const* target;  // or null: no EMA
   const std::int64_t* sizes;
   double lr, b1, b2, eps, clip_norm, tau;
+  bool ema_before;  // the targets follow the parameters as they were before the step
   std::int64_t step;
   double* partial;  // [chunks] of work memory
   float* norm;      // result

@@ -283,13 +283,11 @@ def from_json(value: Any) -> Form:
     return FORMS[kind](**fields)
 
 
-def count_tensors(depth: int, ensemble: int, form: Form | None) -> tuple[int, str]:
-    """Return how many tensors a policy has, and how that number comes about."""
+def count_tensors(depth: int, ensemble: int, form: Form | None) -> int:
+    """Return how many tensors a policy has, without a list of them."""
     if isinstance(form, Diffusion) and form.residual:
-        n = 9 + 6 * form.blocks + (2 * depth + 2 if ensemble else 0)
-        return n, f"9 + 6 blocks{' + 2 depth + 2' * (ensemble > 0)} = {n}"
-    n = 6 * depth + 4 if ensemble else 2 * depth + 2
-    return n, f"{'6 depth + 4' if ensemble else '2 depth + 2'} = {n} with depth = {depth}"
+        return 9 + 6 * form.blocks + (2 * depth + 2 if ensemble else 0)
+    return 6 * depth + 4 if ensemble else 2 * depth + 2
 
 
 def tensor_shapes(

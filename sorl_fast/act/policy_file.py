@@ -28,6 +28,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..atomic import write_bytes
 from ..config import euler_steps
 from ..errors import BadInput
+from ..layout import named
 from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
 from .refusal import Words, is_ints, is_number, refuse
 
@@ -91,10 +92,10 @@ class Policy:
     q_agg
         How the ensemble is aggregated: mean or min.
     actor
-        D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)], O + A + 2 inputs.
+        D + 1 layers (w [in, out], b [out]); the first reads [x, z, t, log2(1/h)].
     critic
         D layers (w [E, in, out], b, g, c [E, out]) and a last (w [E, H, 1], b [E, 1]); the first
-        reads [x, a, k], O + A + 1 inputs. Without critics no layers.
+        reads [x, a, k]. Without critics no layers.
     action_low, action_high
         Bounds [A], finite, low < high.
     env
@@ -340,9 +341,9 @@ def _parse(data: bytes) -> Policy:
     if not isinstance(values["config"], dict):
         refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    expected, why = count_tensors(values["depth"], values["ensemble"], form)
-    if len(tensors) != expected:  # before `depth` is trusted to make a list
-        refuse("tensors", len(tensors), why)
+    count = count_tensors(values["depth"], values["ensemble"], form)
+    if len(tensors) != count:  # before `depth` is trusted to make a list
+        refuse("tensors", len(tensors), f"{count}, as many as with depth = {values['depth']}")
     shapes = tensor_shapes(**{k: values[k] for k in (*_DIMS, "depth")}, form=form)
     arrays = _read(data, start, tensors, shapes)
     actor, critic = _layers(arrays, shapes)
@@ -552,10 +553,9 @@ def _letters(network: str, shapes: Iterable[str]) -> list[str]:
 def _tensors(actor: Layers, critic: Layers) -> dict[str, Any]:
     """Return the layers' arrays by their names in the file."""
     return {
-        f"{network}/{i}/{part}": array
+        f"{network}/{name}": array
         for network, layers in (("actor", actor), ("critic", critic))
-        for i, layer in enumerate(layers)
-        for part, array in zip("wbgc", layer, strict=False)
+        for name, array in named(layers).items()
     }
 
 

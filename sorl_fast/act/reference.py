@@ -49,7 +49,7 @@ def actor_velocity(actor: Layers, obs: Array, z: Array, t: float, log2_steps: fl
     Parameters
     ----------
     actor
-        Layers (w, b); the first reads [x, z, t, log2(1/h)], so it has O + A + 2 inputs.
+        Layers (w, b); the first reads [x, z, t, log2(1/h)] (`layout.Layout.actor`).
     obs, z
         Observations x [R, O], already normalised, and partly denoised actions z_t [R, A].
     t, log2_steps
@@ -95,7 +95,7 @@ def critic_values(critic: Layers, obs: Array, actions: Array, steps: int) -> Arr
     Parameters
     ----------
     critic
-        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k], so it has O + A + 1 inputs.
+        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k] (`layout.Layout.critic`).
     obs, actions
         [R, O], already normalised, and [R, A].
     steps

@@ -31,6 +31,7 @@ ROUNDING = 8 * float(
 MOSTLY_DONE = 0.9  # a part of rows with mask 0 from which on they are probably the wrong way round
 
 _OGBENCH_FIELDS = ("observations", "actions", "terminals", "qpos", "qvel")
+FIELDS = Batch._fields[:5]  # what every data set has
 _OWN_FIELDS = ("observations", "actions", "rewards", "masks")
 # of OGBench, D4RL and Minari
 _END_FIELDS = ("terminals", "terminations", "timeouts", "truncations")
@@ -48,7 +49,8 @@ class TransitionData:
     Parameters
     ----------
     arrays
-        observations [T, O], actions [T, A], rewards [T], next_observations [T, O], masks [T].
+        observations [T, O], actions [T, A], rewards [T], next_observations [T, O], masks [T], and
+        perhaps next_actions [T, A].
     source
         What the errors call it: a file name.
     device
@@ -65,13 +67,14 @@ class TransitionData:
     ):
         _check_arrays(arrays, source)
         self.source = source
-        clipped = dict(arrays)
-        clipped["actions"] = np.clip(arrays["actions"], -ACTION_LIMIT, ACTION_LIMIT)
+        found = {name: arrays[name] for name in Batch._fields if name in arrays}
+        for name in found.keys() & {"actions", "next_actions"}:
+            found[name] = np.clip(found[name], -ACTION_LIMIT, ACTION_LIMIT)
         self._batch = Batch(
-            *(
-                torch.from_numpy(np.ascontiguousarray(clipped[name], np.float32)).to(device)
-                for name in Batch._fields
-            )
+            **{
+                name: torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device)
+                for name, x in found.items()
+            }
         )
 
     def __len__(self) -> int:
@@ -100,7 +103,8 @@ class TransitionData:
 
     def take(self, index: Tensor) -> Batch:
         """Return the transitions at `index` int64 [B], which lives on the data's device."""
-        return Batch(*(x.index_select(0, index) for x in self._batch))
+        fields = {n: x for n, x in self._batch._asdict().items() if x is not None}
+        return Batch(**{name: x.index_select(0, index) for name, x in fields.items()})
 
     def normalise(self, mean: Tensor, std: Tensor) -> None:
         """Replace every observation x by (x - mean) / std, in place; mean and std are [O]."""
@@ -121,9 +125,10 @@ class TransitionData:
         return x.mean(0).float(), std.masked_fill(constant, 1).float(), columns
 
     def digest(self) -> str:
-        """Return the SHA-256 of all fields, in hex: equal data have equal digests."""
+        """Return the SHA-256 of the fields that every data set has, in hex: equal data, equal digests."""
         sha = hashlib.sha256()
-        for name, x in zip(Batch._fields, self._batch, strict=True):
+        for name in FIELDS:
+            x = getattr(self._batch, name)
             sha.update(f"{name}{tuple(x.shape)}".encode())
             sha.update(np.ascontiguousarray(x.cpu().numpy()).data)
         return sha.hexdigest()
@@ -146,6 +151,7 @@ def load_data(
     download: bool = False,
     normalize_obs: bool = False,
     normaliser: tuple[Tensor, Tensor] | None = None,
+    next_actions: bool = False,
     device: torch.device | str = "cpu",
 ) -> DataPair:
     """Load the data of one training.
@@ -169,6 +175,9 @@ def load_data(
     normaliser
         Mean and scale [O] to standardise by instead: those that a run has begun with. The scale of what
         never varies is 1 also there.
+    next_actions
+        Load the data's action at each next observation too. Data of your own must then say where
+        trajectories end, for their rows must be in order.
     device
         Where the tensors are kept.
 
@@ -180,9 +189,13 @@ def load_data(
     """
     path = Path(data).expanduser()
     if path.suffix == ".npz":
-        train, val = _load_own(path)
+        train, val = _load_own(path, next_actions)
     else:
         train, val = _load_ogbench(env, path, download)
+        if next_actions:
+            name = dataset_name(env)
+            for arrays, file in ((train, f"{name}.npz"), (val, f"{name}-val.npz")):
+                arrays["next_actions"] = _following_actions(path / file)
     pair = DataPair(
         TransitionData(train, str(path), device),
         None if val is None else TransitionData(val, f"{path} (validation)", device),
@@ -274,6 +287,19 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
     return train, val
 
 
+def _following_actions(path: Path) -> np.ndarray:
+    """Return the action of the row behind each of ogbench's transitions in a file of OGBench.
+
+    A trajectory's last row is no transition, but has an action: that of the last next observation. (The
+    authors of ReBRAC's baseline take the row behind among the transitions, which there is the first of
+    the next trajectory: corrected here.)
+    """
+    arrays = _open_npz(path, ("actions", "terminals"))
+    transitions = np.flatnonzero(arrays["terminals"] == 0)
+    actions: np.ndarray = arrays["actions"]
+    return actions[np.minimum(transitions + 1, len(actions) - 1)]
+
+
 def _open_npz(path: Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """Read those arrays of a file that are named and there; None: all."""
     if not path.is_file():
@@ -315,9 +341,11 @@ def _check_ogbench_file(path: Path) -> None:
         raise BadInput(f"{path}: terminals mark no episode's end. {remedy}")
 
 
-def _load_own(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
+def _load_own(
+    path: Path, next_actions: bool
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     val = path.with_name(f"{path.stem}-val.npz")
-    train = _own_transitions(path)
+    train = _own_transitions(path, next_actions)
     masks = train["masks"]
     done = float((masks == 0).mean()) if masks.size else 0.0
     if done >= MOSTLY_DONE:
@@ -327,10 +355,10 @@ def _load_own(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] 
             "only time ran out",
             file=sys.stderr,
         )
-    return train, _own_transitions(val) if val.is_file() else None
+    return train, _own_transitions(val, next_actions) if val.is_file() else None
 
 
-def _own_transitions(path: Path) -> dict[str, np.ndarray]:
+def _own_transitions(path: Path, next_actions: bool) -> dict[str, np.ndarray]:
     # what else the file holds is the user's business
     arrays = _open_npz(path, (*_OWN_FIELDS, "next_observations", *_END_FIELDS))
     for name in _OWN_FIELDS:
@@ -342,6 +370,8 @@ def _own_transitions(path: Path) -> dict[str, np.ndarray]:
         if x.ndim == 0:
             raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
         _check_dtype(str(path), name, x)
+    if next_actions:
+        arrays = _with_next_actions(arrays, path)
     if "next_observations" not in arrays:
         arrays = _with_next_observations(arrays, path)
     limit = float(np.abs(arrays["actions"]).max(initial=0.0))
@@ -355,6 +385,42 @@ def _own_transitions(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _trajectory_ends(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray:
+    """Return which rows [T] any of _END_FIELDS ends a trajectory with."""
+    rows = len(arrays["observations"])
+    ends = np.zeros(rows, bool)
+    for name in (*(name for name in _END_FIELDS if name in arrays), "masks"):
+        x = arrays[name]
+        if x.shape != (rows,):
+            raise BadInput(f"{path}: {name} {x.shape} must have shape ({rows},). {_OWN_REMEDY}")
+        if name in _END_FIELDS:
+            if not np.isin(x, (0, 1)).all():
+                raise BadInput(f"{path}: {name} must be 0 or 1. {_OWN_REMEDY}")
+            ends |= x.astype(bool)
+    for name in ("actions", "rewards"):
+        if len(arrays[name]) != rows:
+            raise BadInput(f"{path}: {name} has {len(arrays[name])} rows, observations have {rows}")
+    return ends
+
+
+def _with_next_actions(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """Take a' from the following row of the same trajectory; a trajectory's last row has its own action.
+
+    That stands in for one that the file does not have. It is read only where the row has a
+    next_observation of its own and is no end of the task.
+    """
+    if not any(name in arrays for name in _END_FIELDS):
+        raise BadInput(
+            f"{path} has no terminals, so nobody knows which action follows which, and this method "
+            "reads the next one. Add terminals [T] (1 at a trajectory's last row) if the rows are in "
+            "order, or choose another --method"
+        )
+    ends, actions = _trajectory_ends(arrays, path), arrays["actions"]
+    following = np.concatenate([actions[1:], actions[-1:]])
+    following[ends] = actions[ends]
+    return arrays | {"next_actions": following}
+
+
 def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     """Take x' from the following row of the same trajectory, which any of _END_FIELDS may end.
 
@@ -363,33 +429,21 @@ def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[s
     given = [name for name in _END_FIELDS if name in arrays]
     if not given:
         raise BadInput(f"{path} has neither next_observations nor terminals. {_OWN_REMEDY}")
-    obs = arrays["observations"]
-    rows = len(obs)
-    ends = np.zeros(rows, bool)
-    for name in (*given, "masks"):
-        x = arrays[name]
-        if x.shape != (rows,):
-            raise BadInput(f"{path}: {name} {x.shape} must have shape ({rows},). {_OWN_REMEDY}")
-        if name in _END_FIELDS:
-            if not np.isin(x, (0, 1)).all():
-                raise BadInput(f"{path}: {name} must be 0 or 1. {_OWN_REMEDY}")
-            ends |= x.astype(bool)
+    obs, rows = arrays["observations"], len(arrays["observations"])
+    ends = _trajectory_ends(arrays, path)
     if rows > 1 and not ends[:-1].any():
         print(
             f"{path}: {' and '.join(given)} end no trajectory before the last row: it is taken as a single "
             f"one of {rows} rows. If it holds several, set terminals to 1 in the last row of each",
             file=sys.stderr,
         )
-    for name in ("actions", "rewards"):
-        if len(arrays[name]) != rows:
-            raise BadInput(f"{path}: {name} has {len(arrays[name])} rows, observations have {rows}")
     if rows:
         ends[-1] = True
     following = np.concatenate([obs[1:], obs[-1:]])
     following[ends] = obs[ends]
     keep = ~ends | (arrays["masks"] == 0)
     arrays = arrays | {"next_observations": following}
-    return {name: arrays[name][keep] for name in Batch._fields}
+    return {name: arrays[name][keep] for name in Batch._fields if name in arrays}
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
@@ -409,6 +463,8 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:
         "next_observations": obs.shape,
         "masks": (rows,),
     }
+    if "next_actions" in arrays:
+        shapes["next_actions"] = (rows, actions.shape[1])
     for name, shape in shapes.items():
         x = arrays[name]
         if x.shape != shape:

@@ -11,7 +11,14 @@ FAMILY = Family(
             obs_dim=29,
             act_dim=8,
             episode_limit=1000,
-            methods={"sorl": {"q_coef": 500, "gamma": 0.99, "q_agg": "min"}},
+            methods={
+                "sorl": {"q_coef": 500, "q_agg": "min", "gamma": 0.99},
+                "fql": {"alpha": 10, "q_agg": "min", "gamma": 0.99},
+                "iql": {"alpha": 10, "gamma": 0.99},
+                "ifql": {"num_samples": 32, "gamma": 0.99},
+                "rebrac": {"alpha_actor": 0.003, "alpha_critic": 0.01, "gamma": 0.99},
+                "idql": {"expectile": 0.9, "gamma": 0.99},
+            },
             paper={"sorl": Result(89, 2), "fql": Result(79)},
         ),
         Preset(
@@ -19,7 +26,14 @@ FAMILY = Family(
             obs_dim=29,
             act_dim=8,
             episode_limit=1000,
-            methods={"sorl": {"q_coef": 500, "gamma": 0.995, "q_agg": "min"}},
+            methods={
+                "sorl": {"q_coef": 500, "q_agg": "min", "gamma": 0.995},
+                "fql": {"alpha": 10, "q_agg": "min", "gamma": 0.995},
+                "iql": {"alpha": 10, "gamma": 0.995},
+                "ifql": {"num_samples": 32, "gamma": 0.995},  # unconfirmed
+                "rebrac": {"alpha_actor": 0.003, "alpha_critic": 0.01, "gamma": 0.995},
+                "idql": {"expectile": 0.9, "gamma": 0.995},
+            },
             paper={"sorl": Result(9, 6), "fql": Result(9)},
         ),
     ),

@@ -43,7 +43,14 @@ FAMILY = Family(
             obs_dim=28,
             act_dim=5,
             episode_limit=200,
-            methods={"sorl": {"q_coef": 10, "gamma": 0.99, "q_agg": "mean"}},
+            methods={
+                "sorl": {"q_coef": 10, "q_agg": "mean", "gamma": 0.99},
+                "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
+                "iql": {"alpha": 1, "gamma": 0.99},
+                "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
+                "rebrac": {"alpha_actor": 1, "alpha_critic": 0, "gamma": 0.99},
+                "idql": {"expectile": 0.7, "gamma": 0.99},
+            },
             paper={"sorl": Result(97, 1), "fql": Result(96)},
         ),
         Preset(
@@ -51,7 +58,14 @@ FAMILY = Family(
             obs_dim=37,
             act_dim=5,
             episode_limit=500,
-            methods={"sorl": {"q_coef": 50, "gamma": 0.99, "q_agg": "mean"}},
+            methods={
+                "sorl": {"q_coef": 50, "q_agg": "mean", "gamma": 0.99},
+                "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
+                "iql": {"alpha": 0.3, "gamma": 0.99},
+                "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
+                "rebrac": {"alpha_actor": 0.1, "alpha_critic": 0, "gamma": 0.99},
+                "idql": {"expectile": 0.7, "gamma": 0.99},
+            },
             paper={"sorl": Result(25, 3), "fql": Result(29)},
         ),
     ),

@@ -29,7 +29,10 @@ class Preset:
         Steps after which an episode is cut off.
     methods
         By the method's name on the command line, the fields of its config that are set for this
-        environment; the others keep their defaults.
+        environment; the others keep their defaults. SORL's are its paper's. FQL's are its README's. Those
+        of IQL and ReBRAC are that README's for humanoidmaze-medium only; the others are notes on the
+        paper's appendix, and what is marked unconfirmed is a recollection. IDQL's number of candidates was
+        not found: its default is one of the three that its authors tried.
     paper
         By the method's name, the figures of arXiv 2505.22866.
     """

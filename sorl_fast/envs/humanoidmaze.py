@@ -11,7 +11,14 @@ FAMILY = Family(
             obs_dim=69,
             act_dim=21,
             episode_limit=2000,
-            methods={"sorl": {"q_coef": 100, "gamma": 0.995, "q_agg": "mean"}},
+            methods={
+                "sorl": {"q_coef": 100, "q_agg": "mean", "gamma": 0.995},
+                "fql": {"alpha": 30, "q_agg": "mean", "gamma": 0.995},
+                "iql": {"alpha": 10, "gamma": 0.995},
+                "ifql": {"num_samples": 32, "gamma": 0.995},
+                "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01, "gamma": 0.995},
+                "idql": {"expectile": 0.7, "gamma": 0.995},
+            },
             paper={"sorl": Result(64, 4), "fql": Result(58)},
         ),
         Preset(
@@ -19,7 +26,14 @@ FAMILY = Family(
             obs_dim=69,
             act_dim=21,
             episode_limit=2000,
-            methods={"sorl": {"q_coef": 500, "gamma": 0.995, "q_agg": "mean"}},
+            methods={
+                "sorl": {"q_coef": 500, "q_agg": "mean", "gamma": 0.995},
+                "fql": {"alpha": 30, "q_agg": "mean", "gamma": 0.995},
+                "iql": {"alpha": 10, "gamma": 0.995},
+                "ifql": {"num_samples": 32, "gamma": 0.995},  # unconfirmed
+                "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01, "gamma": 0.995},
+                "idql": {"expectile": 0.7, "gamma": 0.995},
+            },
             paper={"sorl": Result(5, 2), "fql": Result(4)},
         ),
     ),

@@ -68,7 +68,14 @@ FAMILY = Family(
             obs_dim=40,
             act_dim=5,
             episode_limit=750,
-            methods={"sorl": {"q_coef": 100, "gamma": 0.99, "q_agg": "mean"}},
+            methods={
+                "sorl": {"q_coef": 100, "q_agg": "mean", "gamma": 0.99},
+                "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
+                "iql": {"alpha": 10, "gamma": 0.99},
+                "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
+                "rebrac": {"alpha_actor": 0.1, "alpha_critic": 0.01, "gamma": 0.99},
+                "idql": {"expectile": 0.7, "gamma": 0.99},
+            },
             paper={"sorl": Result(57, 2), "fql": Result(56)},
         ),
     ),

@@ -11,7 +11,7 @@ from ..batch import Batch
 from ..errors import BadInput
 from .method import Method, Trained
 from .noise import Noise
-from .optimiser import AdamEma
+from .optimiser import AdamEma, AdamW, AdamWSettings
 
 
 class Learner(Trained):
@@ -43,7 +43,13 @@ class Learner(Trained):
             network = self.networks[name] = spec.make(generator).to(device)
             if spec.target:
                 self.targets[name] = copy.deepcopy(network).requires_grad_(False)
-            self.optimisers[name] = AdamEma(network, self.targets.get(name), spec.adam)
+            target = self.targets.get(name)
+            self.optimisers[name] = (
+                AdamW(network, target, spec.adam)
+                if isinstance(spec.adam, AdamWSettings)
+                else AdamEma(network, target, spec.adam)
+            )
+        self.kept = {name: x.to(device) for name, x in method.kept().items()}
 
     def count_on_device(self) -> None:
         """Count the optimisers' steps on the device: see `AdamEma.count_on_device`."""
@@ -74,7 +80,7 @@ class Learner(Trained):
             ):
                 tensors[f"{name}_adam/first/{key}"] = m
                 tensors[f"{name}_adam/second/{key}"] = v
-        return tensors
+        return tensors | {f"kept/{name}": x for name, x in self.kept.items()}
 
     def load_state(self, tensors: Mapping[str, Tensor], steps: int) -> None:
         """Take over the tensors of `state()` and the number of updates they have seen.

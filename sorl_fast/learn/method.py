@@ -18,14 +18,14 @@ from ..batch import Batch
 from ..config import MethodConfig
 from .networks import Network
 from .noise import Noise, Plan
-from .optimiser import AdamEma, AdamSettings
+from .optimiser import AdamEma, AdamSettings, AdamWSettings
 
 
 class NetworkSpec(NamedTuple):
     """One network that a method trains."""
 
     make: Callable[[torch.Generator], Network]  # fresh, on the CPU
-    adam: AdamSettings
+    adam: AdamSettings | AdamWSettings
     target: bool = False  # whether an EMA target follows it
 
 
@@ -36,6 +36,15 @@ class Trained:
     networks: dict[str, Any]
     targets: dict[str, Any]  # EMA targets, of those networks that have one
     optimisers: dict[str, AdamEma]
+    kept: dict[str, Tensor]  # what an update leaves for later ones beside these: `Method.kept`
+
+    def step(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
+        """Make a step of every network named, each along the gradient of its own loss.
+
+        All gradients are taken before the first step. Returns their norms.
+        """
+        grads = {name: self.optimisers[name].gradients(loss) for name, loss in losses.items()}
+        return [self.optimisers[name].apply(*parts) for name, parts in grads.items()]
 
 
 class Export(NamedTuple):
@@ -80,6 +89,10 @@ class Method(ABC, Generic[C]):
     def plan(self, act_dim: int) -> Plan:
         """Return what an update draws from the device's generator."""
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return further tensors that updates write and read, as they start; on the CPU."""
+        return {}
+
     def choose(self, host: torch.Generator, step: int) -> Hashable:
         """Return what decides which operations update number `step`, from 1, consists of.
 
@@ -105,6 +118,6 @@ class Method(ABC, Generic[C]):
     ) -> dict[str, Tensor]:
         """Return the `val_metrics` at `batch`; nothing changes, no gradient is kept."""
 
-    @abstractmethod
-    def export(self, trained: Trained, about: Export) -> Policy:
-        """Return what acts, as an immutable policy."""
+    def export(self, trained: Trained, about: Export) -> Policy | None:
+        """Return what acts, as an immutable policy; None: the policy file has no form for it yet."""
+        return None

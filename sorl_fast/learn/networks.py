@@ -1,4 +1,4 @@
-"""The two networks: parameters, and forwards that call ops.
+"""The networks: parameters, and forwards that call ops.
 
 Shape letters as in `ops.reference`. Names of the parameters are those of the policy file:
 `{i}.w`, `{i}.b`, and for the critic's hidden layers `{i}.g`, `{i}.c`.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import ops
-from ..layout import Layout
+from ..layout import LETTERS, Layout, named
 
 
 class Network(nn.Module):
@@ -30,24 +30,22 @@ class Network(nn.Module):
         # load_state_dict(..., assign=True) replaces the parameters
         self.register_load_state_dict_post_hook(_gather_again)  # type: ignore[no-untyped-call]
 
-    def _gather(self) -> list[tuple[Tensor, ...]]:
+    def _gather(self) -> ops.Parameters:
         # once, not at every call: reading a ParameterDict costs as much as a small product
-        return [tuple(x for _, x in _ordered(layer)) for layer in self.stack]
+        return ops.Parameters(_ordered(layer) for layer in self.stack)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._layers = self._gather()  # .to(device) and .double() may replace the parameters
         return self
 
-    def layers(self) -> list[tuple[Tensor, ...]]:
-        """Return the parameters layer by layer, as `ops` reads them."""
+    def layers(self) -> ops.Parameters:
+        """Return the parameters layer by layer, as `ops` reads them, which owns their packed copies."""
         return self._layers
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters by their names in the policy file, `{i}/{w,b,g,c}`."""
-        return {
-            f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)
-        }
+        return named(self.layers())
 
     def arrays(self) -> tuple[tuple[NDArray[np.float32], ...], ...]:
         """Return the parameters layer by layer as arrays on the host, as a policy file has them."""
@@ -59,14 +57,14 @@ def _gather_again(network: nn.Module, _: object) -> None:
     network._layers = network._gather()
 
 
-def _ordered(layer: nn.Module) -> list[tuple[str, Tensor]]:
+def _ordered(layer: nn.Module) -> tuple[Tensor, ...]:
     """Weight, bias, gain, shift: ParameterDict itself sorts its names."""
     assert isinstance(layer, nn.ParameterDict)
-    return [(name, layer[name]) for name in "wbgc" if name in layer]
+    return tuple(layer[letter] for letter in LETTERS if letter in layer)
 
 
 class ShortcutActor(Network):
-    """Shortcut model s_theta(z, t, h | x): O + A + 2 -> depth x H -> A."""
+    """Shortcut model s_theta(z, t, h | x), of `Layout.actor`."""
 
     def forward(self, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
         """Return the velocity [B, A] at z [B, A], t [B], log2(1/h) [B]."""
@@ -78,7 +76,7 @@ class ShortcutActor(Network):
 
 
 class CriticEnsemble(Network):
-    """Critic ensemble Q_phi(x, a, k): E x (O + A + 1 -> depth x H -> 1)."""
+    """Critic ensemble Q_phi(x, a, k), of `Layout.critic`."""
 
     def forward(self, obs: Tensor, actions: Tensor, steps: int, frozen: bool = False) -> Tensor:
         """Return Q values [E, B] of actions [B, A] sampled with k = `steps` Euler steps.
@@ -87,8 +85,39 @@ class CriticEnsemble(Network):
         """
         layers = self.layers()
         if frozen:
-            layers = [tuple(x.detach() for x in layer) for layer in layers]
+            layers = layers.detach()
         return ops.critic_ensemble(layers, obs, actions, steps)
+
+
+class FlowActor(Network):
+    """Velocity field v(x, z, t) of a flow that knows no step size: a shortcut actor, log2(1/h) fed 0."""
+
+    def forward(self, obs: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """Return the velocity [B, A] at z [B, A], t [B]."""
+        return ops.velocity(self.layers(), obs, z, t, torch.zeros_like(t))
+
+    def sample(self, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+        """Return actions [B, A] in [-1, 1] after `steps` Euler steps from noise [B, A]."""
+        return ops.rollout(self.layers(), obs, noise, steps, log2_steps=0.0)
+
+
+class DirectActor(Network):
+    """One-step actor mu(x, z) or mu(x): a shortcut actor whose other inputs are fed 0."""
+
+    def forward(self, obs: Tensor, z: Tensor | None = None) -> Tensor:
+        """Return the output [B, A], not clipped, at z [B, A]; None: 0."""
+        zero = obs.new_zeros(len(obs))
+        if z is None:
+            z = obs.new_zeros(len(obs), self.layers()[-1][0].shape[-1])
+        return ops.velocity(self.layers(), obs, z, zero, zero)
+
+
+class Value(Network):
+    """Value V(x): a critic ensemble of one member without action, k fed 0."""
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """Return V [B]."""
+        return ops.critic_ensemble(self.layers(), obs, obs[:, :0], 0)[0]
 
 
 def _uniform(shape: tuple[int, ...], fan_in: int, scale: float, random: torch.Generator) -> Tensor:

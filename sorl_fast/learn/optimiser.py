@@ -20,6 +20,7 @@ class AdamSettings(NamedTuple):
     b2: float = 0.999
     eps: float = 1e-8
     clip_norm: float = math.inf  # of the gradient's global norm; infinite: no clip
+    ema_before: bool = False  # whether the target follows the network as it was before the step
 
 
 class AdamEma:
@@ -72,10 +73,15 @@ class AdamEma:
         grads = torch.autograd.grad(loss, self.params)
         return grads, () if more is None else torch.autograd.grad(more, self.params)
 
-    def apply(self, grads: Sequence[Tensor], more_grads: Sequence[Tensor] = ()) -> Tensor:
-        """Follow the gradient `grads + more_grads`, which are used up; return its norm."""
+    def apply(
+        self, grads: Sequence[Tensor], more_grads: Sequence[Tensor] = (), *, ema: bool = True
+    ) -> Tensor:
+        """Follow the gradient `grads + more_grads`, which are used up; return its norm.
+
+        Without `ema` the target stays as it is this time.
+        """
         self.steps += 1
-        lr, tau, b1, b2, eps, clip_norm = self.settings
+        lr, tau, b1, b2, eps, clip_norm, ema_before = self.settings
         with torch.no_grad():
             return ops.adam_ema_step(
                 self.params,
@@ -89,6 +95,66 @@ class AdamEma:
                 b2=b2,
                 eps=eps,
                 clip_norm=clip_norm,
-                tau=tau,
+                tau=tau if ema else 0.0,
                 more_grads=more_grads,
+                ema_before=ema_before,
             )
+
+    def zeros(self) -> list[Tensor]:
+        """Return a gradient of zero, as `apply` takes it: momentum alone moves the network."""
+        return [torch.zeros_like(p) for p in self.params]
+
+
+class AdamWSettings(NamedTuple):
+    """How one network follows its gradient with decoupled weight decay and a rate that fades."""
+
+    lr: float
+    decay_steps: int  # the rate falls to 0 over so many steps, as half a cosine
+    tau: float = 0.0  # EMA rate of the target, which follows the network after the step
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 1e-4  # of every parameter
+
+
+class AdamW(AdamEma):
+    """AdamW, in plain PyTorch: p <- p - lr c (m^ / (sqrt(v^) + eps) + weight_decay p).
+
+    c = (1 + cos(pi min(s, decay_steps) / decay_steps)) / 2, s the number of steps made before.
+    """
+
+    def __init__(self, network: Network, target: Network | None, settings: AdamWSettings):
+        super().__init__(network, target, AdamSettings(settings.lr, settings.tau))
+        self.decaying = settings
+
+    def apply(
+        self, grads: Sequence[Tensor], more_grads: Sequence[Tensor] = (), *, ema: bool = True
+    ) -> Tensor:
+        """Follow the gradient as `AdamEma.apply` does."""
+        c = self.decaying
+        # float64 and on one device, whether the host or the device counts: the same bits
+        made = torch.as_tensor(self.steps, device=self.params[0].device).double()
+        self.steps += 1
+        cosine = (1 + torch.cos(math.pi * (made / c.decay_steps).clamp(max=1.0))) / 2
+        rate = (c.lr * cosine).float()
+        of_first = (1 - c.b1 ** (made + 1)).float()
+        of_second = (1 - c.b2 ** (made + 1)).sqrt().float()
+        with torch.no_grad():
+            grads = [*grads]
+            if more_grads:
+                torch._foreach_add_(grads, [*more_grads])
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            torch._foreach_lerp_(self.first, grads, 1 - c.b1)
+            torch._foreach_mul_(self.second, c.b2)
+            torch._foreach_addcmul_(self.second, grads, grads, 1 - c.b2)
+            scale = torch._foreach_sqrt(self.second)
+            torch._foreach_div_(scale, of_second)
+            torch._foreach_add_(scale, c.eps)
+            change = torch._foreach_div(self.first, of_first)
+            torch._foreach_div_(change, scale)
+            torch._foreach_add_(change, self.params, alpha=c.weight_decay)
+            torch._foreach_mul_(change, rate)
+            torch._foreach_sub_(self.params, change)
+            if ema and self.targets:
+                torch._foreach_lerp_(self.targets, self.params, c.tau)
+        return norm

@@ -182,13 +182,17 @@ class _Run:
             download=config.download,
             normalize_obs=agent.normalize_obs,
             normaliser=self._saved_normaliser() if resume and agent.normalize_obs else None,
+            next_actions="next_actions" in self.method.fields,
             device=self.device,
         )
         self.host = torch.Generator().manual_seed(config.seed)
         obs_dim, act_dim = self.data.train.obs_dim, self.data.train.act_dim
         self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
         if self.evaluator is not None:
-            self.evaluator.check(self._policy())
+            policy = self._policy()
+            if policy is None:
+                raise BadInput(f"a policy of {agent.method} cannot act yet. Set --eval-every 0")
+            self.evaluator.check(policy)
         self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
         self.step = 0
         self.seconds = 0.0  # spent training, not evaluating; summed over resumes
@@ -398,13 +402,15 @@ class _Run:
         keep = self.config.keep_checkpoints
         save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
 
-    def _policy(self) -> Policy:
+    def _policy(self) -> Policy | None:
         data, env = self.data.train, self.config.env
         moments = self.data.obs_mean, self.data.obs_std
         return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *moments))
 
     def _export(self) -> None:
-        save_policy(self.folder.policy, self._policy())
+        policy = self._policy()
+        if policy is not None:
+            save_policy(self.folder.policy, policy)
 
     def _evaluate(self, bar: "tqdm[Any]") -> None:
         """Evaluate in other processes, from the policy file: no random state here is touched."""

@@ -3,12 +3,13 @@
 Every operation is defined by its plain PyTorch form in `reference`. float32 CPU tensors go to csrc
 (`native`) where the extension is built and knows this machine. float32 tensors of a GPU go to kernels
 (`triton`), to PyTorch's products (`chain`) or to the reference, whichever `table` found right and
-fastest there. Anything else goes to the reference. SORL_BACKEND = native, torch or triton overrides,
+fastest there. Anything else goes to the reference. SORL_OPS = native, torch or triton overrides,
 and raises if that backend can't serve.
 
-The backends keep packed copies of a network's parameters, made anew when a parameter's version counter
-moves: write parameters in place under `torch.no_grad`, as optimisers and load_state_dict do. Writes that
-torch does not count (through `.data`, or a numpy view) go unseen until `forget` is called.
+`Parameters` keep packed copies of a network, which go when it goes and are made anew when a parameter's
+version counter moves; plain lists of layers are packed at every call. So write parameters in place under
+`torch.no_grad`, as optimisers and load_state_dict do. Writes that torch does not count (through `.data`,
+or a numpy view) go unseen until `forget` is called.
 """
 
 import importlib
@@ -16,14 +17,15 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cores import unpin
 from ..errors import BadInput
-from . import chain, reference, table
+from ..layout import Layout
+from . import chain, parameters, reference, table
+from .parameters import Parameters as Parameters
 from .reference import Best, Layers, aggregate, flat
 from .sampling import prepare
 
@@ -31,6 +33,7 @@ unpin()  # of what `import torch` may have done: csrc's threads and other proces
 
 __all__ = [
     "Best",
+    "Parameters",
     "adam_ema_step",
     "aggregate",
     "backend",
@@ -60,12 +63,12 @@ _threads = 1  # of the native operations
 
 
 def _wanted() -> str:
-    """Return what SORL_BACKEND names, or an empty string."""
-    wanted = os.environ.get("SORL_BACKEND", "")
+    """Return what SORL_OPS names, or an empty string."""
+    wanted = os.environ.get("SORL_OPS", "")
     if wanted not in ("", *BACKENDS):
         raise BadInput(
-            f"SORL_BACKEND is {wanted!r}, but training has {', '.join(BACKENDS)}. Choose one of "
-            "these or leave it unset"
+            f"SORL_OPS is {wanted!r}, but training has {', '.join(BACKENDS)}. Choose one of these or "
+            "leave it unset (what acts is SORL_BACKEND)"
         )
     return wanted
 
@@ -77,10 +80,10 @@ def _load_native() -> ModuleType | BadInput:
     except ImportError as err:
         return BadInput(
             f"the native extension is not built: {err}. Install sorl-fast from a wheel or with a C++ "
-            "compiler, or set SORL_BACKEND=torch"
+            "compiler, or set SORL_OPS=torch"
         )
     if not module.isas("fp32"):
-        return BadInput("the native extension cannot train on this CPU. Set SORL_BACKEND=torch")
+        return BadInput("the native extension cannot train on this CPU. Set SORL_OPS=torch")
     return module
 
 
@@ -91,7 +94,7 @@ def _load_triton() -> ModuleType | BadInput:
     except ImportError as err:
         return BadInput(
             f"triton is not usable: {err}. Run `pip install sorl-fast[gpu]`, or choose another backend "
-            "(SORL_BACKEND=torch)"
+            "(SORL_OPS=torch)"
         )
 
 
@@ -100,7 +103,7 @@ _triton_or_why: ModuleType | BadInput | None = None
 
 
 def _native() -> ModuleType | None:
-    """Return the native operations if they are to be used, by SORL_BACKEND and what is there."""
+    """Return the native operations if they are to be used, by SORL_OPS and what is there."""
     global _native_or_why
     wanted = _wanted()
     if wanted in ("torch", "triton"):
@@ -133,17 +136,15 @@ def _triton(device: torch.device) -> ModuleType | None:
     if forced:
         there = "" if torch.cuda.is_available() else ", and torch finds no GPU on this machine"
         raise BadInput(
-            f"SORL_BACKEND is 'triton', but the tensors are on {device.type}{there}. Use --device cuda "
-            "on a machine with a GPU, or leave SORL_BACKEND unset"
+            f"SORL_OPS is 'triton', but the tensors are on {device.type}{there}. Use --device cuda "
+            "on a machine with a GPU, or leave SORL_OPS unset"
         )
     return None
 
 
 def forget() -> None:
     """Forget all packed copies of parameters, so that the next operations see any write to them."""
-    for backend in (_native_or_why, _triton_or_why):
-        if isinstance(backend, ModuleType):
-            backend.forget()
+    parameters.forget()
 
 
 def triton_device(precision: str = "fp32") -> torch.device:
@@ -203,8 +204,7 @@ def sampling_way(
     """
     triton = _loaded_triton()
     A = actor[-1][0].shape[-1]
-    O = actor[0][0].shape[-2] - A - 2
-    sizes = [triton.sizes_of(flat(net), O, A, net is critic) for net in (actor, critic)]
+    sizes = [Layout.of_act(flat(net), A, net is critic) for net in (actor, critic)]
     if not all(map(triton.serves, sizes)):
         return "chain"
     if device.type == "cpu":
@@ -345,7 +345,7 @@ def _choose_on_cpu(layers: Layers | None, inputs: Sequence[Tensor], rows: int) -
         return native
     if _wanted() == "native" and inputs[0].dtype == torch.float32 and rows:
         raise BadInput(
-            "SORL_BACKEND is 'native', but it serves contiguous CPU tensors and 1 to 16 hidden "
+            "SORL_OPS is 'native', but it serves contiguous CPU tensors and 1 to 16 hidden "
             "layers. Leave it unset, or use --device cpu"
         )
     return None
@@ -364,7 +364,7 @@ def _choose_on_gpu(
         return None
     if _wanted() == "native":
         raise BadInput(
-            f"SORL_BACKEND is 'native', but the tensors are on {device}. Leave it unset, or use "
+            f"SORL_OPS is 'native', but the tensors are on {device}. Leave it unset, or use "
             "--device cpu"
         )
     precision = _precision["cuda"]
@@ -373,7 +373,9 @@ def _choose_on_gpu(
     triton = _triton(device)
     if triton is None or rows == 0:
         return plain
-    sizes = None if layers is None else _sizes(triton, layers, inputs[0])
+    sizes = None
+    if layers is not None:  # the ensemble axis tells a critic from an actor
+        sizes = Layout.of_obs(params, inputs[0].shape[-1], layers[0][0].ndim == 3)
     fits = all(x.is_contiguous() for x in (params or inputs))
     fits = fits and not any(x.is_inference() for x in params)
     fits = fits and (sizes is None or triton.serves(sizes))
@@ -386,22 +388,14 @@ def _choose_on_gpu(
         )
         if sizes is not None and sizes.hidden % triton.WIDTH:
             why = f"hidden is {sizes.hidden}, no multiple of {triton.WIDTH}. Set --hidden so"
-        raise BadInput(f"SORL_BACKEND is 'triton', but {why}, or leave SORL_BACKEND unset")
+        raise BadInput(f"SORL_OPS is 'triton', but {why}, or leave SORL_OPS unset")
     if not fits:
         return plain
     grad = differentiable and torch.is_grad_enabled()
     grad = grad and any(x.requires_grad for x in (*inputs, *params))
-    way = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
+    implementation = table.choice(operation, precision, sizes, rows, grad=grad, device=device)
     # the reference is float32, and so right in any precision: what was refused must not come back
-    return triton if way == "fused" else chain if way == "chain" else None
-
-
-def _sizes(triton: ModuleType, layers: Layers, obs: Tensor) -> Any:
-    """Return the sizes of an actor or, where layers have an ensemble axis, of a critic."""
-    w, O = layers[0][0], obs.shape[-1]
-    norm = w.ndim == 3
-    A = w.shape[-2] - O - (1 if norm else 2)
-    return triton.sizes_of(flat(layers), O, A, norm)
+    return triton if implementation == "fused" else chain if implementation == "chain" else None
 
 
 # ---- the operations
@@ -415,12 +409,14 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     return fast.velocity(actor, obs, z, t, log2_steps, precision)
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+def rollout(
+    actor: Layers, obs: Tensor, noise: Tensor, steps: int, log2_steps: float | None = None
+) -> Tensor:
     """Actions [B, A] in [-1, 1] after M = `steps` Euler steps: see `reference.rollout`."""
     fast, precision = _choose("rollout", actor, obs, noise)
     if fast is None:
-        return reference.rollout(actor, obs, noise, steps)
-    return fast.rollout(actor, obs, noise, steps, precision)
+        return reference.rollout(actor, obs, noise, steps, log2_steps)
+    return fast.rollout(actor, obs, noise, steps, precision, log2_steps=log2_steps)
 
 
 def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
@@ -471,6 +467,7 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Clip, Adam and the EMA of the targets, in place: see `reference.adam_ema_step`."""
     state = (*params, *first, *second, *targets)
@@ -485,6 +482,7 @@ def adam_ema_step(
     return (fast or reference).adam_ema_step(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
+        ema_before=ema_before,
     )  # fmt: skip
 
 
@@ -505,5 +503,5 @@ def _choose_noise(operation: str, key: Tensor, count: int) -> ModuleType:
         return reference
     if _wanted() == "triton":
         return triton
-    way = table.choice(operation, "fp32", None, count, device=key.device)
-    return triton if way == "fused" else reference
+    implementation = table.choice(operation, "fp32", None, count, device=key.device)
+    return triton if implementation == "fused" else reference

@@ -8,7 +8,6 @@ Shape letters as in `reference`.
 """
 
 import functools
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
 
 from ..kernels.products import float_product, unit_scale
-from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts
+from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts, log2_fed
 
 # precision -> type of weights and activations; tf32 is float32 with products that round it
 DTYPES = {
@@ -119,13 +118,15 @@ def velocity_of(actor: Network, obs: Tensor, z: Tensor, t: Tensor, log2_steps: T
     return actor.linear(len(actor.layers) - 1, x)
 
 
-def denoise_of(actor: Network, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+def denoise_of(
+    actor: Network, obs: Tensor, noise: Tensor, steps: int, log2_steps: float | None = None
+) -> Tensor:
     """Return what `reference.denoise` does, of a prepared actor."""
     z = noise
-    log2_steps = obs.new_full(obs.shape[:1], math.log2(steps))
+    fed = obs.new_full(obs.shape[:1], log2_fed(steps, log2_steps))
     for i in range(steps):
         t = obs.new_full(obs.shape[:1], i / steps)
-        z = z + velocity_of(actor, obs, z, t, log2_steps) / steps
+        z = z + velocity_of(actor, obs, z, t, fed) / steps
     return z
 
 
@@ -218,9 +219,16 @@ def velocity(
     return _differentiable(velocity_of, actor, (obs, z, t, log2_steps), precision=precision)
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+def rollout(
+    actor: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    log2_steps: float | None = None,
+) -> Tensor:
     """Return what `reference.rollout` does."""
-    z = _differentiable(denoise_of, actor, (obs, noise), steps, precision=precision)
+    z = _differentiable(denoise_of, actor, (obs, noise), steps, log2_steps, precision=precision)
     return z.clamp(-1, 1)
 
 

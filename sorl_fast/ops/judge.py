@@ -1,8 +1,8 @@
-"""Whether a way's numbers are right: each operation's check, on one case.
+"""Whether an implementation's numbers are right: each operation's check, on one case.
 
-A way can't pass by luck, for outputs begin as NaN; inputs lie between fences of NaN, so that a read
-beyond them shows; weights change in place between calls; a row that is not finite must leave the others
-alone.
+An implementation can't pass by luck, for outputs begin as NaN; inputs lie between guards of NaN, so that
+a read beyond them shows; weights change in place between calls; a row that is not finite must leave the
+others alone.
 """
 
 import functools
@@ -17,6 +17,8 @@ from torch import Tensor
 from .. import isolated
 from ..status import Status
 from . import reference
+from .implementations import Implementation, Task
+from .parameters import Packings
 from .problems import (
     KEYS,
     SETTINGS,
@@ -34,7 +36,6 @@ from .problems import (
     solved,
 )
 from .reference import Best
-from .ways import Task, Way
 
 NORMALS_BOUND = 5e-7  # absolute
 
@@ -84,7 +85,7 @@ def agree(
             )
 
 
-class Fences:
+class Guards:
     """Tensors on the device, each between two stretches of NaN that nobody may touch or read."""
 
     WIDTH = 256
@@ -116,11 +117,12 @@ class Fences:
         rest = tuple(self(x) if isinstance(x, Tensor) else x for x in given.rest)
         params = [self(p) for p in given.params]
         return Problem(
-            given.operation, params, self(given.obs), self(given.act), rest, self(given.grad)
+            *(given.operation, params, self(given.obs), self(given.act), rest, self(given.grad)),
+            owner=Packings(),
         )
 
     def forget(self) -> None:
-        """Say that what lies between the fences has been changed rightly."""
+        """Say that what lies between the guards has been changed rightly."""
         self._kept = [(memory, x, True) for memory, x, _ in self._kept]
 
     def look(self, where: str) -> None:
@@ -160,21 +162,25 @@ def wait(device: torch.device) -> None:
 
 
 def check_network_operation(
-    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    device: torch.device,
+    note: isolated.Note,
 ) -> None:
     """Check velocity, rollout or critic_ensemble on one case; raise Disagrees."""
     operation, precision = task.operation, task.precision
     given, truth = solved(operation, precision, case)
-    function = functools.partial(way.function, precision=precision)
-    fence = Fences(device)
-    here = fence.all(given)
+    function = functools.partial(implementation.function, precision=precision)
+    guard = Guards(device)
+    here = guard.all(given)
 
     note(f"values and gradients, {case}")
     with poisoned():
         first = solve(function, here)
         wait(device)
     agree(first, truth, f"at {case}")
-    fence.look(f"at {case}")
+    guard.look(f"at {case}")
 
     note(f"values alone, {case}")
     # observations whose rows do not follow each other in memory
@@ -185,7 +191,7 @@ def check_network_operation(
         wait(device)
     agree({"value": value}, truth, f"without gradients at {case}")
 
-    if way.draws:
+    if implementation.draws:
         note(f"noise from a key, {case}")
         with poisoned(), torch.no_grad():
             value = function(layers, here.obs, key_of(case).to(device), *here.rest)
@@ -207,7 +213,7 @@ def check_network_operation(
         got = solve(function, here, weights=False, inputs=("d action",))
         wait(device)
     agree(got, truth, f"with the action's gradient alone at {case}")
-    fence.look(f"at {case}")
+    guard.look(f"at {case}")
     if case.rows > 1000:
         return
 
@@ -219,13 +225,13 @@ def check_network_operation(
     other, other_truth = solved(operation, precision, case, 1)
     for p, q in zip(here.params, other.params, strict=True):
         p.copy_(q)
-    fence.forget()
-    grad = fence(other.grad)
+    guard.forget()
+    grad = guard(other.grad)
     with poisoned():
         got = solve(function, here._replace(grad=grad))
         wait(device)
     agree(got, other_truth, f"after its weights changed in place, at {case}")
-    fence.look(f"at {case}")
+    guard.look(f"at {case}")
 
 
 def _check_bad_rows(
@@ -236,7 +242,7 @@ def _check_bad_rows(
     spoiled = {0: torch.nan, B // 2: -torch.inf, B - 1: torch.inf}
     obs, act = here.obs.clone(), here.act.clone()
     for i, (row, x) in enumerate(spoiled.items()):
-        (obs if i < 2 else act)[row, -1] = x
+        (obs if i < 2 or act.shape[1] == 0 else act)[row, -1] = x
     good = torch.ones(B, dtype=torch.bool)
     good[list(spoiled)] = False
     with poisoned():
@@ -257,37 +263,43 @@ def _check_bad_rows(
 
 
 def check_best_of_n(
-    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    device: torch.device,
+    note: isolated.Note,
 ) -> None:
     """Check best_of_n on one case: the winner is as good as the best, and is what it says it is."""
     c = choices(task.precision, case)
-    fence = Fences(device)
-    actor, critic = ([fence(p) for p in params] for params in (c.actor, c.critic))
-    obs, noise = (fence(x) for x in c.tensors)
-    low, high = (fence(x) for x in c.limits)
+    guard = Guards(device)
+    actor, critic = ([guard(p) for p in params] for params in (c.actor, c.critic))
+    obs, noise = (guard(x) for x in c.tensors)
+    low, high = (guard(x) for x in c.limits)
 
     def call(obs: Tensor, noise: Tensor, **options: int) -> Best:
         with poisoned(), torch.no_grad():
             layers = grouped(actor, False), grouped(critic, True)
             rest = (case.steps, c.q_agg, low, high)
-            found = way.function(*layers, obs, noise, *rest, precision=task.precision, **options)
+            found = implementation.function(
+                *layers, obs, noise, *rest, precision=task.precision, **options
+            )
             wait(device)
         return Best(*(x.cpu() for x in found))
 
     note(f"values, {case}")
     found = call(obs, noise)
-    fence.look(f"at {case}")
+    guard.look(f"at {case}")
     _judge(found, c.truth, None, f"at {case}")
     B, N, _ = noise.shape
     nothing = torch.zeros(B, dtype=torch.bool)
     _check_status(found, c.limits, nothing, nothing, f"at {case}")
     key = key_of(case).to(device)
-    if way.draws:
+    if implementation.draws:
         note(f"noise from a key, {case}")
         drawn = call(obs, key, candidates=N)
         _judge(drawn, c.truth, None, f"with noise from a key at {case}")
     note(f"one candidate, its Q not asked for, {case}")
-    if way.draws:
+    if implementation.draws:
         single = call(obs, key, candidates=1, want_q=False)
     else:
         single = call(obs, noise[:, :1].contiguous(), want_q=False)
@@ -370,7 +382,11 @@ def _optimised(
 
 
 def check_adam_ema_step(
-    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    device: torch.device,
+    note: isolated.Note,
 ) -> None:
     """Check three optimiser steps, with and without the clip; raise Disagrees."""
     g = torch.Generator().manual_seed(case.seed)
@@ -381,27 +397,31 @@ def check_adam_ema_step(
     # a norm below the clip's, and one above, whose tensors lie as a slice may
     for scale, shift in ((0.1 / math.sqrt(count), 0), (1.0, 1)):
         note(f"scale {scale:.1e}, {case}")
-        fence = Fences(device)
-        here = [[fence(x, written=True, shift=shift) for x in part] for part in tensors]
+        guard = Guards(device)
+        here = [[guard(x, written=True, shift=shift) for x in part] for part in tensors]
         with poisoned():
-            got = _optimised(way.function, here, device, scale)
+            got = _optimised(implementation.function, here, device, scale)
             wait(device)
         double = [[x.double() for x in part] for part in tensors]
         exact = _optimised(reference.adam_ema_step, double, torch.device("cpu"), scale)
         agree(got, Truth(exact, bounds(exact, exact, "fp32")), f"at {case}")
-        fence.look(f"at {case}")
+        guard.look(f"at {case}")
     note(f"gradients that are not finite, {case}")
     here = [[x.to(device) for x in part] for part in tensors]
     here[1][-1].fill_(torch.inf)
     with poisoned():
-        got = _optimised(way.function, here, device, 1.0)
+        got = _optimised(implementation.function, here, device, 1.0)
         wait(device)
     if got["norm"].isfinite().any():
         raise Disagrees(f"the norm of a gradient that is not finite is finite, at {case}")
 
 
 def check_noise(
-    way: Way, task: Task, case: Case, device: torch.device, note: isolated.Note
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    device: torch.device,
+    note: isolated.Note,
 ) -> None:
     """Check normals or words: equal integers, normals within NORMALS_BOUND; raise Disagrees."""
     shape: tuple[int, ...] = (case.rows, case.candidates, case.network.act)
@@ -411,7 +431,7 @@ def check_noise(
         note(f"key {numbers}, {case}")
         key = torch.tensor(numbers)
         with poisoned():
-            got = way.function(key.to(device), *shape).cpu()
+            got = implementation.function(key.to(device), *shape).cpu()
             wait(device)
         expected = getattr(reference, task.operation)(key, *shape)
         if got.shape != expected.shape or got.dtype != expected.dtype:

@@ -1,17 +1,16 @@
 """The operations on the CPU, through csrc: registered with torch.library, differentiable.
 
 Shape letters as in `reference`. An actor or critic reaches an operation as the flat list of its
-parameters, layer by layer. A forward that is to be differentiated returns what its backward needs as a
-second output, bytes that only backward can read.
+parameters, layer by layer, and as the number of who owns their packed copies. A forward that is to be
+differentiated returns what its backward needs as a second output, bytes that only backward can read.
 
 Everything here takes float32 CPU tensors; `sorl_fast.ops` sends others elsewhere.
 """
 
 import math
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -19,14 +18,15 @@ from torch import Tensor
 
 from .. import _native
 from ..errors import BadInput
-from .reference import Layers, flat
+from ..layout import Layout
+from .parameters import find, owned
+from .reference import Layers, flat, log2_fed
 
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
 PITCH = BLOCK * BLOCK + 32  # which are so many elements apart
 BF16_ISAS = ("avx512_bf16", "amx")  # those that store bf16 in 16 bits; the others in 32, rounded
 MAX_DEPTH = 16  # hidden layers that csrc has room for
-_KEPT = 8  # networks whose packed weights are kept
 
 
 def isas(precision: str) -> list[str]:
@@ -50,48 +50,22 @@ def choose_isa(precision: str) -> str:
         have = ", ".join(there) or "none"
         raise BadInput(
             f"SORL_CPU_ISA is {wanted!r}, but training in {precision} on this machine has: {have}. "
-            "Leave it unset, or set SORL_BACKEND=torch"
+            "Leave it unset, or set SORL_OPS=torch"
         )
     return there[-1]
 
 
 class Kind(NamedTuple):
-    """Which network an operation runs, and how its flat parameters are read."""
+    """Which network an operation runs."""
 
-    norm: bool  # a critic: LayerNorm, one k column; else an actor: t and log2(1/h) columns
+    norm: bool  # a critic, else an actor
     rollout: bool
-
-    @property
-    def extra(self) -> int:
-        """Scalar columns behind the action's."""
-        return 1 if self.norm else 2
 
 
 VELOCITY, ROLLOUT, CRITIC = Kind(False, False), Kind(False, True), Kind(True, False)
 
 
-class Sizes(NamedTuple):
-    """What csrc must know of a network."""
-
-    obs: int
-    act: int
-    extra: int
-    hidden: int
-    depth: int
-    out: int
-    members: int
-    norm: bool
-
-
-def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
-    """Read a network's sizes off its parameters."""
-    depth = (len(params) - 2) // (4 if kind.norm else 2)
-    members = params[0].shape[0] if kind.norm else 1
-    hidden, out = params[0].shape[-1], params[-1].shape[-1]
-    return Sizes(obs, act, kind.extra, hidden, depth, out, members, kind.norm)
-
-
-def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> int:
+def saved_bytes(s: Layout, rows: int, steps: int, precision: str, isa: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/plan.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
     size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
@@ -110,11 +84,11 @@ def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> in
 class _Packed:
     """One network's weights as csrc reads them, and the versions of the parameters they came from."""
 
-    def __init__(self, sizes: Sizes, params: Sequence[Tensor], precision: str, isa: str):
-        _check_parameters(sizes, params)
-        self.net = _native.TrainNet(**sizes._asdict(), precision=precision, isa=isa)
-        # Aliases: they keep the memory, and so its address, from going to other parameters while the
-        # packed copy is known by that address.
+    def __init__(self, layout: Layout, params: Sequence[Tensor], precision: str, isa: str):
+        _check_parameters(layout, params)
+        self.net = _native.TrainNet(**asdict(layout), precision=precision, isa=isa)
+        # Aliases: they keep the memory, and so its address, from going to other parameters while it is
+        # by its address that the copy is told from one of parameters that have been replaced.
         self.aliases = [p.detach() for p in params]
         self.addresses = [p.data_ptr() for p in params]
         self.forward: list[int] | None = None
@@ -135,46 +109,30 @@ class _Packed:
         return self.net
 
 
-def _check_parameters(s: Sizes, params: Sequence[Tensor]) -> None:
+def _check_parameters(s: Layout, params: Sequence[Tensor]) -> None:
     """Refuse what csrc, which reads by address, would read beyond."""
-    E = (s.members,) if s.norm else ()
-    for layer in range(s.depth + 1):
-        fan_in = s.hidden if layer else s.obs + s.act + s.extra
-        width = (1 if s.norm else s.act) if layer == s.depth else s.hidden
-        vector = (*E, width)
-        shapes = [(*E, fan_in, width), vector] + [vector] * 2 * (s.norm and layer < s.depth)
-        here, params = params[: len(shapes)], params[len(shapes) :]
-        for want, p in zip(shapes, here, strict=True):
-            if p.shape != want:
-                raise BadInput(
-                    f"a parameter of layer {layer} has the shape {list(p.shape)}, but must have "
-                    f"{list(want)} with observations of {s.obs} and actions of {s.act} numbers"
-                )
-
-
-_packed: OrderedDict[tuple[Any, ...], _Packed] = OrderedDict()
-_lock = threading.Lock()  # several threads may call the operations
-
-
-def forget() -> None:
-    """Forget all packed parameters; see `sorl_fast.ops.forget`."""
-    with _lock:
-        _packed.clear()
+    # what the last layer gives is not read off the parameters
+    own = replace(s, out=1 if s.norm else s.act)
+    for (name, want), p in zip(own.shapes().items(), params, strict=True):
+        if p.shape != want:
+            raise BadInput(
+                f"a parameter of layer {name.partition('/')[0]} has the shape {list(p.shape)}, but must "
+                f"have {list(want)} with observations of {s.obs} and actions of {s.act} numbers"
+            )
 
 
 def _network(
-    kind: Kind, params: Sequence[Tensor], obs: int, act: int, precision: str, isa: str
+    sizes: Layout, params: Sequence[Tensor], precision: str, isa: str, owner: int
 ) -> _Packed:
-    sizes = sizes_of(kind, params, obs, act)
-    key = (precision, isa, sizes, *(p.data_ptr() for p in params))
-    with _lock:
-        found = _packed.get(key)
-        if found is None:
-            found = _packed[key] = _Packed(sizes, params, precision, isa)
-            while len(_packed) > _KEPT:
-                _packed.popitem(last=False)
-        else:
-            _packed.move_to_end(key)
+    """Return the owner's packed copy, or one for this call alone where there is no owner."""
+    packings = find(owner)
+    if packings is None:
+        return _Packed(sizes, params, precision, isa)
+    key = ("native", precision, isa, sizes)
+    with packings.lock:
+        found: _Packed | None = packings.copies.get(key)
+        if found is None or found.addresses != [p.data_ptr() for p in params]:
+            found = packings.copies[key] = _Packed(sizes, params, precision, isa)
     return found
 
 
@@ -201,6 +159,7 @@ def _forward(
     steps: int,
     precision: str,
     save: bool,
+    owner: int,
 ) -> tuple[Tensor, Tensor]:
     obs, act = obs.contiguous(), act.contiguous()
     B, A = act.shape if act.ndim == 2 else (-1, -1)
@@ -212,8 +171,8 @@ def _forward(
             "of t and log2_steps, [B]"
         )
     isa = choose_isa(precision)
-    packed = _network(kind, params, obs.shape[1], A, precision, isa)
-    sizes = sizes_of(kind, params, obs.shape[1], A)
+    sizes = Layout.of(params, obs.shape[1], A, kind.norm)
+    packed = _network(sizes, params, precision, isa, owner)
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
     count = saved_bytes(sizes, B, steps, precision, isa) if save else 0
     saved = _lend((count,), torch.uint8)
@@ -234,23 +193,37 @@ def _velocity(
     log2_steps: Tensor,
     precision: str,
     save: bool,
+    owner: int = 0,
 ) -> tuple[Tensor, Tensor]:
     extra, values = (t, log2_steps), (0.0, 0.0)
-    return _forward(VELOCITY, actor, obs, z, extra, values, 1, precision, save)
+    return _forward(VELOCITY, actor, obs, z, extra, values, 1, precision, save, owner)
 
 
 def _rollout(
-    actor: Sequence[Tensor], obs: Tensor, noise: Tensor, steps: int, precision: str, save: bool
+    actor: Sequence[Tensor],
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    log2_steps: float,
+    precision: str,
+    save: bool,
+    owner: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    values = (0.0, math.log2(steps))
-    return _forward(ROLLOUT, actor, obs, noise, (None, None), values, steps, precision, save)
+    values = (0.0, log2_steps)
+    return _forward(ROLLOUT, actor, obs, noise, (None, None), values, steps, precision, save, owner)
 
 
 def _critic(
-    critic: Sequence[Tensor], obs: Tensor, actions: Tensor, k: int, precision: str, save: bool
+    critic: Sequence[Tensor],
+    obs: Tensor,
+    actions: Tensor,
+    k: int,
+    precision: str,
+    save: bool,
+    owner: int = 0,
 ) -> tuple[Tensor, Tensor]:
     values = (float(k), 0.0)
-    return _forward(CRITIC, critic, obs, actions, (None, None), values, 1, precision, save)
+    return _forward(CRITIC, critic, obs, actions, (None, None), values, 1, precision, save, owner)
 
 
 def _backward(
@@ -266,15 +239,15 @@ def _backward(
     weights: bool,
     to_obs: bool,
     to_act: bool,
+    owner: int = 0,
 ) -> list[Tensor]:
     """Gradients of the parameters, then of the observations, then of the actions: those asked for.
 
     isa is the forward's: each keeps what it saves in a layout of its own.
     """
-    kind = Kind(norm, rollout)
     B = grad.shape[1 if norm else 0]
-    O = params[0].shape[-2] - act_dim - kind.extra
-    sizes = sizes_of(kind, params, O, act_dim)
+    sizes = Layout.of_act(params, act_dim, norm)
+    O = sizes.obs
     expected = (sizes.members, B) if norm else (B, act_dim)
     if grad.shape != expected:
         raise BadInput(
@@ -297,7 +270,7 @@ def _backward(
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
-    net = _network(kind, params, O, act_dim, precision, isa).ready(forward=False, backward=True)
+    net = _network(sizes, params, precision, isa, owner).ready(forward=False, backward=True)
     net.backward(
         *(B, steps, rollout, grad.data_ptr(), saved.data_ptr()),
         *([g.data_ptr() for g in grads], _address(grad_obs), _address(grad_act)),
@@ -319,6 +292,7 @@ def _adam_ema_step(
     eps: float,
     clip_norm: float,
     tau: float,
+    ema_before: bool = False,
 ) -> Tensor:
     def addresses(tensors: Sequence[Tensor]) -> list[int]:
         return [x.data_ptr() for x in tensors]
@@ -326,7 +300,7 @@ def _adam_ema_step(
     shapes = [p.shape for p in params]
     for name, others in (
         *(("grads", grads), ("more_grads", more_grads or grads)),
-        *(("first", first), ("second", second), ("targets", targets)),
+        *(("first", first), ("second", second), ("targets", targets or params)),
     ):
         if (given := [x.shape for x in others]) != shapes:
             want, got = ([list(x) for x in part] for part in (shapes, given))
@@ -339,7 +313,7 @@ def _adam_ema_step(
     norm = _native.adam(
         *(wanted if wanted in there else there[-1], addresses(params), lists),
         *(addresses(first), addresses(second), addresses(targets), [p.numel() for p in params]),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )
     # csrc wrote behind torch's back: whoever holds an older version must notice
     torch.autograd.graph.increment_version([*params, *first, *second, *targets])
@@ -347,25 +321,31 @@ def _adam_ema_step(
 
 
 _NETWORK = "Tensor[] params, Tensor obs, Tensor act"
+_OWNER = "*, int owner=0"  # the number of who owns the parameters' packed copies
 _SCHEMAS = {
     "velocity": (
-        f"({_NETWORK}, Tensor t, Tensor log2_steps, str precision, bool save) -> (Tensor, Tensor)",
+        f"({_NETWORK}, Tensor t, Tensor log2_steps, str precision, bool save, {_OWNER}) "
+        "-> (Tensor, Tensor)",
         _velocity,
     ),
-    "rollout": (f"({_NETWORK}, int steps, str precision, bool save) -> (Tensor, Tensor)", _rollout),
+    "rollout": (
+        f"({_NETWORK}, int steps, float log2_steps, str precision, bool save, {_OWNER}) "
+        "-> (Tensor, Tensor)",
+        _rollout,
+    ),
     "critic_ensemble": (
-        f"({_NETWORK}, int k, str precision, bool save) -> (Tensor, Tensor)",
+        f"({_NETWORK}, int k, str precision, bool save, {_OWNER}) -> (Tensor, Tensor)",
         _critic,
     ),
     "network_backward": (
         "(Tensor grad, Tensor[] params, Tensor saved, bool norm, bool rollout, int act_dim, int steps, "
-        "str precision, str isa, bool weights, bool to_obs, bool to_act) -> Tensor[]",
+        f"str precision, str isa, bool weights, bool to_obs, bool to_act, {_OWNER}) -> Tensor[]",
         _backward,
     ),
     "adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
         "Tensor(c!)[] second, Tensor(d!)[] targets, int step, float lr, float b1, float b2, float eps, "
-        "float clip_norm, float tau) -> Tensor",
+        "float clip_norm, float tau, bool ema_before=False) -> Tensor",
         _adam_ema_step,
     ),
 }
@@ -385,31 +365,32 @@ def _fake_forward(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     B, A = act.shape
-    sizes = sizes_of(kind, params, obs.shape[1], A)
+    sizes = Layout.of(params, obs.shape[1], A, kind.norm)
     count = saved_bytes(sizes, B, steps, precision, choose_isa(precision)) if save else 0
     out = obs.new_empty((sizes.members, B) if kind.norm else (B, A))
     return out, obs.new_empty((count,), dtype=torch.uint8)
 
 
 @torch.library.register_fake("sorl_fast::velocity")
-def _(params, obs, act, t, log2_steps, precision, save):  # type: ignore[no-untyped-def]
+def _(params, obs, act, t, log2_steps, precision, save, owner=0):  # type: ignore[no-untyped-def]
     return _fake_forward(VELOCITY, params, obs, act, 1, precision, save)
 
 
 @torch.library.register_fake("sorl_fast::rollout")
-def _(params, obs, act, steps, precision, save):  # type: ignore[no-untyped-def]
+def _(params, obs, act, steps, log2_steps, precision, save, owner=0):  # type: ignore[no-untyped-def]
     return _fake_forward(ROLLOUT, params, obs, act, steps, precision, save)
 
 
 @torch.library.register_fake("sorl_fast::critic_ensemble")
-def _(params, obs, act, k, precision, save):  # type: ignore[no-untyped-def]
+def _(params, obs, act, k, precision, save, owner=0):  # type: ignore[no-untyped-def]
     return _fake_forward(CRITIC, params, obs, act, 1, precision, save)
 
 
 @torch.library.register_fake("sorl_fast::network_backward")
-def _(grad, params, saved, norm, rollout, act_dim, steps, precision, isa, weights, to_obs, to_act):  # type: ignore[no-untyped-def]
+def _(grad, params, saved, norm, rollout, act_dim, steps, precision, isa, *asked, owner=0):  # type: ignore[no-untyped-def]
+    weights, to_obs, to_act = asked
     B = grad.shape[1 if norm else 0]
-    O = params[0].shape[-2] - act_dim - Kind(norm, rollout).extra
+    O = Layout.of_act(params, act_dim, norm).obs
     grads = [torch.empty_like(p) for p in params] if weights else []
     return grads + [
         grad.new_empty((B, n)) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked
@@ -431,10 +412,11 @@ def _register_autograd(name: str, kind: Kind) -> None:
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, n: int, *flat: Any) -> tuple[Tensor, Tensor]:
+        def forward(ctx: Any, owner: int, n: int, *flat: Any) -> tuple[Tensor, Tensor]:
             params, rest = flat[:n], flat[n:]
             with torch._C._AutoDispatchBelowAutograd():
-                out, saved = operation(list(params), *rest)
+                out, saved = operation(list(params), *rest, owner=owner)
+            ctx.owner, ctx.packings = owner, find(owner)  # which lives until the gradient is made
             ctx.save_for_backward(*params, saved)
             # else torch writes zeros as large as all that was kept
             ctx.set_materialize_grads(False)
@@ -451,9 +433,9 @@ def _register_autograd(name: str, kind: Kind) -> None:
         def backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
             n = ctx.n
             asked: Sequence[bool] = ctx.needs_input_grad
-            needs, to_obs, to_act = asked[1 : n + 1], asked[n + 1], asked[n + 2]
+            needs, to_obs, to_act = asked[2 : n + 2], asked[n + 2], asked[n + 3]
             if grad is None:
-                return (None,) * (n + 3 + ctx.others)
+                return (None,) * (n + 4 + ctx.others)
             if not ctx.saving:
                 raise RuntimeError(f"sorl_fast::{name} was called with save=False: no gradient")
             *params, saved = ctx.saved_tensors
@@ -461,6 +443,7 @@ def _register_autograd(name: str, kind: Kind) -> None:
             grads = torch.ops.sorl_fast.network_backward(
                 *(grad, params, saved, kind.norm, kind.rollout, ctx.act_dim, ctx.steps),
                 *(ctx.precision, ctx.isa, weights, to_obs, to_act),
+                owner=ctx.owner,
             )
             of_params: list[Tensor | None] = [None] * n
             if weights:
@@ -468,13 +451,13 @@ def _register_autograd(name: str, kind: Kind) -> None:
                 grads = grads[n:]
             of_obs = grads[0] if to_obs else None
             of_act = grads[-1] if to_act else None
-            return None, *of_params, of_obs, of_act, *[None] * ctx.others
+            return None, None, *of_params, of_obs, of_act, *[None] * ctx.others
 
-    def autograd(params: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    def autograd(params: Sequence[Tensor], *rest: Any, owner: int = 0) -> tuple[Tensor, Tensor]:
         if _saving(params, *rest[:2]):
-            return Differentiable.apply(len(params), *params, *rest)  # type: ignore[no-untyped-call]
+            return Differentiable.apply(owner, len(params), *params, *rest)  # type: ignore[no-untyped-call]
         with torch._C._AutoDispatchBelowAutograd():
-            return operation(list(params), *rest)
+            return operation(list(params), *rest, owner=owner)
 
     _library.impl(name, autograd, "Autograd")
 
@@ -492,17 +475,30 @@ def velocity(
     actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor, precision: str
 ) -> Tensor:
     """Return what `reference.velocity` does."""
-    params = flat(actor)
+    actor = owned(actor)
+    params, owner = flat(actor), actor.packings.number
     save = _saving(params, obs, z)
-    out, _ = torch.ops.sorl_fast.velocity(params, obs, z, t, log2_steps, precision, save)
+    out, _ = torch.ops.sorl_fast.velocity(
+        params, obs, z, t, log2_steps, precision, save, owner=owner
+    )
     return out
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+def rollout(
+    actor: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    log2_steps: float | None = None,
+) -> Tensor:
     """Return what `reference.rollout` does."""
-    params = flat(actor)
+    actor = owned(actor)
+    params, owner, fed = flat(actor), actor.packings.number, log2_fed(steps, log2_steps)
     save = _saving(params, obs, noise)
-    out, _ = torch.ops.sorl_fast.rollout(params, obs, noise, steps, precision, save)
+    out, _ = torch.ops.sorl_fast.rollout(
+        params, obs, noise, steps, fed, precision, save, owner=owner
+    )
     return out
 
 
@@ -510,9 +506,12 @@ def critic_ensemble(
     critic: Layers, obs: Tensor, actions: Tensor, steps: int, precision: str
 ) -> Tensor:
     """Return what `reference.critic_ensemble` does."""
-    params = flat(critic)
+    critic = owned(critic)
+    params, owner = flat(critic), critic.packings.number
     save = _saving(params, obs, actions)
-    out, _ = torch.ops.sorl_fast.critic_ensemble(params, obs, actions, steps, precision, save)
+    out, _ = torch.ops.sorl_fast.critic_ensemble(
+        params, obs, actions, steps, precision, save, owner=owner
+    )
     return out
 
 
@@ -531,9 +530,10 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Do what `reference.adam_ema_step` does."""
     return torch.ops.sorl_fast.adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )

@@ -1,8 +1,8 @@
-"""The problems that a way is checked on: random shapes and numbers, and their answers.
+"""The problems that an implementation is checked on: random shapes and numbers, and their answers.
 
-An answer is the reference's, in float64 on the CPU: values and gradients. How far a way may be off from
-it: 4 times as far as the definition is when computed on the CPU with the factors of its products rounded
-to the same precision, or FLOOR if that is more.
+An answer is the reference's, in float64 on the CPU: values and gradients. How far an implementation may
+be off from it: 4 times as far as the definition is when computed on the CPU with the factors of its
+products rounded to the same precision, or FLOOR if that is more.
 
 Shape letters as in `reference`.
 """
@@ -12,16 +12,17 @@ import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..layout import Layout
 from . import reference
+from .implementations import Network, Task
+from .parameters import Packings, Parameters
 from .reference import Layers
-from .ways import Network, Task
 
 # largest error that is always allowed, relative to an array's largest entry
 FLOOR = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.2e-2}
@@ -96,23 +97,18 @@ def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tenso
 
 def random_layers(network: Network, critic: bool, generator: torch.Generator) -> list[Tensor]:
     """Return a network's parameters, float32, flat; velocities and Q are of the order of 1."""
-    O, A, H, L, E = network
-    lead, out, extra = ((E,), 1, 1) if critic else ((), A, 2)
-    params = []
-    for i, (a, b) in enumerate(pairwise([O + A + extra, *[H] * L, out])):
-        params.append(normal(generator, *lead, a, b, scale=math.sqrt(1.5 / a)))
-        params.append(normal(generator, *lead, b, scale=0.1))
-        if critic and i < L:
-            params.append(1 + normal(generator, *lead, b, scale=0.1))
-            params.append(normal(generator, *lead, b, scale=0.1))
-    return params
+
+    def make(layer: int, letter: str, shape: tuple[int, ...]) -> Tensor:
+        scale = math.sqrt(1.5 / shape[-2]) if letter == "w" else 0.1
+        x = normal(generator, *shape, scale=scale)
+        return 1 + x if letter == "g" else x
+
+    return reference.flat(network.layout(critic).build(make))
 
 
 def grouped(params: Sequence[Tensor], critic: bool) -> Layers:
     """Return a flat list of parameters as layers."""
-    each = 4 if critic else 2
-    hidden = [tuple(params[i : i + each]) for i in range(0, len(params) - 2, each)]
-    return [*hidden, tuple(params[-2:])]
+    return Layout.of_act(params, 0, critic).group(params)
 
 
 class Problem(NamedTuple):
@@ -124,6 +120,7 @@ class Problem(NamedTuple):
     act: Tensor  # [B, A]: z, noise or actions
     rest: tuple[Any, ...]  # (t, log2 1/h) or (M,)
     grad: Tensor  # of the output
+    owner: Packings | None = None  # of the parameters' packed copies, kept from call to call
 
     @property
     def critic(self) -> bool:
@@ -176,8 +173,12 @@ def solve(
     obs, act = given.obs.detach(), given.act.detach()
     of_inputs = {"d obs": obs, "d action": act}
     leaves = {f"d parameter {i}": p for i, p in enumerate(params) if weights}
-    leaves |= {name: of_inputs[name].requires_grad_() for name in inputs}
-    value = function(grouped(params, given.critic), obs, act, *given.rest)
+    # of a critic without action there is no such gradient
+    leaves |= {n: of_inputs[n].requires_grad_() for n in inputs if of_inputs[n].numel()}
+    layers = Parameters(grouped(params, given.critic), given.owner)
+    value = function(layers, obs, act, *given.rest)
+    if not leaves:
+        return {"value": value.detach()}
     grads = torch.autograd.grad(value, list(leaves.values()), given.grad)
     return {"value": value.detach(), **dict(zip(leaves, grads, strict=True))}
 
@@ -262,7 +263,7 @@ def _honest(precision: str) -> Iterator[torch.dtype]:
             yield torch.float64
 
 
-@functools.lru_cache(maxsize=8)  # the ways of a task are checked on the same problems
+@functools.lru_cache(maxsize=8)  # the implementations of a task are checked on the same problems
 def solved(operation: str, precision: str, case: Case, change: int = 0) -> tuple[Problem, Truth]:
     """Return a case's problem and its answer."""
     function = getattr(reference, operation)

@@ -34,7 +34,7 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     Parameters
     ----------
     actor
-        Layers (w, b); the first reads [x, z, t, log2(1/h)], so it has O + A + 2 inputs.
+        Layers (w, b); the first reads [x, z, t, log2(1/h)] (`layout.Layout.actor`).
     obs, z
         Observations x [B, O] and partly denoised actions z_t [B, A].
     t, log2_steps
@@ -52,17 +52,26 @@ def velocity(actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tenso
     return torch.addmm(b, x, w)
 
 
-def denoise(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+def log2_fed(steps: int, log2_steps: float | None) -> float:
+    """Return what a rollout of M = `steps` feeds as log2(1/h): log2(M) unless told otherwise."""
+    return math.log2(steps) if log2_steps is None else log2_steps
+
+
+def denoise(
+    actor: Layers, obs: Tensor, noise: Tensor, steps: int, log2_steps: float | None = None
+) -> Tensor:
     """Return z_1 [B, A] after M = `steps` Euler steps from noise [B, A], before any clip."""
     z = noise
-    log2_steps = obs.new_full(obs.shape[:1], math.log2(steps))
+    fed = obs.new_full(obs.shape[:1], log2_fed(steps, log2_steps))
     for i in range(steps):
         t = obs.new_full(obs.shape[:1], i / steps)
-        z = z + velocity(actor, obs, z, t, log2_steps) / steps
+        z = z + velocity(actor, obs, z, t, fed) / steps
     return z
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+def rollout(
+    actor: Layers, obs: Tensor, noise: Tensor, steps: int, log2_steps: float | None = None
+) -> Tensor:
     """Sample actions [B, A] in [-1, 1]: M Euler steps z <- z + s(z, i/M, 1/M | x)/M, then one clip.
 
     Parameters
@@ -73,8 +82,11 @@ def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
         Observations [B, O] and standard normal noise z_0 [B, A].
     steps
         M, a step count that the actor is trained for.
+    log2_steps
+        What the actor reads as log2(1/h) at every step; None: log2(M). A flow actor, which knows no
+        step size, is fed 0.
     """
-    return denoise(actor, obs, noise, steps).clamp(-1, 1)
+    return denoise(actor, obs, noise, steps, log2_steps).clamp(-1, 1)
 
 
 def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) -> Tensor:
@@ -85,9 +97,9 @@ def critic_ensemble(critic: Layers, obs: Tensor, actions: Tensor, steps: int) ->
     Parameters
     ----------
     critic
-        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k], so it has O + A + 1 inputs.
+        Layers (w, b, g, c) and a last (w, b); the first reads [x, a, k] (`layout.Layout.critic`).
     obs, actions
-        [B, O] and [B, A].
+        [B, O] and [B, A]; A = 0 makes it V(x).
     steps
         k, the raw number of Euler steps that the action was or will be sampled with.
 
@@ -223,6 +235,7 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Clip by the global norm, one Adam step, then the EMA of the targets; all in place.
 
@@ -232,11 +245,16 @@ def adam_ema_step(
     Parameters
     ----------
     params, grads, first, second, targets
-        Tensors of one network, in the same order and of the same shapes. `grads` is used up.
+        Tensors of one network, in the same order and of the same shapes. `grads` is used up. Without
+        targets there is no EMA.
     step
         Number of this step, from 1; an int64 scalar on the parameters' device is never read by the host.
     more_grads
         A second part of the gradient, added to `grads` first; empty: none.
+    clip_norm
+        Infinite: no clip.
+    ema_before
+        Whether the targets follow the parameters as they were before the step.
 
     Returns
     -------
@@ -246,9 +264,11 @@ def adam_ema_step(
     for g, more in zip(grads, more_grads, strict=False):
         g.add_(more)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(g) for g in grads]))
-    scale = (clip_norm / norm).clamp(max=1.0)
+    scale = torch.where(norm <= clip_norm, 1.0, clip_norm / norm)  # NaN is neither
+    if ema_before:
+        _ema(params, targets, tau)
     step_size, root = _corrections(step, lr, b1, b2, norm.dtype)
-    for p, g, m, v, target in zip(params, grads, first, second, targets, strict=True):
+    for p, g, m, v in zip(params, grads, first, second, strict=True):
         g.mul_(scale)
         m.lerp_(g, 1 - b1)
         v.mul_(b2).addcmul_(g, g, value=1 - b2)
@@ -257,8 +277,15 @@ def adam_ema_step(
             p.sub_(torch.div(m, change).mul_(step_size))
         else:
             p.addcdiv_(m, change, value=-step_size)
-        target.lerp_(p, tau)
+    if not ema_before:
+        _ema(params, targets, tau)
     return norm
+
+
+def _ema(params: Sequence[Tensor], targets: Sequence[Tensor], tau: float) -> None:
+    if targets:
+        for target, p in zip(targets, params, strict=True):
+            target.lerp_(p, tau)
 
 
 def _corrections(

@@ -1,8 +1,8 @@
-"""Whether a way of computing an operation is right on this machine, and how long it takes.
+"""Whether an implementation of an operation is right on this machine, and how long it takes.
 
-Each way is checked as `judge` does on each of its cases; a recorded CUDA graph must follow its inputs.
-All of it happens in child processes (`sorl_fast.isolated`), so that a crash or an endless loop is a
-finding like any other.
+Each is checked as `judge` does on each of its cases; a recorded CUDA graph must follow its inputs. All of
+it happens in child processes (`sorl_fast.isolated`), so that a crash or an endless loop is a finding like
+any other.
 """
 
 import functools
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .. import isolated
 from .graphs import Captured, CudaRecorder, Recorder
-from .judge import CHECKS, Disagrees, Fences, agree, check_network_operation, wait
+from .implementations import GPU, PLAIN_OPERATIONS, Implementation, Network, Task, registered
+from .judge import CHECKS, Disagrees, Guards, agree, check_network_operation, wait
 from .problems import (
     FORMS,
     KEYS,
@@ -33,7 +34,6 @@ from .problems import (
     solve,
     solved,
 )
-from .ways import GPU, PLAIN_OPERATIONS, Network, Task, Way, ways
 
 STATUSES = ("ok", "disagrees", "failed", "crashed", "hung", "unchecked")
 
@@ -41,7 +41,7 @@ SILENCE = 180.0  # seconds without a word after which a check counts as hung: a 
 
 
 class Result(NamedTuple):
-    """What is known about one way of doing a task."""
+    """What is known about one implementation of a task."""
 
     status: str  # one of STATUSES
     reason: str  # empty if ok
@@ -89,7 +89,7 @@ def _recorded(call: Callable[[], Any], device: torch.device) -> Callable[[], Any
 
 
 def _timed_calls(
-    way: Way, task: Task, rows: int, device: torch.device
+    implementation: Implementation, task: Task, rows: int, device: torch.device
 ) -> tuple[Callable[[], Any], Callable[[], Any] | None]:
     """Return the call to time without gradients, and the one with, if there is one."""
     network, operation = task.network, task.operation
@@ -102,18 +102,20 @@ def _timed_calls(
         layers = grouped(actor, False), grouped(critic, True)
         rest = [x.to(device) for x in c.limits]
         args = obs.to(device), noise.to(device), TIMED_STEPS, "mean", *rest
-        if way.prepare is not None:
-            networks = way.prepare(*layers, network.obs, task.precision)
+        if implementation.prepare is not None:
+            networks = implementation.prepare(*layers, network.obs, task.precision)
             call = functools.partial(networks.best_of_n, *args)
         else:
-            call = functools.partial(way.function, *layers, *args, precision=task.precision)
+            call = functools.partial(
+                implementation.function, *layers, *args, precision=task.precision
+            )
         return _without_gradients(call), None
     given = problem(operation, Case(network, rows, TIMED_STEPS, 1, 0))
     rest = [x.to(device) if isinstance(x, Tensor) else x for x in given.rest]
     obs, act, grad = (x.to(device) for x in (given.obs, given.act, given.grad))
     params = [p.to(device) for p in given.params]
     here = Problem(operation, params, obs, act, tuple(rest), grad)
-    function = functools.partial(way.function, precision=task.precision)
+    function = functools.partial(implementation.function, precision=task.precision)
 
     def forward() -> Any:
         return function(grouped(params, here.critic), obs, act, *rest)
@@ -132,7 +134,9 @@ def _without_gradients(call: Callable[[], Any]) -> Callable[[], Any]:
     return quiet
 
 
-def _plain_call(way: Way, task: Task, device: torch.device) -> tuple[int, Callable[[], Any]]:
+def _plain_call(
+    implementation: Implementation, task: Task, device: torch.device
+) -> tuple[int, Callable[[], Any]]:
     """Return the size and the call to time of an operation that has no rows."""
     network = task.network
     if task.operation == "adam_ema_step":
@@ -140,29 +144,33 @@ def _plain_call(way: Way, task: Task, device: torch.device) -> tuple[int, Callab
         params = [p.to(device) for p in random_layers(network, True, g)]
         parts = [[torch.zeros_like(p) for p in params] for _ in range(4)]
         step = torch.tensor(1, device=device)
-        call = functools.partial(way.function, params, *parts, step, **SETTINGS)
+        call = functools.partial(implementation.function, params, *parts, step, **SETTINGS)
         return sum(p.numel() for p in params), call
     key, B = torch.tensor(KEYS[0]).to(device), 256
     shape = (B, 1, network.act) if task.operation == "normals" else (B,)
-    return math.prod(shape), functools.partial(way.function, key, *shape)
+    return math.prod(shape), functools.partial(implementation.function, key, *shape)
 
 
 def measure(
-    way: Way, task: Task, form: Form, device: torch.device, note: isolated.Note
+    implementation: Implementation,
+    task: Task,
+    form: Form,
+    device: torch.device,
+    note: isolated.Note,
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Return microseconds by rows, without and with gradients. What does not fit is left out."""
     forward: dict[int, float] = {}
     backward: dict[int, float] = {}
     if task.operation in PLAIN_OPERATIONS:
         if form.counts:
-            rows, plain = _plain_call(way, task, device)
+            rows, plain = _plain_call(implementation, task, device)
             note("time")
             forward[rows] = microseconds(_recorded(plain, device), device, form.seconds)
         return forward, backward
     for rows in form.counts:
         note(f"time of {rows} rows")
         try:
-            calls = _timed_calls(way, task, rows, device)
+            calls = _timed_calls(implementation, task, rows, device)
             for times, call in zip((forward, backward), calls, strict=True):
                 if call is not None:
                     times[rows] = microseconds(_recorded(call, device), device, form.seconds)
@@ -172,7 +180,7 @@ def measure(
 
 
 def check_replay(
-    way: Way,
+    implementation: Implementation,
     task: Task,
     device: torch.device,
     note: isolated.Note,
@@ -183,8 +191,8 @@ def check_replay(
     note(f"as a CUDA graph, {case}")
     given, truth = solved(task.operation, task.precision, case)
     other, other_truth = solved(task.operation, task.precision, case, 1)
-    here = Fences(device).all(other)
-    function = functools.partial(way.function, precision=task.precision)
+    here = Guards(device).all(other)
+    function = functools.partial(implementation.function, precision=task.precision)
     recorder = recorder or CudaRecorder(device)
     replay = Captured(lambda: solve(function, here), (), recorder)
     for p, exact in ((given, truth), (other, other_truth)):
@@ -200,22 +208,22 @@ def check_replay(
 
 
 def examine_item(item: isolated.Item, note: isolated.Note) -> isolated.Outcome:
-    """Check one way of a task and time it: the child's work."""
+    """Check one implementation of a task and time it: the child's work."""
     task = Task(item["operation"], item["precision"], Network(*item["network"]))
     form, device = FORMS[item["form"]], torch.device(item["device"])
     try:
         torch.zeros(1, device=device).cpu()
-    except Exception as err:  # whatever a driver raises: no way is to blame for it
+    except Exception as err:  # whatever a driver raises: no implementation is to blame for it
         reason = " ".join(str(err).split())[:300]
         raise isolated.Unavailable(f"a second process can't use {device}: {reason}") from err
-    way = ways(item["registry"])[task.operation][item["way"]]
+    implementation = registered(item["registry"])[task.operation][item["implementation"]]
     try:
         with torch.device("cpu"):
             for case in cases(task, form, item["seed"]):
-                CHECKS[task.operation](way, task, case, device, note)
+                CHECKS[task.operation](implementation, task, case, device, note)
             if device.type == "cuda" and CHECKS[task.operation] is check_network_operation:
-                check_replay(way, task, device, note)
-        forward, backward = measure(way, task, form, device, note)
+                check_replay(implementation, task, device, note)
+        forward, backward = measure(implementation, task, form, device, note)
         wait(device)
     except Disagrees as err:
         return {"status": "disagrees", "reason": str(err)}
@@ -239,7 +247,7 @@ def examine(
     silence: float = SILENCE,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Result]]:
-    """Check and time every way of some tasks, in child processes.
+    """Check and time every implementation of some tasks, in child processes.
 
     Parameters
     ----------
@@ -250,39 +258,49 @@ def examine(
     form
         A key of FORMS.
     registry
-        See `ways`.
+        See `implementations`.
     seed
         What the random shapes and numbers follow from.
     silence
-        Seconds without a sign of life after which a way counts as hung.
+        Seconds without a sign of life after which an implementation counts as hung.
     progress
-        Called before each way of a task.
+        Called before each implementation of a task.
 
     Returns
     -------
     dict
-        Task's name -> way -> Result. Never raises for what a way does.
+        Task's name -> implementation -> Result. Never raises for what an implementation does.
     """
-    known = ways(registry)
-    # the plainest way first: should one spoil the device, it comes after those that can't
-    plan = [(task, way) for task in wanted for way in reversed(list(known[task.operation]))]
+    known = registered(registry)
+    # the plainest implementation first: should one spoil the device, it comes after those that can't
+    plan = [
+        (task, implementation)
+        for task in wanted
+        for implementation in reversed(list(known[task.operation]))
+    ]
     items = [
         task._asdict()
-        | {"way": way, "device": str(device), "form": form, "registry": registry, "seed": seed}
-        for task, way in plan
+        | {
+            "implementation": implementation,
+            "device": str(device),
+            "form": form,
+            "registry": registry,
+            "seed": seed,
+        }
+        for task, implementation in plan
     ]
     found: dict[str, dict[str, Result]] = {}
     # deterministic cuBLAS, as `poisoned` asks for, needs to be told so before it starts
     more = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
     outcomes = isolated.run(f"{__name__}:examine_item", items, silence=silence, environment=more)
-    for i, (task, way) in enumerate(plan):
+    for i, (task, implementation) in enumerate(plan):
         if progress is not None:
-            progress(i, len(plan), f"{task.name}, {way}")
+            progress(i, len(plan), f"{task.name}, {implementation}")
         outcome = next(outcomes)
         times = [
             {int(rows): us for rows, us in outcome.get(kind, {}).items()}
             for kind in ("forward", "backward")
         ]
         result = Result(outcome["status"], outcome["reason"], times[0], times[1])
-        found.setdefault(task.name, {})[way] = result
+        found.setdefault(task.name, {})[implementation] = result
     return found

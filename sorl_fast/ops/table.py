@@ -1,10 +1,10 @@
-"""Which way of computing each operation a GPU uses: what `selfcheck` found, kept in a file.
+"""Which implementation of each operation a GPU uses: what `selfcheck` found, kept in a file.
 
 The dispatch table is JSON in the user's cache folder (XDG_CACHE_HOME, or ~/.cache), one file for each
 GPU, driver and set of versions. A table that is damaged, or was made by anything else, is not read: it
 is made anew. An operation that the table does not know is checked on first use, with the others of its
 network: a few minutes, most of them the compiler's.
-A way that failed its check is never used, and a warning says so once in each process.
+An implementation that failed its check is never used, and a warning says so once in each process.
 """
 
 import contextlib
@@ -25,14 +25,15 @@ import torch
 
 from ..atomic import write_bytes
 from ..errors import BadInput
+from ..layout import Layout
 from ..version import __version__
 from . import selfcheck
+from .implementations import DEFAULT, NAMES, OPERATIONS, PRECISIONS, Network, Task, tasks
 from .selfcheck import STATUSES, Result
-from .ways import DEFAULT, OPERATIONS, PRECISIONS, WAYS, Network, Task, tasks
 
 FORMAT = 1
 
-Entries = dict[str, dict[str, Result]]  # name of a task -> way -> result
+Entries = dict[str, dict[str, Result]]  # name of a task -> implementation -> result
 
 _log = logging.getLogger(__name__)
 
@@ -124,17 +125,17 @@ def parse(data: bytes, wanted: Mapping[str, str]) -> Entries:
         if content["format"] != FORMAT or content["key"] != dict(wanted):
             raise ValueError("made for something else")
         entries: Entries = {}
-        for name, ways in content["entries"].items():
-            if not set(ways) <= set(WAYS):
-                raise ValueError(f"unknown way in {name}")
+        for name, implementations in content["entries"].items():
+            if not set(implementations) <= set(NAMES):
+                raise ValueError(f"unknown implementation in {name}")
             entries[name] = {
-                way: Result(
+                implementation: Result(
                     status=STATUSES[STATUSES.index(found["status"])],
                     reason=str(found["reason"]),
                     forward=_read_times(found["forward"]),
                     backward=_read_times(found["backward"]),
                 )
-                for way, found in ways.items()
+                for implementation, found in implementations.items()
             }
     except (KeyError, TypeError, AttributeError, RecursionError, UnicodeDecodeError) as err:
         raise ValueError(f"damaged: {err!r}") from err
@@ -147,8 +148,11 @@ def dump(entries: Entries, made_for: Mapping[str, str]) -> bytes:
         "format": FORMAT,
         "key": dict(made_for),
         "entries": {
-            name: {way: result._asdict() for way, result in ways.items()}
-            for name, ways in entries.items()
+            name: {
+                implementation: result._asdict()
+                for implementation, result in implementations.items()
+            }
+            for name, implementations in entries.items()
         },
     }
     return (json.dumps(content, indent=1) + "\n").encode()
@@ -179,9 +183,9 @@ def save(device: torch.device, entries: Entries) -> Path | None:
     if path is None:
         raise BadInput("there is no home folder to keep it in. Set XDG_CACHE_HOME to a folder")
     lasting = {
-        name: ways
-        for name, ways in entries.items()
-        if all(result.status != "unchecked" for result in ways.values())
+        name: implementations
+        for name, implementations in entries.items()
+        if all(result.status != "unchecked" for result in implementations.values())
     }
     write_bytes(path, dump(load(device) | lasting, key(device)))
     return path
@@ -208,7 +212,7 @@ class Chooser:
         self._memory: dict[tuple[Any, ...], str] = {}
 
     def choice(
-        self, operation: str, precision: str, sizes: Any, rows: int, *, grad: bool = False
+        self, operation: str, precision: str, sizes: Layout | None, rows: int, *, grad: bool = False
     ) -> str:
         """See the module's `choice`."""
         memory = (operation, precision, sizes, rows, grad)
@@ -218,7 +222,9 @@ class Chooser:
             self._memory[memory] = self._decide(operation, precision, sizes, rows, grad)
         return self._memory[memory]
 
-    def _decide(self, operation: str, precision: str, sizes: Any, rows: int, grad: bool) -> str:
+    def _decide(
+        self, operation: str, precision: str, sizes: Layout | None, rows: int, grad: bool
+    ) -> str:
         if operation not in OPERATIONS:
             raise BadInput(
                 f"operation is {operation!r}, but must be one of {', '.join(OPERATIONS)}"
@@ -230,18 +236,19 @@ class Chooser:
         network = _network(sizes)
         task = Task(operation, precision, network)
         if task.name not in self._entries:
-            self._fill([task, *tasks(network, (precision,))])
-        ways = self._entries.get(task.name, {})
-        for way, result in ways.items():
+            # no other operation runs a network without action
+            self._fill([task, *tasks(network, (precision,))] if network.act else [task])
+        implementations = self._entries.get(task.name, {})
+        for implementation, result in implementations.items():
             if result.status != "ok":
                 self._say(
-                    f"{task.name} {way}",
-                    f"sorl-fast does not use its {way} form of {task.name} on "
-                    f"{key(self._device)['gpu']}, but the {best(ways, rows, grad=grad)} form. "
-                    f"The {way} form {_SAID[result.status]}: {result.reason}. "
+                    f"{task.name} {implementation}",
+                    f"sorl-fast does not use its {implementation} form of {task.name} on "
+                    f"{key(self._device)['gpu']}, but the {best(implementations, rows, grad=grad)} form. "
+                    f"The {implementation} form {_SAID[result.status]}: {result.reason}. "
                     "`sorl-fast doctor` checks again",
                 )
-        return best(ways, rows, grad=grad)
+        return best(implementations, rows, grad=grad)
 
     def _fill(self, wanted: Sequence[Task]) -> None:
         """Examine what is not known yet. A network's other operations are about to be used too."""
@@ -273,22 +280,28 @@ _SAID = {
 }
 
 
-def best(ways: Mapping[str, Result], rows: int, *, grad: bool = False) -> str:
-    """Return the fastest way that passed its check, by the measured row count nearest to `rows`.
+def best(implementations: Mapping[str, Result], rows: int, *, grad: bool = False) -> str:
+    """Return the fastest implementation that passed its check, by the measured row count nearest to `rows`.
 
-    Ways without a time at that count come after those that have one, in the order of WAYS; the
+    Those without a time at that count come after those that have one, in the order of NAMES; the
     reference is what remains when none passed.
     """
-    passed = {way: ways[way] for way in WAYS if way in ways and ways[way].status == "ok"}
-    times = {way: r.backward if grad else r.forward for way, r in passed.items()}
+    passed = {
+        implementation: implementations[implementation]
+        for implementation in NAMES
+        if implementation in implementations and implementations[implementation].status == "ok"
+    }
+    times = {
+        implementation: r.backward if grad else r.forward for implementation, r in passed.items()
+    }
     counts = {count for measured in times.values() for count in measured}
     if not counts:
         return next(iter(passed), "reference")
     nearest = min(counts, key=lambda count: abs(math.log(count / max(rows, 1))))
-    return min(times, key=lambda way: times[way].get(nearest, math.inf))
+    return min(times, key=lambda implementation: times[implementation].get(nearest, math.inf))
 
 
-def _network(sizes: Any) -> Network:
+def _network(sizes: Layout | None) -> Network:
     if sizes is None:  # an operation of no network
         return DEFAULT
     members = sizes.members if sizes.norm else DEFAULT.members
@@ -301,13 +314,13 @@ _choosers: dict[torch.device, Chooser] = {}
 def choice(
     operation: str,
     precision: str,
-    sizes: Any,
+    sizes: Layout | None,
     rows: int,
     *,
     grad: bool = False,
     device: torch.device | None = None,
 ) -> str:
-    """Return the way, fused, chain or reference, that an operation takes on a GPU.
+    """Return the implementation, fused, chain or reference, that an operation takes on a GPU.
 
     Parameters
     ----------
@@ -316,8 +329,7 @@ def choice(
     precision
         fp32, tf32, fp16 or bf16. The last three operations have one, whatever is given.
     sizes
-        The network's, with the fields obs, act, hidden, depth, members and norm: the actor's or the
-        critic's, and the critic's for best_of_n. None for the last three operations.
+        The actor's or the critic's, and the critic's for best_of_n. None for the last three operations.
     rows
         Rows: B, or B N for best_of_n; for the last three the number of results or parameters.
     grad

@@ -10,14 +10,12 @@ kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
 """
 
 import functools
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
 from torch import Tensor
-from torch.nn import Parameter
 
 from ..kernels import actor as actor_kernels
 from ..kernels import adam as adam_kernels
@@ -25,84 +23,22 @@ from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
 from ..kernels.interpreted import bf16_is_right as bf16_is_right
-from ..kernels.packing import Packed, Sizes, pack, sizes_of
-from . import graphs
+from ..kernels.packing import Packed, Sizes, pack
+from ..layout import Layout
 from .chain import products
-from .reference import Best, Layers, flat
+from .packed import packed_copy, sizes_of
+from .reference import Best, Layers, flat, log2_fed
 
 T = TypeVar("T")
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 WIDTH = 64  # hidden layers are a multiple of it
-_KEPT = 16  # networks whose packed copy is kept
 
 
-def serves(sizes: Sizes) -> bool:
+def serves(sizes: Layout) -> bool:
     """Whether the kernels can run a network of these sizes."""
-    return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= 1
-
-
-# ---- packed copies
-
-
-class _Copy(NamedTuple):
-    packed: Packed
-    # Aliases: they keep the memory, and so its address, from going to other parameters while the
-    # copy is known by that address.
-    aliases: list[Tensor]
-    versions: list[int]  # of the parameters, and the number of replays, which change no version
-
-
-_copies: OrderedDict[tuple[Any, ...], _Copy] = OrderedDict()
-
-
-def packed_copy(params: Sequence[Tensor], obs: int, act: int, norm: bool, precision: str) -> Packed:
-    """Return `pack` of the parameters; while they stay as they are, the copy made before.
-
-    A CUDA graph packs what its replay finds: it never sees a copy made outside of its recording, and
-    nobody sees one made inside of it.
-    """
-    aliases = [p.detach() for p in params]
-    where = _place(params)
-    if where is None:
-        return pack(aliases, obs, act, norm, precision)
-    key = (precision, norm, obs, act, where, *(p.data_ptr() for p in params))
-    versions = [*(p._version for p in aliases), graphs.replays()]
-    found = _copies.get(key)
-    if found is None or found.versions != versions:
-        _forget()
-        found = _copies[key] = _Copy(pack(aliases, obs, act, norm, precision), aliases, versions)
-    _copies.move_to_end(key)
-    return found.packed
-
-
-def forget() -> None:
-    """Forget all packed copies; see `sorl_fast.ops.forget`."""
-    _copies.clear()
-
-
-def _place(params: Sequence[Tensor]) -> tuple[Any, ...] | None:
-    """Return where a copy of the parameters may be used: device, stream, recording; None: nowhere else."""
-    if any(type(p) is not Tensor and type(p) is not Parameter for p in params):
-        return None  # torch only looks at what would be done
-    device = params[0].device
-    if device.type != "cuda":
-        return (device,)
-    cuda: Any = torch.cuda
-    recording = graphs.recording()
-    with cuda.device(device):
-        if recording is None and cuda.is_current_stream_capturing():
-            return None  # someone else's recording, which nobody tells apart from another
-        return device, cuda.current_stream().cuda_stream, recording
-
-
-def _forget() -> None:
-    """Make room for a copy; those of recordings that are over go first."""
-    now = graphs.recording()
-    for key in [k for k in _copies if len(k[4]) == 3 and k[4][2] not in (None, now)]:
-        del _copies[key]
-    while len(_copies) >= _KEPT:
-        _copies.popitem(last=False)
+    act = 0 if sizes.norm else 1  # a critic without action is V(x)
+    return sizes.hidden % WIDTH == 0 and sizes.depth >= 1 and sizes.obs >= 1 and sizes.act >= act
 
 
 # ---- what is registered
@@ -112,7 +48,7 @@ def _net(
     params: Sequence[Tensor], weights: Tensor, vectors: Tensor, obs: int, act: int, norm: bool,
     precision: str,
 ) -> Packed:  # fmt: skip
-    return Packed(weights, vectors, sizes_of(params, obs, act, norm), precision)
+    return Packed(weights, vectors, sizes_of(Layout.of(params, obs, act, norm)), precision)
 
 
 def _velocity(
@@ -138,11 +74,12 @@ def _rollout(
     obs: Tensor,
     noise: Tensor,
     steps: int,
+    log2_steps: float,
     precision: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     net = _net(params, weights, vectors, obs.shape[1], params[-1].shape[-1], False, precision)
-    out, saved = actor_kernels.rollout(net, obs, noise, steps, save=save)
+    out, saved = actor_kernels.rollout(net, obs, noise, steps, log2_steps=log2_steps, save=save)
     return out, *(saved if save else (weights.new_empty(0), obs.new_empty(0)))
 
 
@@ -171,18 +108,22 @@ def _actor_backward(
     obs: Tensor,
     saved: Sequence[Tensor],
     steps: int,
+    log2_steps: float,
     rollout: bool,
     precision: str,
     of_weights: bool,
     to_obs: bool,
     to_act: bool,
 ) -> list[Tensor]:
-    """Gradients of the parameters, then of the observations, then of the actions: those asked for."""
+    """Gradients of the parameters, then of the observations, then of the actions: those asked for.
+
+    log2_steps is that of a rollout.
+    """
     net = _net(params, weights, vectors, obs.shape[1], grad.shape[1], False, precision)
     with products(precision):
         grads = actor_kernels.backward(
             *(net, obs.contiguous(), list(saved), grad.contiguous(), steps),
-            rollout=rollout, weights=of_weights, to_obs=to_obs, to_act=to_act,
+            log2_steps=log2_steps, rollout=rollout, weights=of_weights, to_obs=to_obs, to_act=to_act,
         )  # fmt: skip
     return _apart(grads)
 
@@ -255,10 +196,12 @@ def _adam_ema_step(
     eps: float,
     clip_norm: float,
     tau: float,
+    ema_before: bool = False,
 ) -> Tensor:
     return adam_kernels.adam_ema_step(
         *(params, grads, first, second, targets, step),
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
+        ema_before=ema_before,
     )  # fmt: skip
 
 
@@ -285,7 +228,7 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         _velocity,
     ),
     "triton_rollout": (
-        f"({_NETWORK}, Tensor noise, int steps, str precision, bool save) "
+        f"({_NETWORK}, Tensor noise, int steps, float log2_steps, str precision, bool save) "
         "-> (Tensor, Tensor, Tensor)",
         _rollout,
     ),
@@ -294,7 +237,8 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         _critic,
     ),
     "triton_actor_backward": (
-        f"(Tensor grad, {_NETWORK}, Tensor[] saved, int steps, bool rollout, {_ASKED}) -> Tensor[]",
+        f"(Tensor grad, {_NETWORK}, Tensor[] saved, int steps, float log2_steps, bool rollout, {_ASKED}) "
+        "-> Tensor[]",
         _actor_backward,
     ),
     "triton_critic_backward": (
@@ -311,7 +255,7 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
     "triton_adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
         "Tensor(c!)[] second, Tensor(d!)[] targets, Tensor step, float lr, float b1, float b2, "
-        "float eps, float clip_norm, float tau) -> Tensor",
+        "float eps, float clip_norm, float tau, bool ema_before=False) -> Tensor",
         _adam_ema_step,
     ),
 }
@@ -333,25 +277,25 @@ def _room(weights: Tensor, sizes: Sizes, steps: int, rows: int, precision: str) 
 
 @torch.library.register_fake("sorl_fast::triton_velocity")
 def _(params, weights, vectors, obs, z, t, log2_steps, precision, save):  # type: ignore[no-untyped-def]
-    sizes = sizes_of(params, obs.shape[1], z.shape[1], False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], z.shape[1], False))
     pre = _room(weights, sizes, 1, len(obs), precision) if save else weights.new_empty((0,))
     return torch.empty_like(z, memory_format=torch.contiguous_format), pre
 
 
 @torch.library.register_fake("sorl_fast::triton_rollout")
-def _(params, weights, vectors, obs, noise, steps, precision, save):  # type: ignore[no-untyped-def]
+def _(params, weights, vectors, obs, noise, steps, log2_steps, precision, save):  # type: ignore[no-untyped-def]
     B, A = len(obs), params[-1].shape[-1]
     out = obs.new_empty((B, A))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
-    sizes = sizes_of(params, obs.shape[1], A, False)
+    sizes = sizes_of(Layout.of(params, obs.shape[1], A, False))
     pre = _room(weights, sizes, steps, B, precision)
     return out, pre, obs.new_empty((steps + 1, B, A))
 
 
 @torch.library.register_fake("sorl_fast::triton_critic_ensemble")
 def _(params, weights, vectors, obs, actions, k, precision, save):  # type: ignore[no-untyped-def]
-    s, B = sizes_of(params, obs.shape[1], actions.shape[1], True), len(obs)
+    s, B = Layout.of(params, obs.shape[1], actions.shape[1], True), len(obs)
     out = obs.new_empty((s.members, B))
     if not save:
         return out, weights.new_empty((0,)), obs.new_empty((0,))
@@ -368,7 +312,7 @@ def _fake_backward(
 
 
 @torch.library.register_fake("sorl_fast::triton_actor_backward")
-def _(grad, params, weights, vectors, obs, saved, steps, rollout, precision, *asked):  # type: ignore[no-untyped-def]
+def _(grad, params, weights, vectors, obs, saved, steps, log2_steps, rollout, precision, *asked):  # type: ignore[no-untyped-def]
     return _fake_backward(params, obs, grad.shape[1], *asked)
 
 
@@ -427,14 +371,14 @@ def _velocity_gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ..
     *params, weights, vectors, obs, pre, z, t, log2_steps = ctx.saved_tensors
     grads = torch.ops.sorl_fast.triton_actor_backward(
         *(grad, params, weights, vectors, obs, [pre, z.contiguous().unsqueeze(0), t, log2_steps]),
-        *(1, False, ctx.precision, any(needs), to_obs, to_act),
+        *(1, 0.0, False, ctx.precision, any(needs), to_obs, to_act),
     )
     of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
     return of_params, None, None, of_obs, of_act, *nothing
 
 
 def _setup_rollout(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    params, weights, vectors, obs, _, ctx.steps, ctx.precision, ctx.saving = inputs
+    params, weights, vectors, obs, _, ctx.steps, ctx.log2_steps, ctx.precision, ctx.saving = inputs
     ctx.save_for_backward(*params, weights, vectors, obs, *output[1:])
     ctx.set_materialize_grads(False)
 
@@ -447,7 +391,7 @@ def _rollout_gradients(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Any, ..
     _check_saved("triton_rollout", ctx.saving)
     *params, weights, vectors, obs, pre, zs = ctx.saved_tensors
     grads = torch.ops.sorl_fast.triton_actor_backward(
-        *(grad, params, weights, vectors, obs, [pre, zs], ctx.steps, True),
+        *(grad, params, weights, vectors, obs, [pre, zs], ctx.steps, ctx.log2_steps, True),
         *(ctx.precision, any(needs), to_obs, to_act),
     )
     of_params, of_obs, of_act = _given(params, needs, grads, to_obs, to_act)
@@ -489,9 +433,8 @@ for _name, _gradients, _setup in (
 def _arguments(
     layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    params = flat(layers)
-    packed = packed_copy(params, obs.shape[1], act, norm, precision)
-    return params, packed.weights, packed.vectors
+    packed = packed_copy(layers, obs.shape[1], act, norm, precision)
+    return flat(layers), packed.weights, packed.vectors
 
 
 def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
@@ -510,12 +453,19 @@ def velocity(
     return out
 
 
-def rollout(actor: Layers, obs: Tensor, noise: Tensor, steps: int, precision: str) -> Tensor:
+def rollout(
+    actor: Layers,
+    obs: Tensor,
+    noise: Tensor,
+    steps: int,
+    precision: str,
+    log2_steps: float | None = None,
+) -> Tensor:
     """Return what `reference.rollout` does; noise may be a key (int64 [3]), then drawn in the kernel."""
     params, *packed = _arguments(actor, obs, actor[-1][0].shape[-1], False, precision)
     save = _saving(params, obs, noise)
     out, *_ = torch.ops.sorl_fast.triton_rollout(
-        params, *packed, obs, noise, steps, precision, save
+        params, *packed, obs, noise, steps, log2_fed(steps, log2_steps), precision, save
     )
     return out
 
@@ -541,11 +491,17 @@ class Prepared(NamedTuple):
     precision: str
 
 
+def pack_network(layers: Layers, obs: int, precision: str) -> Packed:
+    """Pack parameters that will never change, O = `obs`, for the kernels themselves."""
+    params = [x.detach() for x in flat(layers)]
+    norm = layers[0][0].ndim == 3  # the ensemble axis tells a critic from an actor
+    return pack(params, sizes_of(Layout.of_obs(params, obs, norm)), precision)
+
+
 def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     """Pack parameters that will never change, O = `obs`; a recording may use them."""
-    params, norm = [x.detach() for x in flat(layers)], layers[0][0].ndim == 3
-    act = layers[0][0].shape[-2] - obs - (1 if norm else 2)
-    packed = pack(params, obs, act, norm, precision)
+    packed = pack_network(layers, obs, precision)
+    params = [x.detach() for x in flat(layers)]
     return Prepared(params, packed.weights, packed.vectors, precision)
 
 
@@ -613,13 +569,14 @@ def adam_ema_step(
     clip_norm: float,
     tau: float,
     more_grads: Sequence[Tensor] = (),
+    ema_before: bool = False,
 ) -> Tensor:
     """Do what `reference.adam_ema_step` does; `grads` stays as it is."""
     if not isinstance(step, Tensor):
         step = params[0].new_full((), step, dtype=torch.int64)
     return torch.ops.sorl_fast.triton_adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
-        *(step, lr, b1, b2, eps, clip_norm, tau),
+        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
     )
 
 

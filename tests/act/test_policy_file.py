@@ -20,6 +20,7 @@ from policy_bytes import DATA, POLICY, check_same, unpack
 from sorl_fast import BadInput
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import describe, dumps, load, loads, save
+from sorl_fast.layout import LETTERS
 
 
 def fields_of(policy):
@@ -92,7 +93,7 @@ def test_layout_is_that_of_the_safetensors_library(tmp_path):
     ]
     assert set(tensors) == {
         *(f"actor/{i}/{part}" for i in range(3) for part in "wb"),
-        *(f"critic/{i}/{part}" for i in range(2) for part in "wbgc"),
+        *(f"critic/{i}/{part}" for i in range(2) for part in ("w", "b", "g", "c")),
         *("critic/2/w", "critic/2/b"),
     }
     assert tensors["actor/0/w"].shape == (3 + 2 + 2, 8)
@@ -256,8 +257,8 @@ def test_policy_refuses_a_non_finite_weight_and_says_where(network, value):
 def test_policy_refuses_a_wrong_shape_of_any_tensor(name):
     network, i, part = name.split("/")
     layers = [list(layer) for layer in getattr(POLICY, network)]
-    a = layers[int(i)]["wbgc".index(part)]
-    layers[int(i)]["wbgc".index(part)] = np.concatenate([a, a])
+    a = layers[int(i)][LETTERS.index(part)]
+    layers[int(i)][LETTERS.index(part)] = np.concatenate([a, a])
     with pytest.raises(BadInput, match=f"{name} shape is"):
         dataclasses.replace(POLICY, **{network: layers})
 

@@ -15,7 +15,7 @@ from sorl_fast.bench.shapes import Cell, flop, make_policy, weights_held  # noqa
 from sorl_fast import ops  # noqa: E402
 from sorl_fast.errors import BadInput  # noqa: E402
 from sorl_fast.ops import reference, selfcheck  # noqa: E402
-from sorl_fast.ops.ways import WAYS_OF_GPU, Way  # noqa: E402
+from sorl_fast.ops.implementations import ON_GPU, Implementation  # noqa: E402
 
 CPU = torch.device("cpu")
 PLAIN = {"torch-eager": "reference", "cublas-graph": "chain"}  # neither compiles nor interprets
@@ -189,8 +189,8 @@ def test_wrong_actions_are_not_timed(wrong, plain, monkeypatch, events):
 
 
 def test_a_wrong_update_is_not_timed(plain, monkeypatch):
-    off = Way(lambda *args, precision: reference.critic_ensemble(*args) + 0.1)
-    monkeypatch.setitem(WAYS_OF_GPU["critic_ensemble"], "chain", off)
+    off = Implementation(lambda *args, precision: reference.critic_ensemble(*args) + 0.1)
+    monkeypatch.setitem(ON_GPU["critic_ensemble"], "chain", off)
     run = bench.Bench(CPU, SMALL)
     run._section = "update"
     run.update()
@@ -265,7 +265,7 @@ def test_routes_are_put_back():
     with pytest.raises(ZeroDivisionError), bench.routed("chain", "bf16"):
         assert ops.rollout is not before["rollout"]
         assert ops.rollout.keywords == {"precision": "bf16"}
-        assert ops.words is WAYS_OF_GPU["words"]["reference"].function
+        assert ops.words is ON_GPU["words"]["reference"].function
         raise ZeroDivisionError
     assert all(getattr(ops, name) is function for name, function in before.items())
 

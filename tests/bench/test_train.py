@@ -96,12 +96,12 @@ def test_compiled_losses_are_differentiated(monkeypatch):
 
 
 def test_the_backend_is_put_back(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     runner = bench.Runner(bench.EAGER, bench.make_setting(4, hidden=8, depth=1), 1)
     with runner.settled():
-        assert bench.os.environ["SORL_BACKEND"] == "torch"
-    assert "SORL_BACKEND" not in bench.os.environ
+        assert bench.os.environ["SORL_OPS"] == "torch"
+    assert "SORL_OPS" not in bench.os.environ
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,13 @@ import pytest
 import torch
 from conftest import own_arrays
 
-from sorl_fast.batch import Batch
-from sorl_fast.data.dataset import ACTION_LIMIT, TransitionData, load_data
+from sorl_fast.data.dataset import (
+    ACTION_LIMIT,
+    FIELDS,
+    TransitionData,
+    _following_actions,
+    load_data,
+)
 from sorl_fast.errors import BadInput
 
 ENV = "cube-single-play-singletask-task2-v0"
@@ -24,7 +29,8 @@ def test_own_data_with_terminals_take_the_next_row(tmp_path):
     data = pair.train.transitions
     assert len(pair.train) == 99
     assert pair.val is None
-    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in data)
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in data[:5])
+    assert data.next_actions is None
     obs = torch.from_numpy(arrays["observations"])
     assert torch.equal(data.observations, obs[:99])
     assert torch.equal(data.next_observations[:49], obs[1:50])
@@ -121,6 +127,53 @@ def test_data_without_an_end_are_said_to_be_one_trajectory(tmp_path, capsys):
     assert "terminals and timeouts end no trajectory before the last row" in capsys.readouterr().err
 
 
+def test_the_next_action_is_the_following_row_of_the_trajectory(tmp_path):
+    arrays = own_arrays(T=100)
+    arrays["masks"][49] = 0  # task done there: kept; the other end (row 99) is no transition
+    file = write(tmp_path / "a.npz", **arrays)
+    data = load_data("mine", file, next_actions=True).train
+    actions, following = data.transitions.actions, data.transitions.next_actions
+    assert len(data) == 99
+    assert torch.equal(following[:49], actions[1:50])
+    assert torch.equal(following[50:98], actions[51:99])
+    # row 98 is followed by row 99, which is no transition itself
+    assert torch.equal(following[98], torch.from_numpy(arrays["actions"][99]))
+    assert torch.equal(following[49], actions[49])  # never read: its mask is 0
+    assert load_data("mine", file).train.digest() == data.digest()
+    taken = data.take(torch.tensor([98, 3]))
+    assert torch.equal(taken.next_actions, following[[98, 3]])
+
+
+def test_with_next_observations_a_trajectorys_last_action_stands_in_for_the_next(tmp_path):
+    arrays = own_arrays(T=10)
+    arrays["terminals"] = np.arange(10) % 5 == 4
+    arrays["next_observations"] = arrays["observations"] * 2
+    arrays["actions"][6] = 1
+    data = load_data("mine", write(tmp_path / "a.npz", **arrays), next_actions=True).train
+    x = data.transitions
+    assert len(data) == 10
+    assert torch.equal(x.next_actions, x.actions[[1, 2, 3, 4, 4, 6, 7, 8, 9, 9]])
+    assert (x.next_actions[5] == np.float32(ACTION_LIMIT)).all()
+
+
+def test_data_in_no_order_have_no_next_action(tmp_path):
+    arrays = own_arrays(T=10)
+    del arrays["terminals"]
+    file = write(tmp_path / "a.npz", **arrays, next_observations=arrays["observations"])
+    with pytest.raises(
+        BadInput, match=r"a\.npz has no terminals, so nobody knows .* Add terminals"
+    ):
+        load_data("mine", file, next_actions=True)
+
+
+def test_the_next_action_in_ogbenchs_files_is_that_of_the_row_behind(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = ogbench_arrays(actions=rng.uniform(-1, 1, (12, 5)).astype(np.float32))
+    following = _following_actions(write(tmp_path / "a.npz", **arrays))
+    # rows 5 and 11 end the episodes: no transitions, but their actions follow rows 4 and 10
+    assert np.array_equal(following, arrays["actions"][[1, 2, 3, 4, 5, 7, 8, 9, 10, 11]])
+
+
 def test_other_fields_of_own_data_are_nobodys_business(tmp_path):
     arrays = own_arrays(T=20) | {"robot": np.array("arm"), "notes": np.array(["a", "b"])}
     assert len(load_data("mine", write(tmp_path / "a.npz", **arrays)).train) == 19
@@ -152,10 +205,10 @@ def test_any_real_dtype_becomes_contiguous_float32(tmp_path, dtype):
 def test_sampling_is_seeded_uniform_and_keeps_rows_together(own_file):
     data = load_data("mine", own_file).train
     batches = [data.sample(4096, torch.Generator().manual_seed(5)) for _ in range(2)]
-    assert all(torch.equal(x, y) for x, y in zip(*batches, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(*(b[:5] for b in batches), strict=True))
     rows = {tuple(o.tolist()): i for i, o in enumerate(data.transitions.observations)}
     index = torch.tensor([rows[tuple(o.tolist())] for o in batches[0].observations])
-    for name, x in zip(Batch._fields, batches[0], strict=True):
+    for name, x in zip(FIELDS, batches[0][:5], strict=True):
         assert torch.equal(x, getattr(data.transitions, name)[index]), name
     counts = torch.bincount(index, minlength=len(data))
     assert counts.min() > 0
@@ -377,10 +430,11 @@ def test_each_fault_of_an_ogbench_file_is_named(changes, says, tmp_path):
 def test_ogbench_files_are_relabelled_for_the_task(tmp_path):
     rng = np.random.default_rng(0)
     arrays = ogbench_arrays(observations=rng.normal(size=(12, 28)).astype(np.float32))
+    arrays["actions"] = rng.uniform(-0.9, 0.9, (12, 5)).astype(np.float32)
     arrays["qpos"][3, 14:17] = (0.425, -0.1, 0.02)  # row 3: the cube lies on task 1's goal
     for name in ("cube-single-play-v0", "cube-single-play-v0-val"):
         write(tmp_path / f"{name}.npz", **arrays)
-    pair = load_data("cube-single-play-singletask-task1-v0", tmp_path)
+    pair = load_data("cube-single-play-singletask-task1-v0", tmp_path, next_actions=True)
     x = pair.train.transitions
     assert len(pair.train) == 10  # two episodes of six states
     assert x.rewards.tolist() == [-1, -1, -1, 0, -1] + [-1] * 5
@@ -388,6 +442,8 @@ def test_ogbench_files_are_relabelled_for_the_task(tmp_path):
     obs = torch.from_numpy(arrays["observations"])
     assert torch.equal(x.observations, torch.cat([obs[0:5], obs[6:11]]))
     assert torch.equal(x.next_observations, torch.cat([obs[1:6], obs[7:12]]))
+    actions = torch.from_numpy(arrays["actions"])
+    assert torch.equal(x.next_actions, torch.cat([actions[1:6], actions[7:12]]))
 
 
 def test_transition_data_checks_shapes():

@@ -7,12 +7,14 @@ import sys
 from types import SimpleNamespace
 
 import torch
+from networks import normal_layers, packed
 from sorl_fast.kernels import actor, adam, best_of_n, critic, noise
-from sorl_fast.kernels.packing import Sizes, pack
 from sorl_fast.kernels.tiles import Tile
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+
+from sorl_fast.layout import Layout
 
 TILE = Tile(16, 64, 32, 4, 2)
 STEPS, CANDIDATES = 1, 16  # numbers that triton would build anew for, if it were let
@@ -36,12 +38,8 @@ def launched(rows, offset):
         return torch.randn(offset + torch.Size(shape).numel())[offset:].view(shape)
 
     O, A, H, E, L = 28, 5, 64, 2, 2
-    widths = [O + A + 2, H, H]
-    flat = [x for n in widths[:2] for x in (normal(n, H), normal(H))] + [normal(H, A), normal(A)]
-    net = pack(flat, O, A, False, "bf16")
-    widths[0] -= 1
-    flat = [x for n in widths[:2] for x in (normal(E, n, H), *[normal(E, H)] * 3)]
-    q_net = pack([*flat, normal(E, H, 1), normal(E, 1)], O, A, True, "bf16")
+    layouts = Layout.actor(O, A, H, L), Layout.critic(O, A, H, L, E)
+    net, q_net = (packed(normal_layers(x, normal), x, "bf16") for x in layouts)
     x, z, g = normal(rows, O), normal(rows, A), normal(E, rows)
     key = torch.zeros(3 + offset, dtype=torch.int64)[offset:]
 
@@ -67,8 +65,7 @@ def launched(rows, offset):
         adam.adam_ema_step(*state, torch.tensor(1), **numbers, more_grads=more)
     noise.normals(key, rows, 1, A)
     noise.words(key, 16 * rows)
-    sizes = [Sizes(O, A, 2, H, L, A, 1, False), Sizes(O, A, 1, H, L, 1, E, True)]
-    return seen, sizes
+    return seen, [net.sizes, q_net.sizes]
 
 
 def ahead(sizes):

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -11,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import flat, normal_layers, packed
 from sorl_fast.kernels import actor
-from sorl_fast.kernels.packing import pack
 from sorl_fast.kernels.tiles import Tile
 from tolerances import FLOAT32, KERNEL
 
 from sorl_fast.act import philox
+from sorl_fast.layout import Layout
 from sorl_fast.ops import reference
 
 from .place import generator, here
@@ -47,14 +47,8 @@ class Case:
         def normal(*size, scale=1.0):
             return scale * torch.randn(*size, generator=g)
 
-        widths = [O + A + 2] + [H] * L
-        self.params = []
-        for fan_in, fan_out in pairwise(widths):
-            self.params += [
-                normal(fan_in, fan_out, scale=1.4 / fan_in**0.5),
-                normal(fan_out, scale=0.2),
-            ]
-        self.params += [normal(H, A, scale=0.1 / H**0.5), normal(A, scale=0.1)]
+        self.layout = Layout.actor(O, A, H, L)
+        self.params = flat(normal_layers(self.layout, normal, w=1.4, b=0.2, last=(0.1, 0.1)))
         self.obs = normal(B, O)
         outside = torch.rand(B, A, generator=g) < 0.4
         self.noise = normal(B, A, scale=0.03) + torch.where(outside, 2.0, 0.3)
@@ -64,7 +58,7 @@ class Case:
         self.grad = normal(B, A)
 
     def net(self, precision="fp32"):
-        return pack(self.params, self.shape.O, self.shape.A, False, precision)
+        return packed([self.params], self.layout, precision)
 
     def run(self, of_rollout, precision="fp32", *, save=True, tile=None, **options):
         if of_rollout:

@@ -72,6 +72,8 @@ def test_equals_the_definition(shapes, parts, poisoned):
         dict(b1=0.0),
         dict(b2=0.0),
         dict(tau=1.0),
+        dict(ema_before=True),
+        dict(clip_norm=float("inf")),
         dict(clip_norm=1e9),
         dict(clip_norm=1e-3, eps=1e-2, lr=1.0),
     ],
@@ -195,3 +197,13 @@ def test_moments_that_come_with_other_parameters_are_seen_as_another_set():
         assert not any(torch.equal(x, y) for x, y in zip(state["params"], before, strict=True))
         kept.append(state["params"])
         state["params"] = [x.clone() for x in state["params"]]
+
+
+def test_without_targets_there_is_no_ema():
+    state, grads = tensors([(300, 9), (9,)], seed=2)
+    state["targets"] = []
+    _, own = run(adam.adam_ema_step, state, grads, 3, torch.float32)
+    _, expected = run(reference.adam_ema_step, state, grads, 3, torch.float64)
+    for name in ("params", "first", "second"):
+        for x, y in zip(own[name], expected[name], strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=2e-6 * float(y.abs().amax()))

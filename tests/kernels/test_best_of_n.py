@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import flat, normal_layers, packed
 from sorl_fast.kernels import best_of_n as kernels
 from sorl_fast.kernels.best_of_n import (
     CANDIDATE_REJECTED,
@@ -14,10 +15,10 @@ from sorl_fast.kernels.best_of_n import (
     NONFINITE_OBS,
     NONFINITE_RESULT,
 )
-from sorl_fast.kernels.packing import pack
 from sorl_fast.kernels.tiles import Tile
 
 from sorl_fast.act import philox
+from sorl_fast.layout import Layout
 from sorl_fast.ops import reference
 
 from .place import generator, here
@@ -40,9 +41,9 @@ class Problem(NamedTuple):
     high: torch.Tensor
 
     def run(self, precision="fp32", noise=None, **more):
-        O, A = self.obs.shape[1], self.noise.shape[2]
+        O = self.obs.shape[1]
         nets = [
-            pack([x for layer in layers for x in layer], O, A, norm, precision)
+            packed(layers, Layout.of_obs(flat(layers), O, norm), precision)
             for layers, norm in ((self.actor, False), (self.critic, True))
         ]
         noise = self.noise if noise is None else noise
@@ -58,16 +59,8 @@ def problem(E=2, O=5, A=3, H=64, actor_H=64, L=2, B=4, N=4, M=2, q_agg="mean", s
     def normal(*shape):
         return torch.randn(*shape, generator=g)
 
-    actor, width = [], O + A + 2
-    for out in [actor_H] * L + [A]:
-        actor.append((normal(width, out) / width**0.5, 0.1 * normal(out)))
-        width = out
-    critic, width = [], O + A + 1
-    for _ in range(L):
-        w = normal(E, width, H) / width**0.5
-        critic.append((w, 0.1 * normal(E, H), 1 + 0.2 * normal(E, H), 0.1 * normal(E, H)))
-        width = H
-    critic.append((normal(E, H, 1) / H**0.5, normal(E, 1)))
+    actor = normal_layers(Layout.actor(O, A, actor_H, L), normal)
+    critic = normal_layers(Layout.critic(O, A, H, L, E), normal, last=(1.0, 1.0))
     noise = here(philox.normals(seed, B, N, A, 3, 2))  # that of key_of(seed)
     low, high = -0.5 - normal(A).abs(), 0.5 + normal(A).abs()
     return Problem(actor, critic, normal(B, O), noise, M, q_agg, low, high)

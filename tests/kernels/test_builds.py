@@ -45,7 +45,8 @@ def test_launches_are_what_was_built_ahead():
     """Whatever the numbers of rows and steps, and wherever the inputs begin."""
     run = subprocess.run(
         [sys.executable, Path(__file__).with_name("launches.py")],
-        capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "0"},
+        capture_output=True, text=True,
+        env=os.environ | {"TRITON_INTERPRET": "0", "PYTHONPATH": str(Path(__file__).parents[1])},
     )  # fmt: skip
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 

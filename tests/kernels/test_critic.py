@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import normal_layers, packed
 from sorl_fast.kernels import critic
-from sorl_fast.kernels.packing import pack
 from sorl_fast.kernels.tiles import Tile
 from tolerances import CRITIC_GRADIENTS as GRADIENTS
 from tolerances import CRITIC_VALUES as VALUES
 
+from sorl_fast.layout import LETTERS, Layout
 from sorl_fast.ops import reference
 
 from .place import generator
@@ -32,7 +33,7 @@ class Problem(NamedTuple):
         return [x for layer in self.layers for x in layer]
 
     def packed(self, precision="fp32"):
-        return pack(self.params, self.obs.shape[1], self.actions.shape[1], True, precision)
+        return packed(self.layers, Layout.of_obs(self.params, self.obs.shape[1], True), precision)
 
     def forward(self, net, **more):
         return critic.critic_ensemble(net, self.obs, self.actions, self.k, **more)
@@ -50,12 +51,7 @@ def problem(E=2, O=5, A=3, H=64, L=2, B=7, k=4.0, seed=0):
     def normal(*shape):
         return torch.randn(*shape, generator=g)
 
-    layers, width = [], O + A + 1
-    for _ in range(L):
-        w = normal(E, width, H) / width**0.5
-        layers.append((w, 0.1 * normal(E, H), 1 + 0.2 * normal(E, H), 0.1 * normal(E, H)))
-        width = H
-    layers.append((normal(E, H, 1) / H**0.5, normal(E, 1)))
+    layers = normal_layers(Layout.critic(O, A, H, L, E), normal, last=(1.0, 1.0))
     return Problem(layers, normal(B, O), normal(B, A), normal(E, B) / max(B, 1), k)
 
 
@@ -71,7 +67,7 @@ def truth(p):
 
 def names(p):
     layers = len(p.layers)
-    own = [f"{name}{i}" for i in range(layers - 1) for name in "wbgc"]
+    own = [f"{name}{i}" for i in range(layers - 1) for name in LETTERS]
     return [*own, "w last", "b last", "obs", "actions"]
 
 

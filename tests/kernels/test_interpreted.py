@@ -32,7 +32,7 @@ for precision in ("fp32", "tf32", "fp16", "bf16"):
 def test_the_tests_interpreter_is_right(monkeypatch):
     assert bf16_is_right()
     Sampler(make_policy(H=64), backend="triton", precision="bf16")
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(ops, "_precision", dict(ops._precision))
     ops.configure(precision="bf16")
 
@@ -46,7 +46,7 @@ def test_the_interpreter_as_it_comes_is_refused(tmp_path):
         text=True,
         check=True,
         cwd=Path(__file__).parents[2],
-        env=os.environ | {"TRITON_INTERPRET": "1", "SORL_BACKEND": "triton"},
+        env=os.environ | {"TRITON_INTERPRET": "1", "SORL_OPS": "triton"},
     )
     lines = done.stdout.splitlines()
     assert lines[:6] == [f"{p} is taken" for p in ("fp32", "tf32", "fp16") for _ in range(2)]

@@ -33,7 +33,7 @@ WINDOW = 7
 
 @pytest.fixture(autouse=True)
 def plain_torch(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -53,7 +53,7 @@ class RunOnly:
 @pytest.fixture(params=["reference", "chain", "kernels"])
 def way(request, monkeypatch):
     """Take meta tensors for a GPU's, in each way that a GPU may compute."""
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_on_gpu", lambda device: device.type == "meta")
     if request.param == "chain":
         monkeypatch.setitem(ops._precision, "cuda", "bf16")
@@ -117,7 +117,7 @@ def test_updates_through_kernels_equal_plain_ones(monkeypatch):
     """The whole of it, noise and optimiser included, interpreted."""
     results = []
     for backend in ("torch", "triton"):
-        monkeypatch.setenv("SORL_BACKEND", backend)
+        monkeypatch.setenv("SORL_OPS", backend)
         updates, learner = updates_of("cpu", q_agg="min")
         for _ in range(3):
             updates.make()

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from sorl_fast.layout import Layout
-from sorl_fast.learn.networks import CriticEnsemble, ShortcutActor, fresh_layers
+from sorl_fast.learn.networks import (
+    CriticEnsemble,
+    DirectActor,
+    FlowActor,
+    ShortcutActor,
+    Value,
+    fresh_layers,
+)
 
 
 def make_actor(O, A, H, depth, random):
@@ -55,3 +62,21 @@ def test_layers_follow_a_change_of_dtype(depth):
     actor = make_actor(2, 1, 4, depth, torch.Generator()).double()
     assert all(x.dtype == torch.float64 for layer in actor.layers() for x in layer)
     assert actor.layers()[0][0] is actor.tensors()["0/w"]
+
+
+def test_what_a_flow_a_direct_actor_and_a_value_feed_to_inputs_they_do_not_have():
+    g = torch.Generator().manual_seed(0)
+    actor = fresh_layers(Layout.actor(4, 2, 8, 2), g)  # every weight counts
+    obs, z, t, zero = torch.randn(3, 4), torch.randn(3, 2), torch.rand(3), torch.zeros(3)
+    shortcut, flow, direct = (kind(actor) for kind in (ShortcutActor, FlowActor, DirectActor))
+    assert torch.equal(flow(obs, z, t), shortcut(obs, z, t, zero))
+    x = z
+    for i in range(10):
+        x = x + shortcut(obs, x, torch.full((3,), i / 10), zero) / 10
+    torch.testing.assert_close(flow.sample(obs, z, 10), x.clamp(-1, 1), rtol=0, atol=1e-5)
+    assert torch.equal(direct(obs, z), shortcut(obs, z, zero, zero))
+    assert torch.equal(direct(obs), shortcut(obs, 0 * z, zero, zero))
+    value = fresh_layers(Layout.critic(4, 0, 8, 2, 1), g)
+    q = CriticEnsemble(value)(obs, obs[:, :0], 0)
+    assert torch.equal(Value(value)(obs), q[0])
+    assert Value(value)(obs).shape == (3,)

@@ -45,7 +45,7 @@ def lanes():
 @pytest.fixture(params=list(lanes()), ids=lambda lane: "-".join(lane))
 def precision(request, monkeypatch):
     backend, precision = request.param
-    monkeypatch.setenv("SORL_BACKEND", backend)
+    monkeypatch.setenv("SORL_OPS", backend)
     yield precision
     ops.configure()
 

@@ -35,7 +35,7 @@ def done(monkeypatch):
             self.real.backward(rows, steps, *rest)
 
     real = native._native
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(native, "_native", SimpleNamespace(**vars(real) | {"TrainNet": Counted}))
     ops.forget()
     yield log

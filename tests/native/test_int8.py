@@ -10,6 +10,7 @@ from native.twin import make_policy
 from sorl_fast.act.backends.native import _SAME_NAME
 from sorl_fast.act.reference import best_of_n
 from sorl_fast.act.sampler import Sampler, Status
+from sorl_fast.layout import LETTERS
 
 _native = pytest.importorskip("sorl_fast._native", reason="the extension is not built")
 
@@ -92,8 +93,8 @@ def test_the_scale_that_a_layer_norm_takes_away_costs_nothing(monkeypatch, isa, 
 def changed(policy, network, layer, **arrays):
     """Return a native session over the policy with other arrays in one layer of one network."""
     layers = list(getattr(policy, network))
-    names = "wbgc"[: len(layers[layer])]
-    layers[layer] = tuple(arrays.get(n, x) for n, x in zip(names, layers[layer], strict=True))
+    old = zip(LETTERS, layers[layer], strict=False)
+    layers[layer] = tuple(arrays.get(n, x) for n, x in old)
     fields = {name: getattr(policy, name) for name in _SAME_NAME} | {network: tuple(layers)}
     model = _native.Model(**fields, q_min=False, precision="int8")
     return _native.Session(model, 1, 64, 1)

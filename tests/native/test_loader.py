@@ -168,7 +168,7 @@ def random_mutations():
     """Change one to three bytes of the header at random, and make the digest true again."""
     draw = random.Random(0)
     n = int.from_bytes(GOOD[:8], "little")
-    alphabet = b'0123456789abcdefFnul"\\,:{}[]-+. \x00\x7f\x80\xc3\xa9/wbgc'
+    alphabet = b'0123456789abcdefFnul"\\,:{}[]-+. \x00\x7f\x80\xc3\xa9/bcgw'
     for i in range(1500):
         head = bytearray(GOOD[8 : 8 + n])
         for _ in range(draw.randint(1, 3)):

@@ -6,6 +6,7 @@ import numpy as np
 
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.act.reference import best_of_n, denoise
+from sorl_fast.layout import Layout
 
 
 def make_policy(
@@ -22,22 +23,14 @@ def make_policy(
 ):
     rng = np.random.default_rng(seed)
 
-    def layer(inputs, outputs, lead=()):
-        limit = np.sqrt(6 / (inputs + outputs))
-        w = rng.uniform(-limit, limit, (*lead, inputs, outputs)).astype("f4")
-        return [w, rng.normal(0, 0.1, (*lead, outputs)).astype("f4")]
+    def make(i, letter, shape):
+        if letter == "w":
+            limit = np.sqrt(6 / sum(shape[-2:]))
+            return rng.uniform(-limit, limit, shape).astype("f4")
+        return rng.normal(float(letter == "g"), 0.1, shape).astype("f4")
 
-    widths = [H] * depth
-    actor = [tuple(layer(i, o)) for i, o in zip([O + A + 2, *widths], [*widths, A], strict=True)]
-    critic = []
-    for i, o in zip([O + A + 1, *widths], [*widths, 1], strict=True):
-        parts = layer(i, o, (E,))
-        if len(critic) < depth:
-            parts += [
-                rng.normal(1, 0.1, (E, o)).astype("f4"),
-                rng.normal(0, 0.1, (E, o)).astype("f4"),
-            ]
-        critic.append(tuple(parts))
+    actor = Layout.actor(O, A, H, depth).build(make)
+    critic = Layout.critic(O, A, H, depth, E).build(make)
     mean = rng.normal(0, 1, O).astype("f4") if normalise else None
     std = rng.uniform(0.5, 2, O).astype("f4") if normalise else None
     low, high = (np.full(A, b, "f4") for b in bounds)

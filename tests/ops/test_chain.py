@@ -44,6 +44,25 @@ def test_velocity(precision, shape):
 
 
 @each
+def test_rollout_of_an_actor_that_is_fed_another_step_size(precision):
+    inputs = normal(7, 5).requires_grad_(), normal(7, 3, seed=8, scale=0.1).requires_grad_()
+    compare(
+        lambda net, x, z: chain.rollout(net, x, z, 3, precision, 0.0),
+        lambda net, x, z: reference.rollout(net, x, z, 3, 0.0),
+        *(layers(last=0.2), inputs, precision),
+    )
+
+
+@each
+def test_a_critic_without_action(precision):
+    compare(
+        lambda net, x: chain.critic_ensemble(net, x, x[:, :0], 0, precision),
+        lambda net, x: reference.critic_ensemble(net, x, x[:, :0], 0),
+        *(layers(A=0, E=1), (normal(7, 5).requires_grad_(),), precision),
+    )
+
+
+@each
 @pytest.mark.parametrize("M", [1, 2, 8], ids=lambda m: f"M{m}")
 @shapes
 def test_rollout(precision, shape, M):

@@ -1,8 +1,9 @@
-"""Who is sent where on a GPU: the table's word, the precision, SORL_BACKEND, and what can't be served.
+"""Who is sent where on a GPU: the table's word, the precision, SORL_OPS, and what can't be served.
 
 There is no GPU: CPU tensors stand for its, and triton interprets its kernels.
 """
 
+import networks
 import pytest
 import torch
 from tolerances import FLOAT32
@@ -19,18 +20,12 @@ H = 64
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_precision", {"cpu": "fp32", "cuda": "fp32"})
 
 
-def layers(*, E=0, H=H, O=5, A=3):
-    lead, out, extra = ((E,), 1, 1) if E else ((), A, 2)
-    g = torch.Generator().manual_seed(1)
-    first = [torch.randn(*lead, O + A + extra, H, generator=g) / 3, torch.zeros(*lead, H)]
-    if E:
-        first += [torch.ones(*lead, H), torch.zeros(*lead, H)]
-    last = torch.randn(*lead, H, out, generator=g) / 8, torch.zeros(*lead, out)
-    return [tuple(first), last]
+def layers(*, E=0, H=H):
+    return networks.layers(H=H, depth=1, E=E, seed=1, grad=False)
 
 
 ACTOR, CRITIC = layers(), layers(E=2)
@@ -61,14 +56,14 @@ every = pytest.mark.parametrize("name", list(CALLS))
 
 
 class Table:
-    """Answers with one way, and remembers what it was asked."""
+    """Answers with one implementation, and remembers what it was asked."""
 
-    def __init__(self, way):
-        self.way, self.asked = way, []
+    def __init__(self, implementation):
+        self.implementation, self.asked = implementation, []
 
     def choice(self, operation, precision, sizes, rows, *, grad=False, device=None):
         self.asked.append((operation, precision, sizes, rows, grad))
-        return self.way
+        return self.implementation
 
 
 @pytest.fixture
@@ -78,8 +73,8 @@ def gpu(monkeypatch):
     monkeypatch.setattr(ops, "_triton", lambda device: triton)
     monkeypatch.setattr(triton, "bf16_is_right", lambda: True)  # as on a GPU
 
-    def answer(way):
-        table = Table(way)
+    def answer(implementation):
+        table = Table(implementation)
         monkeypatch.setattr(ops, "table", table)
         return table
 
@@ -108,20 +103,20 @@ def served(monkeypatch):
     return seen
 
 
-WAYS = [
-    (name, way)
+CHOICES = [
+    (name, implementation)
     for name in CALLS
-    for way in ("fused", "chain", "reference")
-    if way != "chain" or name in NETWORK
+    for implementation in ("fused", "chain", "reference")
+    if implementation != "chain" or name in NETWORK
 ]
 
 
-@pytest.mark.parametrize(("name", "way"), WAYS, ids=map("-".join, WAYS))
-def test_the_tables_word_holds(gpu, served, name, way):
-    table = gpu(way)
+@pytest.mark.parametrize(("name", "implementation"), CHOICES, ids=map("-".join, CHOICES))
+def test_the_tables_word_holds(gpu, served, name, implementation):
+    table = gpu(implementation)
     call, rows = CALLS[name]
     call()
-    assert served[0] == way
+    assert served[0] == implementation
     ((operation, precision, sizes, asked_rows, grad),) = table.asked
     assert (operation, precision, asked_rows, grad) == (name, "fp32", rows, False)
     if name in NETWORK:
@@ -147,7 +142,7 @@ def test_the_precision_reaches_table_and_kernel(gpu, monkeypatch, precision):
     ops.configure(precision=precision, device="cuda")
     seen = []
     rollout = triton.rollout
-    monkeypatch.setattr(triton, "rollout", lambda *a: seen.append(a[-1]) or rollout(*a))
+    monkeypatch.setattr(triton, "rollout", lambda *a, **k: seen.append(a[-1]) or rollout(*a, **k))
     CALLS["rollout"][0]()
     assert seen == [precision]
     assert table.asked[0][1] == precision
@@ -205,7 +200,7 @@ def test_what_kernels_cannot_serve_is_not_asked_about(gpu, served, monkeypatch, 
     CALLS["rollout"][0](net)
     assert served[0] == "chain"
     assert not table.asked
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     with pytest.raises(BadInput, match=why):
         CALLS["rollout"][0](net)
 
@@ -253,12 +248,12 @@ def test_csrc_is_not_given_a_count_of_steps_that_lies_in_a_tensor(served):
         assert served == ["reference"]
 
 
-# --- SORL_BACKEND
+# --- SORL_OPS
 
 
 @every
 def test_triton_can_be_forced(monkeypatch, served, name):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(ops, "table", Table("reference"))
     CALLS[name][0]()
     assert served[0] == "fused"
@@ -270,14 +265,14 @@ def test_triton_can_be_forced(monkeypatch, served, name):
 def test_torch_can_be_forced(monkeypatch, served, name):
     monkeypatch.setattr(ops, "_on_gpu", lambda device: True)
     monkeypatch.setattr(ops, "table", Table("fused"))
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     CALLS[name][0]()
     assert served[0] == "reference"
     assert ops.backend("cuda") == ops.backend("cpu") == "torch"
 
 
 def test_forced_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(triton, "INTERPRETED", False)
     for call in (CALLS["rollout"][0], ops.backend, ops.configure, CALLS["normals"][0]):
         with pytest.raises(BadInput, match=r"tensors are on cpu.*no GPU.*--device cuda"):
@@ -287,7 +282,7 @@ def test_forced_triton_needs_a_gpu_or_the_interpreter(monkeypatch):
 
 
 def test_forced_triton_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "triton")
+    monkeypatch.setenv("SORL_OPS", "triton")
     monkeypatch.setattr(ops, "_triton_or_why", None)
     monkeypatch.setitem(__import__("sys").modules, "sorl_fast.ops.triton", None)
     with pytest.raises(BadInput, match=r"pip install sorl-fast\[gpu\]"):
@@ -310,8 +305,8 @@ def test_without_triton_a_gpu_has_pytorch(monkeypatch, served):
 
 def test_native_forced_on_a_gpu_is_named(gpu, monkeypatch):
     gpu("fused")
-    monkeypatch.setenv("SORL_BACKEND", "native")
-    with pytest.raises(BadInput, match=r"SORL_BACKEND is 'native'.*--device cpu"):
+    monkeypatch.setenv("SORL_OPS", "native")
+    with pytest.raises(BadInput, match=r"SORL_OPS is 'native'.*--device cpu"):
         CALLS["rollout"][0]()
 
 
@@ -341,7 +336,7 @@ def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
     )
     B, found = 8, {}
     for name in ("torch", "triton"):
-        monkeypatch.setenv("SORL_BACKEND", name)
+        monkeypatch.setenv("SORL_OPS", name)
         g = torch.Generator().manual_seed(0)
 
         def normal(*shape, g=g):

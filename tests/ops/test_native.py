@@ -1,10 +1,12 @@
 """The native operations against the float64 definition: values, gradients, registration, bits."""
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from networks import agree, double, flat, layers, normal
 
 from sorl_fast import ops
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.ops import reference
 
 native = pytest.importorskip("sorl_fast.ops.native")
@@ -109,6 +112,43 @@ def test_rollout(lane, shape, M):
     )
 
 
+@pytest.mark.parametrize("log2_steps", [0.0, 2.5])
+def test_rollout_of_an_actor_that_is_fed_another_step_size(lane, log2_steps):
+    inputs = normal(33, 28).requires_grad_(), normal(33, 5, seed=8, scale=0.1).requires_grad_()
+    net = layers(28, 5, 64, 3, last=0.2)
+    compare(
+        lambda net, x, z: native.rollout(net, x, z, 10, lane, log2_steps),
+        lambda net, x, z: reference.rollout(net, x, z, 10, log2_steps),
+        *(net, inputs, lane),
+    )
+
+
+def test_a_column_that_is_fed_zero_has_a_gradient_of_exactly_zero(lane):
+    actor, critic = layers(6, 3, 33, 2, last=0.2), layers(6, 3, 33, 2, E=2)
+    x, z, zero = normal(40, 6), normal(40, 3, scale=0.1), torch.zeros(40)
+    outputs = {
+        9: (actor, native.velocity(actor, x, z, zero, zero, lane)),  # t and log2(1/h)
+        10: (actor, native.rollout(actor, x, z, 10, lane, 0.0)),  # log2(1/h) alone
+        -1: (critic, native.critic_ensemble(critic, x, z, 0, lane)),  # k
+        6: (actor, native.velocity(actor, x, torch.zeros(40, 3), zero, zero, lane)),  # z too
+    }
+    for first, (net, y) in outputs.items():
+        (grad,) = torch.autograd.grad(y.square().sum(), net[0][0])
+        assert (grad[..., first:, :] == 0).all()
+        assert (grad[..., : first % grad.shape[-2], :] != 0).any()
+
+
+@pytest.mark.parametrize("E", [1, 3], ids=lambda e: f"E{e}")
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_a_critic_without_action(lane, shape, E):
+    B, O, _, H, depth = shape
+    compare(
+        lambda net, x: native.critic_ensemble(net, x, x[:, :0], 0, lane),
+        lambda net, x: reference.critic_ensemble(net, x, x[:, :0], 0),
+        *(layers(O, 0, H, depth, E=E), (normal(B, O).requires_grad_(),), lane),
+    )
+
+
 def test_rollout_stops_the_gradient_of_clipped_actions(lane):
     net, noise = layers(3, 2, 32, 1), torch.tensor([[9.0, 0.0], [-9.0, 0.1]], requires_grad=True)
     a = native.rollout(net, normal(2, 3, scale=0.1), noise, 2, lane)
@@ -179,7 +219,7 @@ def test_threads_do_not_change_a_bit(lane, E):
 
 
 def test_changed_weights_are_packed_again(lane):
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = native.rollout(net, x, z, 2, lane)
     with torch.no_grad():
         net[1][0].mul_(2)
@@ -189,9 +229,10 @@ def test_changed_weights_are_packed_again(lane):
 
 
 def test_a_write_that_torch_does_not_count_is_seen_after_forget():
-    net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
+    net, x, z = ops.Parameters(layers(4, 2, 32, 2)), normal(3, 4), normal(3, 2)
     before = ops.rollout(net, x, z, 2)
     net[1][0].data.mul_(2)
+    assert torch.equal(ops.rollout(net, x, z, 2), before)
     ops.forget()
     after = ops.rollout(net, x, z, 2)
     assert not torch.equal(before, after)
@@ -266,8 +307,7 @@ def test_threads_meet_at_a_networks_first_gradient():
 
     with ThreadPoolExecutor(4) as pool:
         for _ in range(20):
-            net = layers(4, 2, 64, 3)
-            ops.forget()
+            net = ops.Parameters(layers(4, 2, 64, 3))
             found = list(pool.map(gradients, [net] * 4))
             assert all(torch.equal(a, b) for g in found for a, b in zip(g, found[0], strict=True))
 
@@ -337,6 +377,36 @@ def test_adam_ema_step(clip_norm, parts, isa, monkeypatch):
             agree(a, b, 2e-6)
 
 
+@pytest.mark.parametrize("targets", [True, False], ids=["ema", "no-target"])
+@pytest.mark.parametrize("isa", native.isas("fp32"))
+def test_adam_with_an_ema_of_before_the_step_or_none(targets, isa, monkeypatch):
+    monkeypatch.setenv("SORL_CPU_ISA", isa)
+    shapes = [(300, 70), (70,), (1,)]
+    mine = [[normal(*s, seed=i + k).abs() for i, s in enumerate(shapes)] for k in range(4)]
+    exact = [[x.double() for x in group] for group in mine]
+    grads = [normal(*s, seed=9) for s in shapes]
+    rates = dict(lr=1e-1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=math.inf, tau=0.3, ema_before=True)
+    for step in (1, 2):
+        for function, (p, m, v, target) in (
+            (native.adam_ema_step, mine),
+            (reference.adam_ema_step, exact),
+        ):
+            own = [g.to(p[0].dtype, copy=True) for g in grads]
+            function(p, own, m, v, target if targets else [], step, **rates)
+    for a, b in zip(mine, exact, strict=True):
+        agree(a, b, 2e-6)
+
+
+@pytest.mark.parametrize("function", [native.adam_ema_step, reference.adam_ema_step])
+@pytest.mark.parametrize("size", [0.0, 1e30], ids=["zero", "beyond-float32"])
+def test_without_a_clip_a_gradient_of_any_size_is_followed(function, size):
+    p, g, m, v, target = ([torch.full((40,), x)] for x in (1.0, size, 0.5, 1.0, 0.0))
+    rates = dict(lr=0.1, b1=0.5, b2=1.0 - 1e-9, eps=1e-8, clip_norm=math.inf, tau=0.5)
+    function(p, g, m, v, target, 1, **rates)
+    assert m[0][0] == pytest.approx(0.25 + size / 2)
+    assert not m[0].isnan().any()
+
+
 @pytest.mark.parametrize("isa", native.isas("fp32"))
 def test_threads_do_not_change_a_bit_of_the_optimiser(isa, monkeypatch):
     monkeypatch.setenv("SORL_CPU_ISA", isa)
@@ -372,9 +442,9 @@ def opcheck_cases(precision="fp32"):
     x, z = normal(5, 4), normal(5, 2, scale=0.1).requires_grad_()
     t, log2 = torch.zeros(5), torch.full((5,), 3.0)
     yield "velocity", (actor, x, z, t, log2, precision, True)
-    yield "rollout", (actor, x, z, 2, precision, True)
+    yield "rollout", (actor, x, z, 2, 1.0, precision, True)
     yield "critic_ensemble", (critic, x, z, 2, precision, True)
-    _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, precision, True)
+    _, saved = torch.ops.sorl_fast.rollout(actor, x, z, 2, 1.0, precision, True)
     actor = [p.detach() for p in actor]
     isa = native.choose_isa(precision)
     tail = (actor, saved, False, True, 2, 2, precision, isa, True, True, True)
@@ -396,13 +466,12 @@ def test_opcheck(name, precision):
 
 @pytest.mark.parametrize("norm", [False, True], ids=["actor", "critic"])
 def test_both_sides_count_the_same_bytes(lane, norm):
-    kind = native.CRITIC if norm else native.ROLLOUT
     for B, O, A, H, depth in SHAPES:
         for steps in (1,) if norm else (1, 8):
             params = flat(layers(O, A, H, depth, E=3 if norm else 0))
-            sizes = native.sizes_of(kind, params, O, A)
+            sizes = Layout.of(params, O, A, norm)
             isa = os.environ["SORL_CPU_ISA"]
-            net = _native.TrainNet(**sizes._asdict(), precision=lane, isa=isa)
+            net = _native.TrainNet(**asdict(sizes), precision=lane, isa=isa)
             assert net.saved_bytes(B, steps) == native.saved_bytes(sizes, B, steps, lane, isa)
 
 
@@ -424,7 +493,7 @@ def test_bytes_of_another_layout_are_refused():
     net, x, z = flat(layers(4, 2, 32, 2)), normal(5, 4), normal(5, 2)
     with torch.no_grad():
         os.environ["SORL_CPU_ISA"] = "avx512"
-        _, saved = torch.ops.sorl_fast.rollout(net, x, z, 2, "bf16", True)
+        _, saved = torch.ops.sorl_fast.rollout(net, x, z, 2, 1.0, "bf16", True)
     tail = (net, saved, False, True, 2, 2, "bf16", "avx512_bf16", True, False, False)
     with pytest.raises(RuntimeError, match="it ran on another instruction set"):
         torch.ops.sorl_fast.network_backward(normal(5, 2), *tail)
@@ -510,12 +579,12 @@ def test_amx_emulated(tmp_path):
 def spy(monkeypatch):
     calls = []
     real = native.rollout
-    monkeypatch.setattr(native, "rollout", lambda *a: calls.append(a[-1]) or real(*a))
+    monkeypatch.setattr(native, "rollout", lambda *a, **k: calls.append(a[-1]) or real(*a, **k))
     return calls
 
 
 def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     calls, net = spy(monkeypatch), layers(4, 2, 8, 1)
     ops.rollout(net, normal(3, 4), normal(3, 2), 2)
     assert calls == ["fp32"]
@@ -525,7 +594,7 @@ def test_float32_goes_to_csrc_and_float64_to_the_definition(monkeypatch):
 
 
 def test_torch_can_be_forced(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "torch")
+    monkeypatch.setenv("SORL_OPS", "torch")
     calls = spy(monkeypatch)
     ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2)
     assert not calls
@@ -535,9 +604,9 @@ def test_torch_can_be_forced(monkeypatch):
 
 
 def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "native")
+    monkeypatch.setenv("SORL_OPS", "native")
     deep = layers(4, 2, 8, 17)
-    with pytest.raises(BadInput, match="SORL_BACKEND"):
+    with pytest.raises(BadInput, match="SORL_OPS"):
         ops.rollout(deep, normal(3, 4), normal(3, 2), 2)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     with pytest.raises(BadInput, match="not built"):
@@ -545,16 +614,24 @@ def test_native_forced_raises_where_it_cannot_serve(monkeypatch):
 
 
 def test_without_the_extension_the_definition_serves(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(ops, "_native_or_why", BadInput("not built"))
     assert ops.backend() == "torch"
     assert ops.rollout(layers(4, 2, 8, 1), normal(3, 4), normal(3, 2), 2).shape == (3, 2)
 
 
 def test_an_unknown_backend_is_named(monkeypatch):
-    monkeypatch.setenv("SORL_BACKEND", "cuda")
-    with pytest.raises(BadInput, match="SORL_BACKEND is 'cuda'"):
+    monkeypatch.setenv("SORL_OPS", "cuda")
+    with pytest.raises(BadInput, match="SORL_OPS is 'cuda'"):
         ops.configure()
+
+
+@pytest.mark.parametrize("acting", ["numpy", "torch", "triton", "jax"])
+def test_what_acts_does_not_choose_what_trains(acting, monkeypatch):
+    monkeypatch.delenv("SORL_OPS", raising=False)
+    monkeypatch.setenv("SORL_BACKEND", acting)
+    assert ops.backend() == "native"
+    ops.configure()
 
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):

@@ -1,38 +1,22 @@
 """The plain PyTorch operations: their gradients, their edges, and Adam against torch's own."""
 
 import math
-from itertools import pairwise
 
 import pytest
 import torch
+from networks import layers
 
 from sorl_fast import ops
 from sorl_fast.ops.reference import denoise
 from sorl_fast.status import Status
 
 
-def actor_layers(O=3, A=2, H=5, depth=2, seed=0, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    sizes = [O + A + 2, *[H] * depth, A]
-    return [
-        (
-            torch.randn(i, o, generator=g, dtype=dtype) / math.sqrt(i),
-            torch.randn(o, generator=g, dtype=dtype),
-        )
-        for i, o in pairwise(sizes)
-    ]
+def actor_layers(O=3, A=2, H=5, depth=2, dtype=torch.float64):
+    return layers(O, A, H, depth, dtype=dtype, grad=False)
 
 
-def critic_layers(O=3, A=2, H=5, depth=2, E=2, seed=1, dtype=torch.float64):
-    g = torch.Generator().manual_seed(seed)
-    sizes = [O + A + 1, *[H] * depth, 1]
-    layers = []
-    for n, (i, o) in enumerate(pairwise(sizes)):
-        shapes = [(E, i, o), (E, o), (E, o), (E, o)][: 2 if n == depth else 4]
-        layers.append(
-            tuple(torch.randn(s, generator=g, dtype=dtype) / math.sqrt(i) for s in shapes)
-        )
-    return layers
+def critic_layers(O=3, A=2, H=5, depth=2, E=2, dtype=torch.float64):
+    return layers(O, A, H, depth, E=E, seed=1, dtype=dtype, grad=False)
 
 
 def normal(*shape, seed=2, dtype=torch.float64):

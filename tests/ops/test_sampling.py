@@ -12,7 +12,7 @@ from sorl_fast import ops
 from sorl_fast.act.backends.triton import TritonSession
 from sorl_fast.act.session import NoiseKey
 from sorl_fast.ops import reference, sampling, selfcheck
-from sorl_fast.ops.ways import GPU, WAYS, Network, Task, ways
+from sorl_fast.ops.implementations import GPU, NAMES, Network, Task, registered
 from sorl_fast.status import Status
 
 pytestmark = pytest.mark.filterwarnings(  # numpy's, which does the interpreter's sums
@@ -23,10 +23,10 @@ NAN = float("nan")
 
 @pytest.fixture(autouse=True)
 def no_override(monkeypatch):
-    monkeypatch.delenv("SORL_BACKEND", raising=False)
+    monkeypatch.delenv("SORL_OPS", raising=False)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", NAMES)
 @pytest.mark.parametrize("N", [1, 3], ids=lambda n: f"N{n}")
 @pytest.mark.parametrize("want_q", [True, False], ids=["q", ""])
 def test_every_way_returns_the_same(way, N, want_q):
@@ -93,7 +93,7 @@ def test_what_is_timed_packs_nothing(monkeypatch):
     packs = []
     real = sampling.prepare
     monkeypatch.setattr(sampling, "prepare", lambda *a: packs.append(a) or real(*a))
-    way = ways(GPU)["best_of_n"]["chain"]
+    way = registered(GPU)["best_of_n"]["chain"]
     task = Task("best_of_n", "fp32", Network(3, 2, 16, 1, 2))
     call, backward = selfcheck._timed_calls(way, task, 16, torch.device("cpu"))
     assert backward is None

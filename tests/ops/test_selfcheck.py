@@ -1,51 +1,58 @@
-"""The self-check refuses every way that is wrong, with the right reason, and none that is right."""
+"""The self-check refuses every implementation that is wrong, with the right reason, and no right one."""
 
 import pytest
 import torch
-import wrong_ways
+import wrong_implementations
 
 from sorl_fast.isolated import Unavailable
 from sorl_fast.ops import problems, selfcheck, table
-from sorl_fast.ops.judge import Disagrees, check_network_operation
-from sorl_fast.ops.native import Sizes
-from sorl_fast.ops.problems import Case
-from sorl_fast.ops.ways import (
+from sorl_fast.ops.implementations import (
     GPU,
     NETWORK_OPERATIONS,
+    ON_GPU,
     OPERATIONS,
     PLAIN_OPERATIONS,
     PRECISIONS,
-    WAYS_OF_GPU,
+    Implementation,
     Network,
     Task,
-    Way,
     _late,
     tasks,
 )
+from sorl_fast.ops.judge import Disagrees, check_network_operation
+from sorl_fast.ops.problems import Case
 
 CPU = torch.device("cpu")
 NET = Network(7, 5, 64, 2, 2)
 TINY = Network(3, 2, 8, 1, 2)
 
 
-def item(operation, way, registry, *, network=NET, precision="fp32", form="tiny"):
+def item(operation, implementation, registry, *, network=NET, precision="fp32", form="tiny"):
     return {
         **{"operation": operation, "precision": precision, "network": list(network)},
-        **{"way": way, "device": "cpu", "form": form, "registry": registry, "seed": 0},
+        **{
+            "implementation": implementation,
+            "device": "cpu",
+            "form": form,
+            "registry": registry,
+            "seed": 0,
+        },
     }
 
 
-def look(operation, way, registry, **more):
+def look(operation, implementation, registry, **more):
     """The outcome in this process."""
-    return selfcheck.examine_item(item(operation, way, registry, **more), lambda text: None)
+    return selfcheck.examine_item(
+        item(operation, implementation, registry, **more), lambda text: None
+    )
 
 
-@pytest.mark.parametrize("name", wrong_ways.WRONG)
+@pytest.mark.parametrize("name", wrong_implementations.WRONG)
 def test_what_is_wrong_is_refused_with_the_reason(name):
-    operation, _, says = wrong_ways.WRONG[name]
+    operation, _, says = wrong_implementations.WRONG[name]
     # candidates must be several for best_of_n
     form = "small" if operation == "best_of_n" else "tiny"
-    outcome = look(operation, name, "wrong_ways:WAYS", form=form)
+    outcome = look(operation, name, "wrong_implementations:ALL", form=form)
     assert outcome["status"] == "disagrees"
     assert says in outcome["reason"]
     assert "seed=" in outcome["reason"]  # the case can be made again
@@ -77,40 +84,51 @@ def test_the_kernels_are_accepted(task):
     assert found["reason"] == ""
 
 
+@pytest.mark.parametrize("implementation", ["fused", "chain", "reference"])
+def test_a_critic_without_action_is_examined_like_any_other(implementation):
+    pytest.importorskip("triton")
+    value = Network(7, 0, 64, 2, 2)
+    assert look("critic_ensemble", implementation, GPU, network=value)["reason"] == ""
+    wrong = look("critic_ensemble", "member", "wrong_implementations:ALL", network=value)
+    assert "value is off" in wrong["reason"]
+
+
 @pytest.mark.slow
 def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
-    """The whole way: child, kernels, times, table, choice; then another process's first use."""
+    """The whole implementation: child, kernels, times, table, choice; then another process's first use."""
     pytest.importorskip("triton")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def examine(wanted, device):
         return selfcheck.examine(wanted, device, form="tiny timed")
 
-    sizes = Sizes(*(NET.obs, NET.act, 2, NET.hidden, NET.depth, NET.act, 1, False))
+    sizes = NET.layout(critic=False)
     chosen = table.Chooser(CPU, examine).choice("rollout", "fp32", sizes, 4)
     assert chosen in ("chain", "reference")  # the interpreter is never the fastest
     found = table.load(CPU)
     assert {t.name for t in tasks(NET, ("fp32",))} == set(found)
-    for ways in found.values():
-        assert {result.status for result in ways.values()} == {"ok"}
-        assert all(result.forward for result in ways.values())
+    for implementations in found.values():
+        assert {result.status for result in implementations.values()} == {"ok"}
+        assert all(result.forward for result in implementations.values())
     assert table.Chooser(CPU, None).choice("rollout", "fp32", sizes, 4) == chosen
 
 
 def test_noise_drawn_from_a_key_is_accepted():
     for operation, form in (("rollout", "tiny"), ("best_of_n", "small")):
-        assert look(operation, "fused", "wrong_ways:RIGHT_KEY", form=form)["reason"] == ""
+        assert (
+            look(operation, "fused", "wrong_implementations:RIGHT_KEY", form=form)["reason"] == ""
+        )
 
 
 def test_low_precision_is_not_accepted_as_float32():
-    way = WAYS_OF_GPU["velocity"]["chain"]
+    implementation = ON_GPU["velocity"]["chain"]
 
     def cheats(*args, precision):
-        return way.function(*args, precision="bf16")
+        return implementation.function(*args, precision="bf16")
 
     task, case = Task("velocity", "fp32", NET), Case(NET, 5, 1, 1, 0)
     with pytest.raises(Disagrees, match="value is off"):
-        check_network_operation(Way(cheats), task, case, CPU, print)
+        check_network_operation(Implementation(cheats), task, case, CPU, print)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "fp16", "bf16"])
@@ -118,11 +136,11 @@ def test_bounds_of_low_precision_are_tight(precision):
     """A hundredth wrong is noticed wherever rounding alone can't explain it."""
 
     def off(*args, precision):
-        return 1.03 * WAYS_OF_GPU["velocity"]["chain"].function(*args, precision="fp32")
+        return 1.03 * ON_GPU["velocity"]["chain"].function(*args, precision="fp32")
 
     task, case = Task("velocity", precision, NET), Case(NET, 37, 1, 1, 0)
     with pytest.raises(Disagrees, match="value is off by 3"):
-        check_network_operation(Way(off), task, case, CPU, print)
+        check_network_operation(Implementation(off), task, case, CPU, print)
 
 
 class Afresh:
@@ -144,20 +162,20 @@ class Frozen(Afresh):
 
 
 def test_a_recording_that_follows_is_accepted():
-    way = Way(wrong_ways.right("velocity"))
-    selfcheck.check_replay(way, Task("velocity", "fp32", TINY), CPU, print, Afresh())
+    implementation = Implementation(wrong_implementations.right("velocity"))
+    selfcheck.check_replay(implementation, Task("velocity", "fp32", TINY), CPU, print, Afresh())
 
 
 def test_a_recording_that_does_not_follow_is_refused():
-    way = Way(wrong_ways.right("velocity"))
+    implementation = Implementation(wrong_implementations.right("velocity"))
     with pytest.raises(Disagrees, match="as a CUDA graph"):
-        selfcheck.check_replay(way, Task("velocity", "fp32", TINY), CPU, print, Frozen())
+        selfcheck.check_replay(implementation, Task("velocity", "fp32", TINY), CPU, print, Frozen())
 
 
 def test_a_module_that_is_missing_is_a_reason_and_no_harm(monkeypatch):
-    missing = {"velocity": {"fused": Way(_late("no_such_module", "velocity"))}}
-    monkeypatch.setattr(wrong_ways, "MISSING", missing, raising=False)
-    outcome = look("velocity", "fused", "wrong_ways:MISSING")
+    missing = {"velocity": {"fused": Implementation(_late("no_such_module", "velocity"))}}
+    monkeypatch.setattr(wrong_implementations, "MISSING", missing, raising=False)
+    outcome = look("velocity", "fused", "wrong_implementations:MISSING")
     assert outcome["status"] == "failed"
     assert "no_such_module is not installed" in outcome["reason"]
     assert outcome["harmless"]
@@ -173,10 +191,10 @@ def test_too_little_memory_blames_nobody(monkeypatch):
     def out_of_memory(*args, precision):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    full = {"velocity": {"fused": Way(out_of_memory)}}
-    monkeypatch.setattr(wrong_ways, "FULL", full, raising=False)
+    full = {"velocity": {"fused": Implementation(out_of_memory)}}
+    monkeypatch.setattr(wrong_implementations, "FULL", full, raising=False)
     with pytest.raises(Unavailable, match="free memory"):
-        look("velocity", "fused", "wrong_ways:FULL")
+        look("velocity", "fused", "wrong_implementations:FULL")
 
 
 def test_times_by_rows():
@@ -217,10 +235,17 @@ def test_rows_that_do_not_fit_are_left_out(monkeypatch):
     def small(actor, obs, *rest, precision):
         if len(obs) > 10:
             raise torch.OutOfMemoryError
-        return wrong_ways.right("velocity")(actor, obs, *rest, precision=precision)
+        return wrong_implementations.right("velocity")(actor, obs, *rest, precision=precision)
 
-    monkeypatch.setattr(wrong_ways, "SMALL", {"velocity": {"fused": Way(small)}}, raising=False)
-    outcome = look("velocity", "fused", "wrong_ways:SMALL", network=TINY, form="tiny timed")
+    monkeypatch.setattr(
+        wrong_implementations,
+        "SMALL",
+        {"velocity": {"fused": Implementation(small)}},
+        raising=False,
+    )
+    outcome = look(
+        "velocity", "fused", "wrong_implementations:SMALL", network=TINY, form="tiny timed"
+    )
     assert set(outcome["forward"]) == {4}
 
 
@@ -247,18 +272,18 @@ def test_rounding_keeps_the_right_bits(precision):
 
 @pytest.mark.slow
 def test_children_blame_who_is_to_blame():
-    """Ways that crash, hang or raise, among others that are right: each its own status."""
+    """Implementations that crash, hang or raise, among others that are right: each its own status."""
     seen = []
     found = selfcheck.examine(
         [Task("velocity", "fp32", TINY)],
         CPU,
         form="tiny",
-        registry="wrong_ways:ENDING",
+        registry="wrong_implementations:ENDING",
         silence=10,
         progress=lambda done, total, text: seen.append((done, total)),
     )
-    (ways,) = found.values()
-    statuses = {way: result.status for way, result in ways.items()}
+    (implementations,) = found.values()
+    statuses = {implementation: result.status for implementation, result in implementations.items()}
     assert statuses == {
         "right": "ok",
         "ragged": "disagrees",
@@ -268,9 +293,9 @@ def test_children_blame_who_is_to_blame():
         "hangs": "hung",
         "prints": "ok",
     }
-    assert "shared memory" in ways["raises"].reason
-    assert "code 7" in ways["exits"].reason
-    assert "SIGSEGV" in ways["segfaults"].reason
-    assert "nothing for 10 s" in ways["hangs"].reason
-    assert "values and gradients" in ways["hangs"].reason  # where it was
+    assert "shared memory" in implementations["raises"].reason
+    assert "code 7" in implementations["exits"].reason
+    assert "SIGSEGV" in implementations["segfaults"].reason
+    assert "nothing for 10 s" in implementations["hangs"].reason
+    assert "values and gradients" in implementations["hangs"].reason  # where it was
     assert seen == [(i, 7) for i in range(7)]

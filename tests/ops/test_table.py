@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from sorl_fast import isolated
 from sorl_fast.errors import BadInput
+from sorl_fast.layout import Layout
 from sorl_fast.ops import table
-from sorl_fast.ops.native import Sizes
+from sorl_fast.ops.implementations import NAMES, NETWORK_OPERATIONS, OPERATIONS, Task
 from sorl_fast.ops.selfcheck import STATUSES, Result
-from sorl_fast.ops.ways import NETWORK_OPERATIONS, OPERATIONS, WAYS, Task
 
 CPU = torch.device("cpu")
-SIZES = Sizes(obs=28, act=5, extra=2, hidden=64, depth=2, out=5, members=1, norm=False)
-CRITIC = SIZES._replace(extra=1, out=1, members=3, norm=True)
+SIZES = Layout.actor(28, 5, 64, 2)
+CRITIC = Layout.critic(28, 5, 64, 2, 3)
 GOOD = Result("ok", "", {1: 10.0, 256: 20.0}, {1: 30.0, 256: 60.0})
 NEVER = {
     "disagrees": "value is off by 1.0e-03",
@@ -40,13 +40,13 @@ def cache(tmp_path, monkeypatch):
 class Examiner:
     """Stands in for `selfcheck.examine`: gives everything the same results, and counts."""
 
-    def __init__(self, **ways):
-        self.ways = ways or {"fused": GOOD, "reference": GOOD}
+    def __init__(self, **implementations):
+        self.implementations = implementations or {"fused": GOOD, "reference": GOOD}
         self.calls = []
 
     def __call__(self, wanted, device):
         self.calls.append([task.name for task in wanted])
-        return {task.name: dict(self.ways) for task in wanted}
+        return {task.name: dict(self.implementations) for task in wanted}
 
 
 def chooser(examiner):
@@ -58,7 +58,7 @@ def chooser(examiner):
 times = st.dictionaries(st.integers(1, 2**20), st.floats(1e-3, 1e9), max_size=4)
 results = st.builds(Result, st.sampled_from(STATUSES), st.text(max_size=20), times, times)
 entries = st.dictionaries(
-    st.text(max_size=20), st.dictionaries(st.sampled_from(WAYS), results), max_size=4
+    st.text(max_size=20), st.dictionaries(st.sampled_from(NAMES), results), max_size=4
 )
 
 
@@ -144,7 +144,7 @@ def damaged():
         "format": change("format", value=0),
         "no-key": change("key", value=None),
         "entries": change("entries", value=[1]),
-        "way": change("entries", "a", value={"magic": {}}),
+        "implementation": change("entries", "a", value={"magic": {}}),
         "status": change(*result, "status", value="fine"),
         "no-times": change(*result, "forward", value=None),
         "rows": change(*result, "forward", value={"many": 1.0}),
@@ -180,14 +180,14 @@ def test_the_fastest_at_the_nearest_count_is_chosen():
     fused = Result("ok", "", {1: 50.0, 256: 60.0, 65536: 100.0}, {1: 1.0, 256: 1.0})
     chain = Result("ok", "", {1: 10.0, 256: 70.0, 65536: 300.0}, {1: 2.0, 256: 0.5})
     choose = chooser(Examiner(fused=fused, chain=chain, reference=GOOD)).choice
-    for rows, way in ((1, "chain"), (4, "chain"), (100, "reference"), (10**6, "fused")):
-        assert choose("rollout", "bf16", SIZES, rows) == way
+    for rows, implementation in ((1, "chain"), (4, "chain"), (100, "reference"), (10**6, "fused")):
+        assert choose("rollout", "bf16", SIZES, rows) == implementation
     assert choose("rollout", "bf16", SIZES, 1, grad=True) == "fused"
     assert choose("rollout", "bf16", SIZES, 200, grad=True) == "chain"
 
 
 @pytest.mark.parametrize(
-    ("ways", "chosen"),
+    ("implementations", "chosen"),
     [
         ({"fused": Result("ok", "", {}, {}), "chain": GOOD}, "chain"),
         ({"chain": Result("ok", "", {}, {}), "fused": Result("ok", "", {}, {})}, "fused"),
@@ -197,8 +197,8 @@ def test_the_fastest_at_the_nearest_count_is_chosen():
     ],
     ids=["timed", "untimed", "only-reference-timed", "nothing", "none-good"],
 )
-def test_what_remains_is_used(ways, chosen):
-    assert table.best(ways, 7) == chosen
+def test_what_remains_is_used(implementations, chosen):
+    assert table.best(implementations, 7) == chosen
 
 
 def test_a_count_that_did_not_fit_is_not_chosen():
@@ -249,6 +249,8 @@ def test_the_first_use_examines_a_network_once():
         "critic_ensemble bf16 O28 A5 H64 L2 E3",
         "best_of_n bf16 O28 A5 H64 L2 E3",
     ]
+    choose("critic_ensemble", "bf16", CRITIC._replace(act=0, members=1), 1)  # a value: alone
+    assert examiner.calls[3] == ["critic_ensemble bf16 O28 A0 H64 L2 E1"]
     fresh = Examiner()  # another process
     assert chooser(fresh).choice("rollout", "bf16", SIZES, 1) == "fused"
     assert fresh.calls == []
@@ -260,9 +262,9 @@ def test_the_first_use_says_what_takes_its_time(caplog):
     assert "first use on this GPU" in caplog.text
 
 
-@pytest.mark.parametrize("cause", ["file-in-the-way", "no-home"])
+@pytest.mark.parametrize("cause", ["file-in-the-implementation", "no-home"])
 def test_a_cache_that_cannot_be_written_does_not_break_anything(cause, tmp_path, monkeypatch):
-    if cause == "file-in-the-way":
+    if cause == "file-in-the-implementation":
         (tmp_path / "cache").write_text("")
     else:
         monkeypatch.setattr(table, "cache_folder", lambda: None)

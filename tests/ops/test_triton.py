@@ -10,7 +10,7 @@ from networks import layers as make_layers
 from tolerances import CHAIN_HALF, FLOAT32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sorl_fast.ops import graphs, reference, triton
+from sorl_fast.ops import Parameters, reference, triton
 
 # tf32 is fp32 in the interpreter; bf16 is for the tests of the kernels, which repair it
 BOUND = {"fp32": FLOAT32, "tf32": FLOAT32, "fp16": CHAIN_HALF["fp16"]}
@@ -22,13 +22,6 @@ def poison():
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(autouse=True)
-def no_copies():
-    triton._copies.clear()
-    yield
-    triton._copies.clear()
 
 
 layers = functools.partial(make_layers, last=0.2)
@@ -69,6 +62,38 @@ def test_rollout(precision, M):
         lambda net, x, z: triton.rollout(net, x, z, M, precision),
         lambda net, x, z: reference.rollout(net, x, z, M),
         *(layers(), obs_and_act(18), precision),
+    )
+
+
+@each
+def test_rollout_of_an_actor_that_is_fed_another_step_size(precision):
+    compare(
+        lambda net, x, z: triton.rollout(net, x, z, 3, precision, 0.0),
+        lambda net, x, z: reference.rollout(net, x, z, 3, 0.0),
+        *(layers(last=0.2), obs_and_act(18), precision),
+    )
+
+
+def test_a_column_that_is_fed_zero_has_a_gradient_of_exactly_zero():
+    actor, critic, x, z, zero = layers(), layers(E=2), normal(4, 5), normal(4, 3), torch.zeros(4)
+    outputs = {
+        8: (actor, triton.velocity(actor, x, z, zero, zero, "fp32")),  # t and log2(1/h)
+        9: (actor, triton.rollout(actor, x, z, 3, "fp32", 0.0)),  # log2(1/h) alone
+        -1: (critic, triton.critic_ensemble(critic, x, z, 0, "fp32")),  # k
+        5: (actor, triton.velocity(actor, x, torch.zeros(4, 3), zero, zero, "fp32")),  # z too
+    }
+    for first, (net, y) in outputs.items():
+        (grad,) = torch.autograd.grad(y.square().sum(), net[0][0])
+        assert (grad[..., first:, :] == 0).all()
+        assert (grad[..., : first % grad.shape[-2], :] != 0).any()
+
+
+@each
+def test_a_critic_without_action(precision):
+    compare(
+        lambda net, x: triton.critic_ensemble(net, x, x[:, :0], 0, precision),
+        lambda net, x: reference.critic_ensemble(net, x, x[:, :0], 0),
+        *(layers(A=0, E=1), obs_and_act(17)[:1], precision),
     )
 
 
@@ -145,7 +170,7 @@ def test_nothing_is_kept_where_no_gradient_is_needed(monkeypatch):
     monkeypatch.setattr(
         triton.actor_kernels,
         "rollout",
-        lambda *a, save: kept.append(save) or forward(*a, save=save),
+        lambda *a, save, **k: kept.append(save) or forward(*a, save=save, **k),
     )
     net, x, z = layers(), normal(3, 5), normal(3, 3)
     triton.rollout(net, x, z, 1, "fp32")
@@ -159,7 +184,7 @@ def test_a_forward_that_kept_nothing_says_so():
     net = layers()
     params, *packed = triton._arguments(net, normal(3, 5), 3, False, "fp32")
     out, *_ = torch.ops.sorl_fast.triton_rollout(
-        params, *packed, normal(3, 5), normal(3, 3), 1, "fp32", False
+        params, *packed, normal(3, 5), normal(3, 3), 1, 0.0, "fp32", False
     )
     with pytest.raises(RuntimeError, match="save=False"):
         out.sum().backward()
@@ -172,104 +197,6 @@ def test_a_parameter_changed_before_backward_is_found_out():
         net[0][0].mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         out.sum().backward()
-
-
-# --- the packed copy
-
-
-def counted(monkeypatch):
-    packs = []
-    pack = triton.pack
-    monkeypatch.setattr(triton, "pack", lambda *a: packs.append(a) or pack(*a))
-    return packs
-
-
-def test_weights_are_packed_once_for_each_of_their_versions(monkeypatch):
-    packs = counted(monkeypatch)
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
-    frozen = [tuple(p.detach() for p in layer) for layer in net]
-    first = triton.rollout(net, x, z, 1, "fp32")
-    torch.autograd.grad(first.sum(), flat(net))
-    assert torch.equal(triton.rollout(frozen, x, z, 1, "fp32"), first)
-    triton.velocity(net, x, z, z[:, 0], z[:, 0], "fp32")
-    assert len(packs) == 1
-    triton.rollout(net, x, z, 1, "fp16")
-    assert len(packs) == 2
-    with torch.no_grad():
-        net[-1][1].add_(0.25)
-    changed = triton.rollout(net, x, z, 1, "fp32")
-    assert len(packs) == 3
-    agree([changed], [first.double() + 0.25], FLOAT32)
-
-
-def test_weights_are_packed_again_after_a_replay_which_changes_no_version(monkeypatch):
-    net, x, z = layers(), normal(3, 5), normal(3, 3, scale=0.1)
-    first = triton.rollout(net, x, z, 1, "fp32").detach()
-    net[-1][1].data.add_(0.25)  # as a graph writes: behind torch's back
-    monkeypatch.setattr(graphs, "_replays", graphs.replays() + 1)
-    agree([triton.rollout(net, x, z, 1, "fp32")], [first.double() + 0.25], FLOAT32)
-
-
-def test_few_packed_copies_are_kept():
-    x, z = normal(3, 5), normal(3, 3)
-    for seed in range(triton._KEPT + 3):
-        triton.rollout(layers(seed=seed), x, z, 1, "fp32")
-    assert len(triton._copies) == triton._KEPT
-
-
-class FakeCuda:
-    """Stands in for torch.cuda where copies are told apart."""
-
-    def __init__(self):
-        self.capturing, self.stream = False, 1
-
-    def device(self, _):
-        return contextlib.nullcontext()
-
-    def is_current_stream_capturing(self):
-        return self.capturing
-
-    def current_stream(self):
-        return type("Stream", (), {"cuda_stream": self.stream})
-
-
-def test_a_recording_packs_for_itself_alone(monkeypatch):
-    cuda = FakeCuda()
-    monkeypatch.setattr(triton.torch, "cuda", cuda)
-    device = torch.device("cuda", 0)
-    places = []
-
-    def place():
-        param = type("P", (), {"device": device})
-        with monkeypatch.context() as patch:
-            patch.setattr(triton, "Parameter", param)
-            places.append(triton._place([param()]))
-        return places[-1]
-
-    outside = place()
-    assert place() == outside
-    cuda.stream = 2
-    assert place() != outside  # the copy may not be finished on another stream
-    cuda.stream, cuda.capturing = 1, True
-    assert place() is None  # a recording that is not ours
-    monkeypatch.setattr(graphs, "_recording", 1)
-    inside = place()
-    assert inside is not None
-    assert inside != outside
-    assert place() == inside
-    monkeypatch.setattr(graphs, "_recording", 2)
-    assert place() not in (outside, inside)
-
-
-def test_copies_of_a_recording_that_is_over_go(monkeypatch):
-    own, others = ("p", False, 1, 1, ("cuda", 1, None)), ("p", False, 1, 1, ("cuda", 1, 4))
-    triton._copies[own] = triton._copies[others] = None
-    monkeypatch.setattr(graphs, "_recording", 4)
-    triton._forget()
-    assert set(triton._copies) == {own, others}
-    monkeypatch.setattr(graphs, "_recording", -4)
-    triton._forget()
-    assert set(triton._copies) == {own}
 
 
 # --- torch's own checks
@@ -289,7 +216,7 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
     # without autograd: torch's own engine asks for the stream of a device that is not there
     with FakeTensorMode(), torch.device("cuda"), torch.no_grad():
         actor, critic = (
-            [tuple(torch.empty(s) for s in shapes) for shapes in net]
+            Parameters(tuple(torch.empty(s) for s in shapes) for shapes in net)
             for net in (
                 [((10, 64), (64,)), ((64, 3), (3,))],
                 [((2, 9, 64), *[(2, 64)] * 3), ((2, 64, 1), (2, 1))],
@@ -302,15 +229,16 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
         best = triton.best_of_n(actor, critic, x, torch.empty(6, 4, 3), 2, "min", -1.0, 1.0, "bf16")
         assert [y.shape for y in best] == [(6, 3), (6,), (6,), (6,)]
         of_actor = triton._arguments(actor, x, 3, False, "bf16")
-        _, *saved = ops.triton_rollout(*of_actor, x, z, 4, "bf16", True)
+        _, *saved = ops.triton_rollout(*of_actor, x, z, 4, 2.0, "bf16", True)
         asked = "bf16", True, False, False
-        grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, True, *asked)
+        grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, 2.0, True, *asked)
         of_critic = triton._arguments(critic, x, 3, True, "bf16")
         q, *saved = ops.triton_critic_ensemble(*of_critic, x, z, 4, "bf16", True)
         grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
         for g, p in zip(grads, [*flat(actor), *flat(critic)], strict=True):
             assert (g.shape, g.device.type, g.dtype) == (p.shape, "cuda", torch.float32)
-    assert not triton._copies
+    assert not actor.packings.copies
+    assert not critic.packings.copies
 
 
 @pytest.mark.parametrize("save", [True, False], ids=["save", "forward"])
@@ -324,7 +252,7 @@ def test_registration_of_the_forwards(save, precision):
     else:
         actor, critic = (([p.detach() for p in params], *rest) for params, *rest in (actor, critic))
     check(ops.triton_velocity.default, (*actor, x, z, t, t, "fp32", save))
-    check(ops.triton_rollout.default, (*actor, x, z, 2, "fp32", save))
+    check(ops.triton_rollout.default, (*actor, x, z, 2, 1.0, "fp32", save))
     check(ops.triton_critic_ensemble.default, (*critic, x, z, 2, "fp32", save))
 
 
@@ -332,12 +260,12 @@ def test_registration_of_the_backwards():
     ops = torch.ops.sorl_fast
     x, z = normal(3, 5), normal(3, 3)
     actor, critic = packed(layers(depth=2)), packed(layers(depth=2, E=2), True)
-    _, *saved = ops.triton_rollout(*actor, x, z, 2, "fp32", True)
+    _, *saved = ops.triton_rollout(*actor, x, z, 2, 1.0, "fp32", True)
     saved = [s.detach() for s in saved]
     args = [p.detach() for p in actor[0]], *actor[1:]
     check(
         ops.triton_actor_backward.default,
-        (normal(3, 3), *args, x, saved, 2, True, "fp32", True, True, True),
+        (normal(3, 3), *args, x, saved, 2, 1.0, True, "fp32", True, True, True),
     )
     _, *saved = ops.triton_critic_ensemble(*critic, x, z, 2, "fp32", True)
     saved = [s.detach() for s in saved]

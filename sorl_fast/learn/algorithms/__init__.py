@@ -13,6 +13,12 @@ from ..method import Method
 # name on the command line -> (module, class)
 METHODS: dict[str, tuple[str, str]] = {
     "sorl": ("sorl", "Sorl"),
+    "bc": ("bc", "Bc"),
+    "iql": ("iql", "Iql"),
+    "rebrac": ("rebrac", "Rebrac"),
+    "ifql": ("ifql", "Ifql"),
+    "fql": ("fql", "Fql"),
+    "idql": ("idql", "Idql"),
 }
 
 

@@ -1,5 +1,5 @@
-"""The ways of doing each operation (fused kernels, a chain of library products, the plain reference), by
-name, and the tasks: an operation in a precision, on a network.
+"""The implementations of each operation (fused kernels, a chain of library products, the plain
+reference), by name, and the tasks: an operation in a precision, on a network.
 
 Shape letters as in `reference`.
 """
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..layout import Layout
 from . import reference
 from .reference import Layers
 
@@ -18,7 +19,7 @@ ACTOR_OPERATIONS = ("velocity", "rollout")
 NETWORK_OPERATIONS = (*ACTOR_OPERATIONS, "critic_ensemble", "best_of_n")
 PLAIN_OPERATIONS = ("adam_ema_step", "normals", "words")  # of no network, in one precision
 OPERATIONS = (*NETWORK_OPERATIONS, *PLAIN_OPERATIONS)
-WAYS = ("fused", "chain", "reference")
+NAMES = ("fused", "chain", "reference")
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
@@ -30,6 +31,12 @@ class Network(NamedTuple):
     hidden: int
     depth: int
     members: int
+
+    def layout(self, critic: bool) -> Layout:
+        """Return the layout of the critics, or of the actor."""
+        if critic:
+            return Layout.critic(*self)
+        return Layout.actor(self.obs, self.act, self.hidden, self.depth)
 
 
 DEFAULT = Network(28, 5, 512, 4, 2)
@@ -52,13 +59,13 @@ class Task(NamedTuple):
         return f"{self.operation} {self.precision} O{O} A{A} H{H} L{L} E{E}"
 
 
-class Way(NamedTuple):
-    """One way of doing an operation.
+class Implementation(NamedTuple):
+    """One implementation of an operation.
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
     precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
-    best_of_n then takes candidates=. `prepare` is `sampling.prepare` for the way, where a sampler makes
-    networks ready once: what is timed is what follows.
+    best_of_n then takes candidates=. `prepare` is `sampling.prepare` for the implementation, where a
+    sampler makes networks ready once: what is timed is what follows.
     """
 
     function: Callable[..., Any]
@@ -82,37 +89,37 @@ def _reference(name: str) -> Callable[..., Any]:
     return getattr(reference, name) if name in PLAIN_OPERATIONS else call
 
 
-def _best_of_n(way: str) -> Way:
-    prepare = functools.partial(_late("sampling", "prepare"), way)
+def _best_of_n(implementation: str) -> Implementation:
+    prepare = functools.partial(_late("sampling", "prepare"), implementation)
 
     def call(
         actor: Layers, critic: Layers, obs: Tensor, *args: Any, precision: str, **options: Any
     ) -> Any:
         return prepare(actor, critic, obs.shape[-1], precision).best_of_n(obs, *args, **options)
 
-    return Way(call, draws=way == "fused", prepare=prepare)
+    return Implementation(call, draws=implementation == "fused", prepare=prepare)
 
 
-# operation -> name of the way -> way
-WAYS_OF_GPU: dict[str, dict[str, Way]] = {
+# operation -> name of the implementation -> implementation
+ON_GPU: dict[str, dict[str, Implementation]] = {
     name: {
-        "fused": Way(_late("triton", name), draws=name == "rollout"),
-        **({"chain": Way(_late("chain", name))} if name in NETWORK_OPERATIONS else {}),
-        "reference": Way(_reference(name)),
+        "fused": Implementation(_late("triton", name), draws=name == "rollout"),
+        **({"chain": Implementation(_late("chain", name))} if name in NETWORK_OPERATIONS else {}),
+        "reference": Implementation(_reference(name)),
     }
     for name in OPERATIONS
 }
 # as a sampler runs it
-WAYS_OF_GPU["best_of_n"] = {name: _best_of_n(name) for name in WAYS}
+ON_GPU["best_of_n"] = {name: _best_of_n(name) for name in NAMES}
 
-GPU = f"{__name__}:WAYS_OF_GPU"
-
-
-Ways = Mapping[str, Mapping[str, Way]]
+GPU = f"{__name__}:ON_GPU"
 
 
-def ways(registry: str) -> Ways:
-    """Return the ways that `module:attribute` names, a mapping or a function that returns one."""
+Implementations = Mapping[str, Mapping[str, Implementation]]
+
+
+def registered(registry: str) -> Implementations:
+    """Return what `module:attribute` names, a mapping or a function that returns one."""
     module, _, name = registry.partition(":")
     found = getattr(importlib.import_module(module), name)
     return found() if callable(found) else found

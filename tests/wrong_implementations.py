@@ -1,4 +1,4 @@
-"""Ways of doing the operations that are wrong on purpose, each as a kernel could be."""
+"""Implementations of the operations that are wrong on purpose, each as a kernel could be."""
 
 import math
 import os
@@ -8,7 +8,7 @@ import time
 import torch
 
 from sorl_fast.ops import reference
-from sorl_fast.ops.ways import Way
+from sorl_fast.ops.implementations import Implementation
 
 TILE = 16
 
@@ -184,7 +184,7 @@ def wrong_action_gradient_form(critic, obs, actions, steps, *, precision):
 
 
 def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, want_q=True, **_):
-    """Right: a way that draws."""
+    """Right: an implementation that draws."""
     if noise.dtype == torch.int64:
         noise = reference.normals(noise, len(obs), candidates, actor[-1][0].shape[-1])
     return reference.best_of_n(actor, critic, obs, noise, steps, *rest, want_q=want_q)
@@ -312,27 +312,27 @@ WRONG = {
     "words": ("words", words_of_31_bits, "are off"),
 }
 DRAWING = ("key", "not-scored")
-WAYS = {
+ALL = {
     operation: {
-        name: Way(function, draws=name in DRAWING)
+        name: Implementation(function, draws=name in DRAWING)
         for name, (of, function, _) in WRONG.items()
         if of == operation
     }
     for operation in {of for of, *_ in WRONG.values()}
 }
 RIGHT_KEY = {
-    "rollout": {"fused": Way(right_key, draws=True)},
-    "best_of_n": {"fused": Way(drawing, draws=True)},
+    "rollout": {"fused": Implementation(right_key, draws=True)},
+    "best_of_n": {"fused": Implementation(drawing, draws=True)},
 }
 # for the children: some that end their process, between some that are right
 ENDING = {
     "velocity": {
-        "prints": Way(prints),
-        "hangs": Way(hangs),
-        "segfaults": Way(segfaults),
-        "exits": Way(exits),
-        "raises": Way(raises),
-        "ragged": Way(ragged),
-        "right": Way(right("velocity")),
+        "prints": Implementation(prints),
+        "hangs": Implementation(hangs),
+        "segfaults": Implementation(segfaults),
+        "exits": Implementation(exits),
+        "raises": Implementation(raises),
+        "ragged": Implementation(ragged),
+        "right": Implementation(right("velocity")),
     }
 }

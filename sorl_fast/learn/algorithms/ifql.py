@@ -1,0 +1,86 @@
+"""IFQL, as in FQL's repository (arXiv 2502.02538): IQL's value and critics, and a flow cloned from the
+data, of whose candidates the critics choose when it acts.
+
+Shape letters: B batch, O observation, A action. All losses are scalars.
+"""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ...batch import Batch
+from ...config import option
+from ..losses import flow_loss
+from ..method import Method, NetworkSpec, Trained
+from ..noise import Noise, Normal, Plan, Uniform
+from .common import check_whole, critic, flow_actor, value
+from .iql import ImplicitConfig, judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class IfqlConfig(ImplicitConfig):
+    """Every constant of IFQL; the defaults are those of FQL's repository."""
+
+    method: ClassVar[str] = "ifql"
+
+    # fmt: off
+    flow_steps: int = option(10, help="Euler steps that the policy acts with")
+    num_samples: int = option(32, help="candidates that the critics choose from when the policy acts")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "flow_steps", "num_samples")
+
+
+class Ifql(Method[IfqlConfig]):
+    """Implicit Q-learning with a flow and best-of-N."""
+
+    Config = IfqlConfig
+    title = "IFQL: a cloned flow, and the best of N under IQL's critics (arXiv 2502.02538)"
+    metrics: ClassVar = {
+        "value_loss": "Expectile loss of the value",
+        "critic_loss": "TD loss of the critic",
+        "actor_loss": "Flow matching",
+        "v_mean": "Mean V",
+        "q_mean": "Mean Q",
+        "value_grad_norm": "Value's gradient norm",
+        "critic_grad_norm": "Critic's gradient norm",
+        "actor_grad_norm": "Actor's gradient norm",
+    }
+    val_metrics = ("value_loss", "critic_loss", "actor_loss", "v_mean", "q_mean")
+    plots = ("actor_loss", "value_loss", "critic_loss")
+    shown: ClassVar = {"critic": "critic_loss", "actor": "actor_loss", "q": "q_mean"}
+    remedy = "Lower --lr"
+
+    def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
+        """Return V(x), the critics with an EMA target, and the flow v(x, z, t)."""
+        return {
+            "value": value(self.config, obs_dim),
+            "critic": critic(self.config, obs_dim, act_dim),
+            "actor": flow_actor(self.config, obs_dim, act_dim),
+        }
+
+    def plan(self, act_dim: int) -> Plan:
+        """Return the noise of the flow's regression."""
+        B = self.config.batch_size
+        return {"t": Uniform((B,)), "x0": Normal(B)}
+
+    def losses(
+        self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable
+    ) -> dict[str, Tensor]:
+        """Return the losses of the validation data."""
+        judged = judge(trained, batch, self.config)
+        flow = trained.networks["actor"]
+        actor = flow_loss(flow, batch.observations, batch.actions, noise["t"], noise["x0"])
+        values = (*judged[:2], actor, judged.v.detach().mean(), judged.q.detach().mean())
+        return dict(zip(self.val_metrics, values, strict=True))
+
+    def update(self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
+        """Make one step of value, critics and flow."""
+        found = self.losses(trained, batch, noise, choice)
+        norms = trained.step({n: found[f"{n}_loss"] for n in ("value", "critic", "actor")})
+        return torch.stack([x.detach() for x in (*found.values(), *norms)])
