@@ -50,12 +50,19 @@ def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.
 
 
 def normals(
-    seed: int, rows: int, candidates: int, act_dim: int, call: int = 0, row_offset: int = 0
+    seed: int,
+    rows: int,
+    candidates: int,
+    act_dim: int,
+    call: int = 0,
+    row_offset: int = 0,
+    draw: int = 0,
 ) -> NDArray[np.float32]:
-    """Standard normal noise z_0, each element a function of (seed, call, row, candidate, a) alone.
+    """Standard normal noise, each element a function of (seed, call, row, candidate, draw, a) alone.
 
-    counter = (a // 4, candidate, row_offset + row, call mod 2^32), key = (low, high 32 bits of the
-    seed). With u = ((w >> 8) + 1) 2^-24 in (0, 1] and v = (w' >> 8) 2^-24 in [0, 1), words w, w' = 0, 1
+    counter = ((draw << 24) + a // 4, candidate, row_offset + row, call mod 2^32), key = (low, high 32
+    bits of the seed). Draw 0 is z_0, draw i + 1 the noise that step i of a diffusion adds.
+    With u = ((w >> 8) + 1) 2^-24 in (0, 1] and v = (w' >> 8) 2^-24 in [0, 1), words w, w' = 0, 1
     give sqrt(-2 ln u) cos 2 pi v and sqrt(-2 ln u) sin 2 pi v for a mod 4 = 0, 1, and words 2, 3 those
     for a mod 4 = 2, 3 (Box-Muller). Computed in float64, rounded once to float32.
 
@@ -70,6 +77,8 @@ def normals(
     row_offset
         Row number of the first row: two halves of a batch, the second with row_offset = B / 2, get
         the noise of the whole.
+    draw
+        In [0, 256); above 0, A is below 2^26.
 
     Returns
     -------
@@ -78,7 +87,7 @@ def normals(
     """
     quads = -(-act_dim // 4)
     counter = np.empty((4, rows, candidates, quads), np.uint32)
-    counter[0] = np.arange(quads, dtype=np.uint32)
+    counter[0] = np.arange(quads, dtype=np.uint32) + np.uint32(draw << 24)
     counter[1] = np.arange(candidates, dtype=np.uint32)[:, None]
     counter[2] = np.arange(row_offset, row_offset + rows, dtype=np.uint64)[:, None, None]
     counter[3] = call & 0xFFFFFFFF

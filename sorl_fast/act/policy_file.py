@@ -204,6 +204,11 @@ class Policy:
         return self.train_steps[0]
 
     @property
+    def temperature(self) -> float:
+        """What multiplies the noise that its form adds, unless a call says otherwise; 0: none."""
+        return 0.0 if self.form is None else self.form.own_temperature or 0.0
+
+    @property
     def draws(self) -> int:
         """S, how many normal numbers a candidate takes for each component of its action."""
         return 1 if self.form is None else self.form.draws

@@ -7,13 +7,14 @@ arithmetic is done in the dtype of what comes in: float32 is the definition, flo
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..status import Status
+from .form import Diffusion, Direct, Form, Tanh, is_residual
 from .policy_file import Policy
 
 Array = NDArray[np.floating[Any]]
@@ -114,6 +115,104 @@ def critic_values(critic: Layers, obs: Array, actions: Array, steps: int) -> Arr
     return (x @ w + b[:, None])[..., 0]
 
 
+def finite_part(function: Callable[[Array], Array], x: Array) -> Array:
+    """Apply a bounded function to what is finite: a candidate that is not must not pass for one."""
+    return np.where(np.isfinite(x), function(x), x)
+
+
+def clip_finite(x: Array, bound: float | None) -> Array:
+    """Clip what is finite to +-bound; None: no clip."""
+    return x if bound is None else finite_part(lambda v: np.clip(v, -bound, bound), x)
+
+
+def one_step(actor: Layers, obs: Array, noise: Array, form: Direct, temperature: float) -> Array:
+    """Return `form.Direct`'s or `form.Tanh`'s action [R, A], before the clip to the policy's bounds.
+
+    At a scale of 0 the noise is not read.
+    """
+    z = noise if form.reads_noise else np.zeros_like(noise)
+    f = actor_velocity(actor, obs, z, 0.0, 0.0)
+    if isinstance(form, Tanh):
+        f = finite_part(np.tanh, f)
+    scale = form.noise_scale * temperature
+    if form.reads_noise or scale == 0:
+        return f
+    return f + clip_finite(scale * noise, form.noise_clip)
+
+
+def diffuse(actor: Layers, obs: Array, noise: Array, form: Diffusion, temperature: float) -> Array:
+    """Return `form.Diffusion`'s action [R, A], before the clip to the policy's bounds.
+
+    Parameters
+    ----------
+    actor
+        Layers of `actor_velocity`, or of `score` where the form is residual.
+    obs
+        [R, O], already normalised.
+    noise
+        [R, S, A], S = `form.draws`: z_0, then that of the steps. Where temperature s_i is 0 it is not read.
+    form, temperature
+        The coefficients, and what multiplies the noise of the steps.
+    """
+    z = noise[:, 0]
+    steps = zip(form.times, form.z_scales, form.v_scales, form.noise_scales, strict=True)
+    for i, (t, a, b, s) in enumerate(steps):
+        v = score(actor, obs, z, t) if form.residual else actor_velocity(actor, obs, z, t, 0.0)
+        z = a * z + b * v
+        if s * temperature != 0:
+            z = z + s * temperature * noise[:, i + 1]
+        z = clip_finite(z, form.clip)
+    return z
+
+
+def score(network: Layers, obs: Array, z: Array, t: float) -> Array:
+    """IDQL's residual score network: the noise [R, A] that it sees in z at time t.
+
+    f = 2 pi t w; [cos f, sin f] through Dense, swish, Dense; [z, x, that] through Dense, then blocks
+    h + Dense(swish(Dense(LayerNorm(h)))), swish and Dense. A layer (w, b, g, c) has its LayerNorm
+    before the product.
+    """
+    (frequencies,), first, second, entry, *blocks, last = network
+    f = 2 * math.pi * t * frequencies
+    time = _dense(_swish(_dense(np.concatenate([np.cos(f), np.sin(f)], 1), first)), second)
+    h = _dense(np.concatenate([z, obs, np.repeat(time, len(z), axis=0)], axis=1), entry)
+    for (w, b, g, c), narrow in zip(blocks[0::2], blocks[1::2], strict=True):
+        h = h + _dense(_swish(_dense(layer_norm(h, g, c), (w, b))), narrow)
+    return _dense(_swish(h), last)
+
+
+def _dense(x: Array, layer: Sequence[Array]) -> Array:
+    w, b = layer
+    return x @ w + b
+
+
+def _swish(x: Array) -> Array:
+    return x / (1.0 + np.exp(-x))
+
+
+def relu_critic_values(critic: Layers, obs: Array, actions: Array) -> Array:
+    """Q(x, a) [E, R] of critics with layers (w [E, in, out], b [E, out]) and ReLU between them."""
+    x = np.concatenate([obs, actions], axis=1)
+    for w, b in critic[:-1]:
+        x = np.maximum(x @ w + b[:, None], 0)
+    w, b = critic[-1]
+    return (x @ w + b[:, None])[..., 0]
+
+
+def propose(
+    form: Form | None, actor: Layers, obs: Array, noise: Array, steps: int, temperature: float
+) -> Array:
+    """Return candidates [R, A] of a policy's form, before the clip to its bounds.
+
+    `noise` is [R, A], or [R, S, A] where the form draws S > 1 numbers.
+    """
+    if isinstance(form, Direct):
+        return one_step(actor, obs, noise, form, temperature)
+    if isinstance(form, Diffusion):
+        return diffuse(actor, obs, noise.reshape(len(obs), form.draws, -1), form, temperature)
+    return denoise(actor, obs, noise, steps)
+
+
 def aggregate(q: Array, q_agg: str) -> Array:
     """Reduce Q values [E, ...] over the ensemble by `q_agg`, mean or min."""
     value: Array = q.mean(0) if q_agg == "mean" else q.min(0)
@@ -127,29 +226,37 @@ def best_of_n(
     steps: int,
     *,
     want_q: bool = True,
+    temperature: float | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Choice:
     """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
 
-    Candidate n of observation b starts from noise[b, n]. Its action is clipped to the policy's bounds
-    once, at the end, and that is what the critic sees, at k = M. A candidate whose action (before the
-    clip) or Q is not finite is rejected; of the others the highest aggregated Q wins, ties going to the
-    smallest index. With N = 1 there is nothing to choose: Q rejects nothing.
+    Candidate n of observation b starts from noise[b, n], and becomes an action by the policy's form.
+    That is clipped to the policy's bounds once, at the end, and is what the critic sees, at k = M. A
+    candidate whose action (before the clip) or Q is not finite is rejected; of the others the highest
+    aggregated Q wins, ties going to the smallest index. With N = 1 there is nothing to choose: Q
+    rejects nothing. A policy without critics has no Q, which is NaN, and N = 1.
 
     Parameters
     ----------
     policy
-        Weights, bounds, normaliser and q_agg.
+        Weights, bounds, normaliser, form and q_agg.
     obs, noise
-        Observations [B, O] as the environment gives them, and z_0 [B, N, A]; any value.
+        Observations [B, O] as the environment gives them, and z_0 [B, N, A], or [B, N, S, A] where the
+        form draws S > 1 numbers; any value.
     steps
         M, one of `policy.train_steps`.
     want_q
         Whether Q is wanted even if N = 1, where choosing does not need it.
+    temperature
+        What multiplies the noise that the form adds; None: its own.
     dtype
         Of the arithmetic and the result.
     """
-    B, N, A = noise.shape
+    B, N, *draw = noise.shape
+    form = policy.form
+    if temperature is None:
+        temperature = policy.temperature
     actor, critic = (
         [[a.astype(dtype, copy=False) for a in layer] for layer in layers]
         for layers in (policy.actor, policy.critic)
@@ -159,12 +266,18 @@ def best_of_n(
         if policy.obs_mean is not None and policy.obs_std is not None:
             x = (x - policy.obs_mean.astype(dtype)) / policy.obs_std.astype(dtype)
         rows = np.repeat(x, N, axis=0)
-        z = denoise(actor, rows, noise.reshape(B * N, A).astype(dtype, copy=False), steps)
+        flat = noise.reshape(B * N, *draw).astype(dtype, copy=False)
+        z = propose(form, actor, rows, flat, steps, temperature)
         actions = np.clip(z, policy.action_low.astype(dtype), policy.action_high.astype(dtype))
         good = np.isfinite(z).all(1)
         q = np.full(B * N, np.nan, dtype)
-        if N > 1 or want_q:
-            q = aggregate(critic_values(critic, rows, actions, steps), policy.q_agg)
+        if critic and (N > 1 or want_q):
+            values = (
+                relu_critic_values(critic, rows, actions)
+                if is_residual(form)
+                else critic_values(critic, rows, actions, steps)
+            )
+            q = aggregate(values, policy.q_agg)
         if N > 1:
             good &= np.isfinite(q)
 

@@ -6,6 +6,7 @@ it with one of the `backends`, chosen when the Sampler is made.
 Shape letters: B observations (rows), N candidates, O observation, A action, M Euler steps.
 """
 
+import math
 import operator
 import os
 import secrets
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from . import policy_file
 from .backends import BACKENDS
+from .form import name_of
 from .policy_file import Policy
 from .session import Info, NoiseKey, Session, Status
 
@@ -36,7 +38,8 @@ class Sampler:
         The trained policy; samplers may share it.
     backend
         numpy (the definition), native, torch or triton. None: what the environment variable
-        SORL_BACKEND names, or else native where it is installed, numpy where not.
+        SORL_BACKEND names, or else native where it is installed and runs the policy's form, numpy
+        where not.
     precision
         fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
         hidden layers in 8 bits, other weights in bf16), tf32 or fp16 (triton).
@@ -47,7 +50,8 @@ class Sampler:
     Raises
     ------
     BadInput
-        The backend, precision or thread count is unknown, or this build does not have it.
+        The backend, precision or thread count is unknown, this build does not have it, or the backend
+        does not run the policy's form.
 
     Examples
     --------
@@ -68,11 +72,12 @@ class Sampler:
                 "Sampler.load(path) for a file"
             )
         self.policy = policy
-        self.backend = _choose(backend)
+        self.backend = _choose(backend, policy)
         self._session = _make_session(self.backend, policy, precision, threads)
         # the whole of a native call in one step, where its arguments need no conversion
         self._act_plain: Callable[..., Any] | None = getattr(self._session, "act_plain", None)
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
+        self._steps = policy.default_steps
         self._seed = secrets.randbits(64)
         self._calls = 0
 
@@ -105,7 +110,7 @@ class Sampler:
     def act(
         self,
         obs: Any,
-        steps: int = 1,
+        steps: int | None = None,
         candidates: int = 1,
         *,
         seed: int | None = None,
@@ -113,6 +118,7 @@ class Sampler:
         noise: Any = None,
         row_offset: int = 0,
         return_info: bool = False,
+        temperature: float | None = None,
     ) -> Any:
         """Return the action, or best of N actions, for one observation or a batch.
 
@@ -126,9 +132,10 @@ class Sampler:
             [O] or [B, O], B at least 0; real floating point or integer, converted to float32. With the
             torch and triton backends, a tensor gives tensors, on its device.
         steps
-            M, one of `policy.train_steps`.
+            M, one of `policy.train_steps`; None: 1, or else the smallest of them.
         candidates
-            N, at least 1: N actions are sampled and the one with the highest Q is returned.
+            N, at least 1: N actions are sampled and the one with the highest Q is returned. 1 for a
+            policy without critics.
         seed
             In [0, 2^64). The same seed gives the same action for ever. None: this Sampler's own seed,
             drawn when it was made, and a count of the calls.
@@ -137,12 +144,17 @@ class Sampler:
             None: 0.
         noise
             The caller's own standard normal noise, [N, A] for one observation and [B, N, A] for a
-            batch, instead of a seed. A NaN in it counts as a non-finite result.
+            batch, instead of a seed; [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers
+            (`policy.draws`). A NaN in what is read of it counts as a non-finite result.
         row_offset
             Number of the first row, so that a batch may be split: rows b of a call with row_offset = r
             get the noise of rows r + b. No effect with `noise`.
         return_info
             Also return an `Info`. The action is the same.
+        temperature
+            What multiplies the noise that the policy's form adds, at least 0; None: the policy's own.
+            0 and above only for a form that adds noise: Euler steps, and an actor that reads its
+            noise, have none.
 
         Returns
         -------
@@ -154,7 +166,9 @@ class Sampler:
         BadInput
             A shape, dtype or number is wrong; the message names it, the bound and the remedy.
         """
-        if self._act_plain is not None and noise is None and not return_info:
+        steps = self._steps if steps is None else steps
+        plain_call = noise is None and temperature is None and not return_info
+        if self._act_plain is not None and plain_call:
             own = seed is None and call is None
             key = (
                 (self._seed, self._calls & 0xFFFFFFFF)
@@ -180,9 +194,15 @@ class Sampler:
             x = x[None]
         steps = self._check_steps(steps)
         candidates = _integer("candidates", candidates, 1, 2**31)
+        if candidates > 1 and not self.policy.critic:
+            raise BadInput(
+                f"candidates is {candidates}, but this policy has no critic to choose the best by: "
+                "give candidates=1"
+            )
+        factor = self._check_temperature(temperature)
         row_offset = _integer("row_offset", row_offset, 0, 2**32 - max(len(x), 1) + 1)
         source = self._noise(noise, seed, call, row_offset, len(x), candidates, single)
-        action, info = self._session.act(x, source, candidates, steps, return_info)
+        action, info = self._session.act(x, source, candidates, steps, return_info, factor)
         if not _is_tensor(obs):
             status = np.asarray(info.status).astype(np.uint32, copy=False)
             action = np.asarray(action)
@@ -263,8 +283,30 @@ class Sampler:
             raise BadInput(
                 f"steps is {value}, but this policy was trained for {', '.join(map(str, allowed))} "
                 "Euler steps: give one of these, or train with a larger --m-disc"
+                if self.policy.form is None
+                else f"steps is {value}, but this policy acts with {', '.join(map(str, allowed))}: "
+                "give that, or leave steps out"
             )
         return value
+
+    def _check_temperature(self, value: float | None) -> float:
+        if value is None:
+            return self.policy.temperature
+        form = self.policy.form
+        if form is None or form.own_temperature is None:
+            raise BadInput(
+                f"temperature is {value!r}, but this policy adds no noise to what it computes (its form "
+                f"is {name_of(form)}): leave temperature out"
+            )
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not 0 <= number < 2.0**127:
+            raise BadInput(
+                f"temperature is {value!r}, but must be a finite number of at least 0: set temperature="
+            )
+        return number
 
     def _noise(
         self,
@@ -276,7 +318,7 @@ class Sampler:
         candidates: int,
         single: bool,
     ) -> Any | NoiseKey:
-        """Return the caller's noise [B, N, A], checked, or the key to make it from."""
+        """Return the caller's noise [B, N, A] or [B, N, S, A], checked, or the key to make it from."""
         if noise is None:
             if seed is None:
                 if call is not None:
@@ -289,25 +331,34 @@ class Sampler:
         if seed is not None or call is not None:
             raise BadInput("noise is given together with seed or call: give one or the other")
         z = self._session.array("noise", noise)
-        shape = ([] if single else [rows]) + [candidates, self.policy.act_dim]
+        draws = self.policy.draws
+        shape = ([] if single else [rows]) + [candidates] + [draws] * (draws > 1)
+        shape += [self.policy.act_dim]
         if list(z.shape) != shape:
             raise BadInput(
                 f"noise has the shape {list(z.shape)}, but must be {shape}: "
-                f"{'' if single else 'observations, '}candidates, action components"
+                f"{'' if single else 'observations, '}candidates, {'draws, ' * (draws > 1)}"
+                "action components"
             )
         return z[None] if single else z
 
 
-def _choose(backend: str | None) -> str:
+def _choose(backend: str | None, policy: Policy) -> str:
     """Decide the backend: the argument, or else SORL_BACKEND, or else the fastest on a CPU."""
     origin, name = "backend", backend
     if name is None:
         origin, name = "the environment variable SORL_BACKEND", os.environ.get("SORL_BACKEND")
     if not name:
-        return "native" if find_spec("sorl_fast._native") is not None else "numpy"
+        return fastest(policy)
     if name not in BACKENDS:
         raise BadInput(f"{origin} is {name!r}, but must be one of {', '.join(BACKENDS)}")
     return name
+
+
+def fastest(policy: Policy) -> str:
+    """Return the fastest backend for one observation that is installed, needs no GPU and runs the form."""
+    runs = name_of(policy.form) in BACKENDS["native"].forms
+    return "native" if runs and find_spec("sorl_fast._native") is not None else "numpy"
 
 
 def _make_session(name: str, policy: Policy, precision: str, threads: int) -> Session:
@@ -317,6 +368,12 @@ def _make_session(name: str, policy: Policy, precision: str, threads: int) -> Se
         raise BadInput(f"precision is {precision!r}, but must be one of {known}")
     _integer("threads", threads, 1, 2**31)
     backend = BACKENDS[name]
+    if (form := name_of(policy.form)) not in backend.forms:
+        able = ", ".join(b.name for b in BACKENDS.values() if form in b.forms)
+        raise BadInput(
+            f"backend is {name!r}, which does not run a policy of the form {form!r}: choose backend "
+            f"{able}, or leave it out"
+        )
     if precision not in backend.precisions:
         has = ", ".join(backend.precisions)
         raise BadInput(f"precision is {precision!r}, but the {name} backend has {has} only")

@@ -58,7 +58,13 @@ class Session(Protocol):
         """Forget the last good action: what is held next is 0, clipped to the bounds."""
 
     def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+        self,
+        obs: Any,
+        noise: Any | NoiseKey,
+        candidates: int,
+        steps: int,
+        want_q: bool,
+        temperature: float = 0.0,
     ) -> tuple[Any, Info]:
         """Choose the best of N actions for each observation.
 
@@ -67,11 +73,14 @@ class Session(Protocol):
         obs
             float32 [B, O], from `array`; B may be 0, and any number may be NaN or infinite.
         noise
-            float32 [B, N, A], from `array`, or the key that it follows from: `philox.normals`.
+            float32 [B, N, A], or [B, N, S, A] where the policy draws S > 1 numbers, from `array`, or
+            the key that it follows from: `noise_of`.
         candidates, steps
             N, at least 1, and M, one of the policy's step counts.
         want_q
             Whether Q is wanted even if N = 1, where choosing does not need it.
+        temperature
+            What multiplies the noise that the policy's form adds; for a form that adds none, 0.
 
         Returns
         -------
@@ -88,6 +97,7 @@ class Backend(NamedTuple):
 
     name: str
     precisions: tuple[str, ...]
+    forms: tuple[str, ...]  # of `form.NAMES`, those that it runs
     why_not: Callable[[str], str]  # precision -> why it cannot serve here and now; "" if it can
     # policy, precision, threads -> session. BadInput: a value is one that it cannot serve
     make: Callable[[Policy, str, int], Session]
@@ -98,9 +108,15 @@ def rest(policy: Policy) -> NDArray[np.float32]:
     return np.clip(np.zeros(policy.act_dim, np.float32), policy.action_low, policy.action_high)
 
 
-def noise_of(key: NoiseKey, rows: int, candidates: int, act_dim: int) -> NDArray[np.float32]:
-    """Return the noise [B, N, A] of a key."""
-    return normals(key.seed, rows, candidates, act_dim, key.call, key.row_offset)
+def noise_of(
+    key: NoiseKey, rows: int, candidates: int, act_dim: int, draws: int = 1
+) -> NDArray[np.float32]:
+    """Return the noise of a key, [B, N, A] or, where S = `draws` is above 1, [B, N, S, A]."""
+    parts = [
+        normals(key.seed, rows, candidates, act_dim, key.call, key.row_offset, draw)
+        for draw in range(draws)
+    ]
+    return parts[0] if draws == 1 else np.stack(parts, axis=2)
 
 
 def as_floats(name: str, value: Any) -> NDArray[np.float32]:

@@ -12,20 +12,17 @@ from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import layer_norm, relu, silu
+from torch.nn.functional import layer_norm
 
+from ..ops.forms import relu_critics, relu_stack, score
+from ..ops.reference import LAYER_NORM_EPS
 from .networks import Network
 
-LAYER_NORM_EPS = 1e-6
 WIDER = 4  # a block's inner width over H
 
 
 class ScoreNetwork(Network):
-    """Noise eps(x, z, t) of one diffusion step.
-
-    Time goes through Fourier features of learned frequencies and two layers; [z, x, time] through one
-    layer, residual blocks h + Dense(swish(Dense(LayerNorm(dropout(h))))), swish and a last layer.
-    """
+    """Noise eps(x, z, t) of one diffusion step: `ops.forms.score`."""
 
     def forward(
         self,
@@ -46,16 +43,7 @@ class ScoreNetwork(Network):
         dropout
             The probability that the masks were drawn with.
         """
-        (frequencies,), first, second, entry, *blocks, last = self.layers()
-        f = 2 * math.pi * t.unsqueeze(-1) @ frequencies
-        time = _dense(silu(_dense(torch.cat([f.cos(), f.sin()], -1), first)), second)
-        h = _dense(torch.cat([z, obs, time], -1), entry)
-        for j in range(len(blocks) // 2):
-            (w, b, gain, shift), narrow = blocks[2 * j : 2 * j + 2]
-            inner = h if keep is None else h * keep[j] / (1 - dropout)
-            inner = layer_norm(inner, inner.shape[-1:], gain, shift, LAYER_NORM_EPS)
-            h = h + _dense(silu(_dense(inner, (w, b))), narrow)
-        return _dense(silu(h), last)
+        return score(self.layers(), obs, z, t, keep, dropout)
 
 
 class ReluCritics(Network):
@@ -63,7 +51,7 @@ class ReluCritics(Network):
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Return Q [E, B]."""
-        return _relu_stack(torch.cat([obs, actions], -1), self.layers()).squeeze(-1)
+        return relu_critics(self.layers(), obs, actions)
 
 
 class ReluValue(Network):
@@ -73,19 +61,7 @@ class ReluValue(Network):
         """Return V [B]."""
         (gain, shift), *rest = self.layers()
         x = layer_norm(obs, obs.shape[-1:], gain, shift, LAYER_NORM_EPS)
-        return _relu_stack(x, rest).squeeze(-1)
-
-
-def _dense(x: Tensor, layer: Sequence[Tensor]) -> Tensor:
-    w, b = layer
-    return torch.addmm(b, x, w)
-
-
-def _relu_stack(x: Tensor, layers: Sequence[Sequence[Tensor]]) -> Tensor:
-    for i, (w, b) in enumerate(layers):
-        x = x if i == 0 else relu(x)
-        x = x @ w + b.unsqueeze(-2) if w.ndim == 3 else torch.addmm(b, x, w)
-    return x
+        return relu_stack(x, rest).squeeze(-1)
 
 
 # ---- fresh parameters, on the CPU

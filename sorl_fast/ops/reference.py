@@ -171,7 +171,7 @@ def best_of_n(
 
 def best_of_parts(
     denoise: Callable[[Tensor, Tensor, int], Tensor],
-    score: Callable[[Tensor, Tensor, int], Tensor],
+    score: Callable[[Tensor, Tensor, int], Tensor] | None,
     obs: Tensor,
     noise: Tensor,
     steps: int,
@@ -181,15 +181,19 @@ def best_of_parts(
     *,
     want_q: bool,
 ) -> Best:
-    """Do what `best_of_n` does, of `denoise` and `critic_ensemble` with their networks given."""
-    B, N, A = noise.shape
+    """Do what `best_of_n` does, of `denoise` and `critic_ensemble` with their networks given.
+
+    They may be any that make candidates [B N, A] of noise [B, N, ...], and Q [E, B N] of those; without
+    `score` there is no Q, and N is 1.
+    """
+    B, N, *draw = noise.shape
     rows = obs.repeat_interleave(N, 0)
-    z = denoise(rows, noise.reshape(B * N, A), steps)
+    z = denoise(rows, noise.reshape(B * N, *draw), steps)
     actions = clip(z, low, high)
     good = z.isfinite().all(1)
-    scored = N > 1 or want_q
+    scored = score is not None and (N > 1 or want_q)
     q = z.new_full((B * N,), torch.nan)
-    if scored:
+    if score is not None and scored:
         q = aggregate(score(rows, actions, steps), q_agg)
     if N > 1:
         good = good & q.isfinite()
@@ -311,11 +315,12 @@ def _philox(counter: Sequence[Tensor], seed: Tensor) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
-    """Standard normal noise z_0, each number a function of (key, row, candidate, a) alone.
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draw: int = 0) -> Tensor:
+    """Standard normal noise, each number a function of (key, row, candidate, draw, a) alone.
 
-    Philox4x32-10 and Box-Muller, the numbers of every sampler: counter = (a // 4, candidate,
-    row_offset + row, call mod 2^32), float64 rounded to float32.
+    Philox4x32-10 and Box-Muller, the numbers of every sampler: counter = ((draw << 24) + a // 4,
+    candidate, row_offset + row, call mod 2^32), float64 rounded to float32. Draw 0 is z_0, draw i + 1
+    the noise that step i of a diffusion adds.
 
     Parameters
     ----------
@@ -324,6 +329,8 @@ def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
         captured graph reads it afresh at every replay.
     rows, candidates, act_dim
         B, N and A.
+    draw
+        In [0, 256); above 0, A is below 2^26.
 
     Returns
     -------
@@ -333,7 +340,12 @@ def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
     quads = -(-act_dim // 4)
     shape = (rows, candidates, quads)
     count = [torch.arange(n, device=key.device) for n in shape]
-    counter = (count[2], count[1].view(-1, 1), (count[0] + key[2]).view(-1, 1, 1), key[1])
+    counter = (
+        count[2] + (draw << 24),
+        count[1].view(-1, 1),
+        (count[0] + key[2]).view(-1, 1, 1),
+        key[1],
+    )
     words = _philox([(c & _LOW32).expand(shape) for c in counter], key[0])
     u, v = torch.stack(words[0::2], -1) >> 8, torch.stack(words[1::2], -1) >> 8
     radius = torch.sqrt(-2 * torch.log((u + 1).double() * 2.0**-24))

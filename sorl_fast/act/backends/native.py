@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...cores import unpin
 from ...errors import BadInput
+from ..form import SHORTCUT
 from ..policy_file import Policy
 from ..session import Backend, Info, NoiseKey, as_floats
 
@@ -94,9 +95,18 @@ class NativeSession:
         return np.ascontiguousarray(numbers) if numbers.ndim else numbers
 
     def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+        self,
+        obs: Any,
+        noise: Any | NoiseKey,
+        candidates: int,
+        steps: int,
+        want_q: bool,
+        temperature: float = 0.0,
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
+
+        A shortcut actor adds no noise, so that there is no temperature.
+        """
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
@@ -121,5 +131,9 @@ def _why_not(precision: str) -> str:
 
 
 BACKEND = Backend(
-    name="native", precisions=("fp32", "bf16", "int8"), why_not=_why_not, make=NativeSession
+    name="native",
+    precisions=("fp32", "bf16", "int8"),
+    forms=(SHORTCUT,),
+    why_not=_why_not,
+    make=NativeSession,
 )

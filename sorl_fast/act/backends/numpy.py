@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..form import NAMES
 from ..policy_file import Policy
 from ..reference import best_of_n
 from ..session import Backend, Info, NoiseKey, Status, as_floats, noise_of, rest
@@ -35,12 +36,19 @@ class NumpySession:
         return as_floats(name, value)
 
     def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+        self,
+        obs: Any,
+        noise: Any | NoiseKey,
+        candidates: int,
+        steps: int,
+        want_q: bool,
+        temperature: float = 0.0,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
+        policy = self._policy
         if isinstance(noise, NoiseKey):
-            noise = noise_of(noise, len(obs), candidates, self._policy.act_dim)
-        choice = best_of_n(self._policy, obs, noise, steps, want_q=want_q)
+            noise = noise_of(noise, len(obs), candidates, policy.act_dim, policy.draws)
+        choice = best_of_n(policy, obs, noise, steps, want_q=want_q, temperature=temperature)
         held = choice.candidate < 0
         action = np.where(held[:, None], self._last, choice.action)
         good = np.flatnonzero(~held)
@@ -53,6 +61,7 @@ class NumpySession:
 BACKEND = Backend(
     name="numpy",
     precisions=("fp32",),
+    forms=NAMES,
     why_not=lambda precision: "",
     make=lambda policy, precision, threads: NumpySession(policy),
 )

@@ -3,8 +3,10 @@
 Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
+import functools
 from typing import Any
 
+from ..form import NAMES, Diffusion, Direct, Tanh, is_residual
 from ..policy_file import Policy
 from ..session import (
     Backend,
@@ -47,10 +49,11 @@ class TorchSession:
     def __init__(self, policy: Policy) -> None:
         import torch
 
-        from ...ops import reference  # PyTorch's own arithmetic, on any device
+        from ...ops import forms, reference  # PyTorch's own arithmetic, on any device
 
         self._torch = torch
-        self._best_of_n = reference.best_of_n
+        self._forms: Any = forms
+        self._reference: Any = reference
         self._policy = policy
         self._weights: dict[Any, Any] = {}
         self.reset()
@@ -70,19 +73,67 @@ class TorchSession:
         return value.to(torch.float32)
 
     def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+        self,
+        obs: Any,
+        noise: Any | NoiseKey,
+        candidates: int,
+        steps: int,
+        want_q: bool,
+        temperature: float = 0.0,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
-        torch = self._torch
+        torch, policy = self._torch, self._policy
         if isinstance(noise, NoiseKey):
-            noise = torch.from_numpy(noise_of(noise, len(obs), candidates, self._policy.act_dim))
+            drawn = noise_of(noise, len(obs), candidates, policy.act_dim, policy.draws)
+            noise = torch.from_numpy(drawn)
         with torch.no_grad():
             actor, critic, low, high, *_ = self._on(obs.device)
-            arguments = noise.to(obs.device), steps, self._policy.q_agg, low, high
-            x = self._normalised(obs)
-            best = self._best_of_n(actor, critic, x, *arguments, want_q=want_q)
+            best = self._reference.best_of_parts(
+                *self._parts(actor, critic, temperature),
+                self._normalised(obs),
+                noise.to(obs.device),
+                steps,
+                policy.q_agg,
+                low,
+                high,
+                want_q=want_q,
+            )
             action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
             return action, info
+
+    def _parts(self, actor: Any, critic: Any, temperature: float) -> tuple[Any, Any]:
+        """Return what makes candidates and what scores them; without critics None scores."""
+        form, forms, reference = self._policy.form, self._forms, self._reference
+        score: Any = None
+        if critic and is_residual(form):
+
+            def score(obs: Any, actions: Any, steps: int) -> Any:
+                return forms.relu_critics(critic, obs, actions)
+
+        elif critic:
+            score = functools.partial(reference.critic_ensemble, critic)
+        if isinstance(form, Direct):
+            options: dict[str, Any] = {
+                "reads_noise": form.reads_noise,
+                "tanh": isinstance(form, Tanh),
+            }
+            options |= {"scale": form.noise_scale * temperature, "noise_clip": form.noise_clip}
+            return lambda obs, noise, steps: forms.one_step(actor, obs, noise, **options), score
+        if isinstance(form, Diffusion):
+            scales = [s * temperature for s in form.noise_scales]
+            coefficients = [*zip(form.times, form.z_scales, form.v_scales, scales, strict=True)]
+
+            def network(obs: Any, z: Any, t: Any) -> Any:
+                if is_residual(form):
+                    return forms.score(actor, obs, z, t)
+                return reference.velocity(actor, obs, z, t, self._torch.zeros_like(t))
+
+            def diffuse(obs: Any, noise: Any, steps: int) -> Any:
+                noise = noise.reshape(len(obs), form.draws, self._policy.act_dim)
+                return forms.diffuse(network, obs, noise, coefficients, form.clip)
+
+            return diffuse, score
+        return functools.partial(reference.denoise, actor), score
 
     def _normalised(self, obs: Any) -> Any:
         *_, mean, std = self._on(obs.device)
@@ -137,5 +188,9 @@ def _make(policy: Policy, precision: str, threads: int) -> Session:
 
 
 BACKEND = Backend(
-    name="torch", precisions=("fp32",), why_not=lambda precision: why_not("torch"), make=_make
+    name="torch",
+    precisions=("fp32",),
+    forms=NAMES,
+    why_not=lambda precision: why_not("torch"),
+    make=_make,
 )

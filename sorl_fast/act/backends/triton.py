@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import BadInput
+from ..form import SHORTCUT
 from ..policy_file import Policy
 from ..session import Backend, Info, NoiseKey, Session
 from .torch import TorchSession, why_not
@@ -69,9 +70,18 @@ class TritonSession(TorchSession):
                 place.last.copy_(self._last)
 
     def act(
-        self, obs: Any, noise: Any | NoiseKey, candidates: int, steps: int, want_q: bool
+        self,
+        obs: Any,
+        noise: Any | NoiseKey,
+        candidates: int,
+        steps: int,
+        want_q: bool,
+        temperature: float = 0.0,
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
+        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
+
+        A shortcut actor adds no noise, so that there is no temperature.
+        """
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
         guard = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
@@ -216,5 +226,9 @@ def _make(policy: Policy, precision: str, threads: int) -> Session:
 
 
 BACKEND = Backend(
-    name="triton", precisions=("fp32", "tf32", "bf16", "fp16"), why_not=_why_not, make=_make
+    name="triton",
+    precisions=("fp32", "tf32", "bf16", "fp16"),
+    forms=(SHORTCUT,),
+    why_not=_why_not,
+    make=_make,
 )
