@@ -87,7 +87,7 @@ class TrainConfig:
     val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
     eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never, as where --env is no single task of OGBench")
     eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
-    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; only those that the policy is trained for, 1, 2, 4, ... m_disc")
+    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; only those that the policy acts with; left out, its own where it has none of these")
     eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")
     checkpoint_every: int = option(10_000, help="updates between checkpoints; 0: only at the end")
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
@@ -164,8 +164,8 @@ class EvalConfig:
     """One evaluation: a grid of cells (steps M, candidates N), each over the same seeded starts."""
 
     # fmt: off
-    steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M, a row of cells each")
-    candidates: tuple[int, ...] = option((1, 4, 8), help="candidates N of best-of-N, a column of cells each")
+    steps: tuple[int, ...] | None = option(None, help="steps M, a row of cells each; left out: those of 1 2 4 8 that the policy acts with, or else its own")
+    candidates: tuple[int, ...] | None = option(None, help="candidates N of best-of-N, a column of cells each; left out: 1 4 8, or 1 where the policy has no critic")
     episodes: int = option(50, help="episodes a cell")
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
@@ -180,7 +180,9 @@ class EvalConfig:
             check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("steps", "candidates"):
             value = getattr(self, name)
-            ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
+            ok = value is None or (
+                len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
+            )
             check(ok, name, value, "one or more integers of at least 1")
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**32
         check(ok, "seed", self.seed, "in [0, 2^32)")

@@ -10,9 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..act.form import Form
 from ..act.policy_file import Policy
 from ..batch import Batch
 from ..config import MethodConfig
@@ -55,6 +57,45 @@ class Export(NamedTuple):
     env: str
     obs_mean: Tensor | None  # [O]
     obs_std: Tensor | None  # [O]
+
+    def policy(
+        self,
+        config: MethodConfig,
+        actor: Network,
+        critic: Network | None,
+        *,
+        hidden: int,
+        depth: int,
+        form: Form | None,
+        q_agg: str = "min",
+        m_disc: int = 1,
+        m_btt: int = 1,
+    ) -> Policy:
+        """Return the policy of an actor and of the critics, if any, that choose its best candidate.
+
+        Its actions are bounded by [-1, 1]; the other arguments are as in `Policy`.
+        """
+        mean, std = self.obs_mean, self.obs_std
+        critics = () if critic is None else critic.arrays()
+        return Policy(
+            obs_dim=self.obs_dim,
+            act_dim=self.act_dim,
+            hidden=hidden,
+            depth=depth,
+            ensemble=len(critics[0][0]) if critics else 0,
+            m_disc=m_disc,
+            m_btt=m_btt,
+            q_agg=q_agg,
+            env=self.env,
+            action_low=np.full(self.act_dim, -1, np.float32),
+            action_high=np.full(self.act_dim, 1, np.float32),
+            obs_mean=None if mean is None else mean.numpy(),
+            obs_std=None if std is None else std.numpy(),
+            config=config.to_dict(),
+            form=form,
+            actor=actor.arrays(),
+            critic=critics,
+        )
 
 
 C = TypeVar("C", bound=MethodConfig)
@@ -118,6 +159,6 @@ class Method(ABC, Generic[C]):
     ) -> dict[str, Tensor]:
         """Return the `val_metrics` at `batch`; nothing changes, no gradient is kept."""
 
-    def export(self, trained: Trained, about: Export) -> Policy | None:
-        """Return what acts, as an immutable policy; None: the policy file has no form for it yet."""
-        return None
+    @abstractmethod
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return what acts, as an immutable policy."""

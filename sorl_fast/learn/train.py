@@ -22,7 +22,7 @@ from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
 from ..progress import at_terminal, say
-from ..simulate.evaluate import Evaluator
+from ..simulate.evaluate import Evaluator, check_cells
 from ..stopping import stop_flag
 from ..version import package_versions
 from .algorithms import method_of
@@ -190,8 +190,7 @@ class _Run:
         self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
         if self.evaluator is not None:
             policy = self._policy()
-            if policy is None:
-                raise BadInput(f"a policy of {agent.method} cannot act yet. Set --eval-every 0")
+            check_cells(policy, "the policy", self.evaluation_steps, config.eval_candidates)
             self.evaluator.check(policy)
         self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
         self.step = 0
@@ -402,15 +401,13 @@ class _Run:
         keep = self.config.keep_checkpoints
         save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
 
-    def _policy(self) -> Policy | None:
+    def _policy(self) -> Policy:
         data, env = self.data.train, self.config.env
         moments = self.data.obs_mean, self.data.obs_std
         return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *moments))
 
     def _export(self) -> None:
-        policy = self._policy()
-        if policy is not None:
-            save_policy(self.folder.policy, policy)
+        save_policy(self.folder.policy, self._policy())
 
     def _evaluate(self, bar: "tqdm[Any]") -> None:
         """Evaluate in other processes, from the policy file: no random state here is touched."""
@@ -484,6 +481,8 @@ def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int, ..
     if not 0 < config.eval_every <= config.steps:
         return ()
     steps = tuple(m for m in config.eval_steps if m in agent.train_steps)
+    if not steps and config.eval_steps == TrainConfig.eval_steps:
+        steps = agent.train_steps  # nobody asked for other ones
     if not steps:
         raise BadInput(
             f"eval_steps is {' '.join(map(str, config.eval_steps))}, but this policy will act "

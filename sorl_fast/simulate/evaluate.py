@@ -30,6 +30,8 @@ from .workers import Pool, WorkerDied, WorkerFailed
 
 Progress = Callable[[int, int], None]
 
+DEFAULT_STEPS, DEFAULT_CANDIDATES = (1, 2, 4, 8), (1, 4, 8)  # of an evaluation
+
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
 
@@ -324,7 +326,8 @@ def evaluate(
     env = load(policy_path).env if env is None else env
     how = (config.success_timing, config.workers, config.backend, config.precision)
     with Evaluator(env, *how) as evaluator:
-        grid = (config.steps, config.candidates, config.episodes, config.seed)
+        cells = default_cells(load(policy_path), config.steps, config.candidates)
+        grid = (*cells, config.episodes, config.seed)
         return evaluator.run(policy_path, *grid, progress, record, fresh)
 
 
@@ -342,11 +345,35 @@ def _check_grid(
     for name, values in (("steps", steps), ("candidates", candidates)):
         if len(set(values)) < len(values):
             raise BadInput(f"{name} {list(values)} names a value twice; give each once")
+    check_cells(policy, str(path), steps, candidates)
+
+
+def default_cells(
+    policy: Policy, steps: Sequence[int] | None, candidates: Sequence[int] | None
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Return the steps and candidates of an evaluation, where None leaves them to the policy."""
+    if steps is None:
+        steps = [M for M in DEFAULT_STEPS if M in policy.train_steps] or policy.train_steps
+    if candidates is None:
+        candidates = DEFAULT_CANDIDATES if policy.critic else (1,)
+    return steps, candidates
+
+
+def check_cells(
+    policy: Policy, named: str, steps: Sequence[int], candidates: Sequence[int]
+) -> None:
+    """Raise BadInput unless the policy, `named` in the message, can act in every cell."""
     wrong = [M for M in steps if M not in policy.train_steps]
     if wrong:
         allowed = ", ".join(str(M) for M in policy.train_steps)
         raise BadInput(
-            f"steps has {wrong[0]}, but {path} was trained for {allowed}; choose --steps among those"
+            f"steps has {wrong[0]}, but {named} was trained for {allowed}; choose --steps among those"
+        )
+    wrong = [N for N in candidates if N > 1]
+    if wrong and not policy.critic:
+        raise BadInput(
+            f"candidates has {wrong[0]}, but {named} has no critic to choose the best by; set "
+            "--candidates 1 (--eval-candidates of a training)"
         )
 
 

@@ -12,11 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...act.form import Direct
+from ...act.policy_file import Policy
 from ...batch import Batch
 from ..losses import gaussian_log_prob
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..noise import Noise, Plan
-from .common import ActorConfig, mean_actor
+from .common import ActorConfig, export, mean_actor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +70,7 @@ class Bc(Method[BcConfig]):
         found = self.losses(trained, batch, noise, choice)
         norms = trained.step({"actor": found["actor_loss"]})
         return torch.stack([x.detach() for x in (*found.values(), *norms)])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the actor: its action is clip(mu(x) + temperature z), and there is no critic."""
+        return export(self.config, trained, about, Direct(reads_noise=False))

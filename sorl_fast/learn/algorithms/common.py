@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from ...act.form import Form
+from ...act.policy_file import Policy
 from ...config import MethodConfig, check, option
 from ...layout import Layout
-from ..method import NetworkSpec
+from ..method import Export, NetworkSpec, Trained
 from ..networks import CriticEnsemble, DirectActor, FlowActor, Network, Value, fresh_layers
 from ..optimiser import AdamSettings
 
@@ -99,6 +101,15 @@ class CriticConfig(ActorConfig):
         check_whole(self, "ensemble")
         check_below_one(self, "gamma")
         check_rate(self, "tau")
+
+
+def export(
+    config: ActorConfig, trained: Trained, about: Export, form: Form, q_agg: str = "min"
+) -> Policy:
+    """Return the policy of the online actor and, where there are critics, of the online ones."""
+    actor, critics = trained.networks["actor"], trained.networks.get("critic")
+    sizes = {"hidden": config.hidden, "depth": config.depth}
+    return about.policy(config, actor, critics, form=form, q_agg=q_agg, **sizes)
 
 
 # ---- networks, by what they read

@@ -11,11 +11,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ...act.form import Direct
+from ...act.policy_file import Policy
 from ...batch import Batch
 from ...config import QAgg, check, option
 from ...ops import aggregate
 from ..losses import flow_loss
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..networks import CriticEnsemble, DirectActor, FlowActor
 from ..noise import Noise, Normal, Plan, Uniform
 from .common import (
@@ -23,6 +25,7 @@ from .common import (
     check_not_negative,
     check_whole,
     critic,
+    export,
     flow_actor,
     one_step_actor,
 )
@@ -161,3 +164,8 @@ class Fql(Method[FqlConfig]):
         found = self.losses(trained, batch, noise, choice)
         norms = trained.step({n: found[f"{n}_loss"] for n in ("critic", "flow", "actor")})
         return torch.stack([x.detach() for x in (*found.values(), *norms)])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the one-step actor: its action is clip(mu(x, z))."""
+        c = self.config
+        return export(c, trained, about, Direct(reads_noise=True), c.q_agg)

@@ -18,12 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...act.form import MAX_BLOCKS, MAX_NOISY, Diffusion
+from ...act.policy_file import Policy
 from ...batch import Batch
 from ...config import MethodConfig, check, option
 from ...layout import Layout
 from ...ops import aggregate
 from ..losses import expectile_loss
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..networks import CriticEnsemble, FlowActor, Network, Value, fresh_layers
 from ..noise import Grid, Noise, Normal, Plan, Uniform
 from ..optimiser import AdamSettings, AdamWSettings
@@ -69,12 +71,21 @@ class IdqlConfig(MethodConfig):
         check_whole(self, "decay_steps", "batch_size")
         more = self.extra_steps
         check(isinstance(more, int) and more >= 0, "extra_steps", more, "an integer of at least 0")
+        steps, bound = self.train_steps[0], f"at most {MAX_NOISY} together with extra_steps"
+        check(steps <= MAX_NOISY, "diffusion_steps", self.diffusion_steps, bound)
+        blocks, bound = self.residual_blocks, f"at most {MAX_BLOCKS}"
+        check(blocks <= MAX_BLOCKS, "residual_blocks", blocks, bound)
         check(self.score in ("residual", "mlp"), "score", self.score, "residual or mlp")
         check(0 < self.expectile < 1, "expectile", self.expectile, "in (0, 1)")
         check_below_one(self, "gamma", "dropout")
         check_rate(self, "tau", "actor_tau")
         check_positive(self, "lr")
         check_not_negative(self, "weight_decay")
+
+    @property
+    def train_steps(self) -> tuple[int, ...]:
+        """The one step count that the policy acts with."""
+        return (self.diffusion_steps + self.extra_steps,)
 
 
 # ---- the diffusion
@@ -85,6 +96,24 @@ def vp_betas(steps: int) -> NDArray[np.float64]:
     t = np.arange(1, steps + 1)
     kept = np.exp(-BETA_MIN / steps - 0.5 * (BETA_MAX - BETA_MIN) * (2 * t - 1) / steps**2)
     return 1 - kept
+
+
+def diffusion_form(config: IdqlConfig) -> Diffusion:
+    """Return how the policy acts: from T - 1 down to step 0, which adds no noise, then more of step 0."""
+    T, residual = config.diffusion_steps, config.score == "residual"
+    betas = vp_betas(T)
+    hats = np.cumprod(1 - betas)
+    t = np.array([*reversed(range(T)), *[0] * config.extra_steps])
+    kept = np.sqrt(1 - betas[t])
+    return Diffusion(
+        times=tuple((t if residual else t / T).tolist()),
+        z_scales=tuple((1 / kept).tolist()),
+        v_scales=tuple((-betas[t] / np.sqrt(1 - hats[t]) / kept).tolist()),
+        noise_scales=tuple(np.where(t > 0, np.sqrt(betas[t]), 0).tolist()),
+        clip=1.0,
+        blocks=config.residual_blocks if residual else 0,
+        frequencies=config.residual_frequencies if residual else 0,
+    )
 
 
 def diffuse(actions: Tensor, noise: Tensor, t: Tensor, steps: int) -> Tensor:
@@ -234,3 +263,15 @@ class Idql(Method[IdqlConfig]):
         norms += trained.step({"critic": critic})
         values = (actor, value, critic, v.mean(), q.mean(), *norms)
         return torch.stack([x.detach() for x in values])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the EMA of the score network, and the TARGET critics that choose of its candidates."""
+        c, residual = self.config, self.config.score == "residual"
+        return about.policy(
+            c,
+            trained.targets["actor"],
+            trained.targets["critic"],
+            hidden=c.residual_hidden if residual else c.hidden,
+            depth=c.residual_depth if residual else c.depth,
+            form=diffusion_form(c),
+        )

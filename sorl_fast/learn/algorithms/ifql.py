@@ -11,12 +11,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ...act.form import MAX_STEPS, Euler
+from ...act.policy_file import Policy
 from ...batch import Batch
-from ...config import option
+from ...config import check, option
 from ..losses import flow_loss
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..noise import Noise, Normal, Plan, Uniform
-from .common import check_whole, critic, flow_actor, value
+from .common import check_whole, critic, export, flow_actor, value
 from .iql import ImplicitConfig, judge
 
 
@@ -34,6 +36,13 @@ class IfqlConfig(ImplicitConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole(self, "flow_steps", "num_samples")
+        most = self.flow_steps <= MAX_STEPS  # of a policy file
+        check(most, "flow_steps", self.flow_steps, f"at most {MAX_STEPS}")
+
+    @property
+    def train_steps(self) -> tuple[int, ...]:
+        """The one step count that the policy acts with."""
+        return (self.flow_steps,)
 
 
 class Ifql(Method[IfqlConfig]):
@@ -84,3 +93,7 @@ class Ifql(Method[IfqlConfig]):
         found = self.losses(trained, batch, noise, choice)
         norms = trained.step({n: found[f"{n}_loss"] for n in ("value", "critic", "actor")})
         return torch.stack([x.detach() for x in (*found.values(), *norms)])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the flow, and the critics that choose of its candidates."""
+        return export(self.config, trained, about, Euler(counts=(self.config.flow_steps,)))

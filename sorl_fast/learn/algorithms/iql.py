@@ -11,14 +11,16 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from ...act.form import Direct
+from ...act.policy_file import Policy
 from ...batch import Batch
 from ...config import check, option
 from ...ops import aggregate
 from ..losses import expectile_loss, gaussian_log_prob
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..networks import CriticEnsemble, DirectActor, Value
 from ..noise import Noise, Plan
-from .common import CriticConfig, check_not_negative, critic, mean_actor, value
+from .common import CriticConfig, check_not_negative, critic, export, mean_actor, value
 
 MAX_WEIGHT = 100.0  # of a cloned action
 
@@ -153,3 +155,7 @@ class Iql(Method[IqlConfig]):
         found = self.losses(trained, batch, noise, choice)
         norms = trained.step({n: found[f"{n}_loss"] for n in ("value", "critic", "actor")})
         return torch.stack([x.detach() for x in (*found.values(), *norms)])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the actor: its action is clip(mu(x) + temperature z)."""
+        return export(self.config, trained, about, Direct(reads_noise=False))

@@ -14,13 +14,15 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from ...act.form import Tanh
+from ...act.policy_file import Policy
 from ...batch import Batch
 from ...config import option
 from ...ops import aggregate
-from ..method import Method, NetworkSpec, Trained
+from ..method import Export, Method, NetworkSpec, Trained
 from ..networks import CriticEnsemble, DirectActor
 from ..noise import Noise, Normal, Plan
-from .common import CriticConfig, check_not_negative, check_whole, critic, mean_actor
+from .common import CriticConfig, check_not_negative, check_whole, critic, export, mean_actor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,3 +181,11 @@ class Rebrac(Method[RebracConfig]):
         critic_norm = critics.apply(*critic_grads, ema=bool(choice))
         of_critic = torch.stack([x.detach() for x in (td, q.mean(), critic_norm)])
         return torch.cat([of_critic, trained.kept["actor"]])
+
+    def export(self, trained: Trained, about: Export) -> Policy:
+        """Return the actor: its action is clip(tanh(mu(x)) + the noise of `noisy` times a temperature)."""
+        c = self.config
+        # a bound of 0 leaves nothing of the noise
+        scale, clip = (c.actor_noise, c.actor_noise_clip) if c.actor_noise_clip else (0.0, None)
+        form = Tanh(reads_noise=False, noise_scale=scale, noise_clip=clip)
+        return export(c, trained, about, form)

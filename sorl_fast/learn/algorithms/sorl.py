@@ -14,7 +14,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -342,22 +341,15 @@ class Sorl(Method[SorlConfig]):
     def export(self, trained: Trained, about: Export) -> Policy:
         """Return the online actor and critic, actions bounded by [-1, 1]."""
         c = self.config
-        mean, std = about.obs_mean, about.obs_std
-        return Policy(
-            obs_dim=about.obs_dim,
-            act_dim=about.act_dim,
+        networks = trained.networks
+        return about.policy(
+            c,
+            networks["actor"],
+            networks["critic"],
             hidden=c.hidden,
             depth=c.depth,
-            ensemble=c.ensemble,
+            form=None,
+            q_agg=c.q_agg,
             m_disc=c.m_disc,
             m_btt=c.m_btt,
-            q_agg=c.q_agg,
-            env=about.env,
-            action_low=np.full(about.act_dim, -1, np.float32),
-            action_high=np.full(about.act_dim, 1, np.float32),
-            obs_mean=None if mean is None else mean.numpy(),
-            obs_std=None if std is None else std.numpy(),
-            config=c.to_dict(),
-            actor=trained.networks["actor"].arrays(),
-            critic=trained.networks["critic"].arrays(),
         )
