@@ -10,7 +10,7 @@ from sorl_fast.layout import LETTERS, Layout
 GOLDEN = Path(__file__).parent / "golden" / "reference_small.npz"
 
 
-def _filled(shape, salt, fan):
+def filled(shape, salt, fan):
     """Numbers spread over +-sqrt(6 / fan) by a multiplicative hash of their index."""
     index = np.arange(1, np.prod(shape, dtype=int) + 1, dtype=np.uint64) + np.uint64(salt * 7919)
     mixed = index * np.uint64(2654435761) % np.uint64(2**32)
@@ -39,7 +39,7 @@ def make_policy(
     def network(layout, first):
         def make(i, letter, shape):
             fan = sum(shape[-2:]) if letter == "w" else 60
-            x = _filled(shape, salt + 10 * i + first + LETTERS.index(letter), fan)
+            x = filled(shape, salt + 10 * i + first + LETTERS.index(letter), fan)
             return 1 + x if letter == "g" else x
 
         return layout.build(make)
@@ -59,8 +59,8 @@ def make_policy(
         **{"action_low": np.full(A, -1.0), "action_high": np.full(A, 1.0)},
     }
     if normalise:
-        fields["obs_mean"] = _filled((O,), salt + 5, 6)
-        fields["obs_std"] = 1 + np.abs(_filled((O,), salt + 6, 6))
+        fields["obs_mean"] = filled((O,), salt + 5, 6)
+        fields["obs_std"] = 1 + np.abs(filled((O,), salt + 6, 6))
     return Policy(**(fields | more))
 
 

@@ -209,7 +209,9 @@ def propose(
     if isinstance(form, Direct):
         return one_step(actor, obs, noise, form, temperature)
     if isinstance(form, Diffusion):
-        return diffuse(actor, obs, noise.reshape(len(obs), form.draws, -1), form, temperature)
+        return diffuse(
+            actor, obs, noise.reshape(len(obs), form.draws, noise.shape[-1]), form, temperature
+        )
     return denoise(actor, obs, noise, steps)
 
 
