@@ -58,8 +58,10 @@ def scalar_words(counter, key):
     return c
 
 
-def scalar_normal(seed, call, row, candidate, a):
-    w = scalar_words((a // 4, candidate, row, call % 2**32), (seed % 2**32, seed // 2**32))
+def scalar_normal(seed, call, row, candidate, a, draw=0):
+    w = scalar_words(
+        ((draw << 24) + a // 4, candidate, row, call % 2**32), (seed % 2**32, seed // 2**32)
+    )
     first = a % 4 // 2 * 2
     radius = math.sqrt(-2 * math.log(((w[first] >> 8) + 1) * 2.0**-24))
     turn = 2 * math.pi * ((w[first + 1] >> 8) * 2.0**-24)
@@ -71,14 +73,15 @@ def scalar_normal(seed, call, row, candidate, a):
     call=st.integers(0, 2**40),
     row=st.integers(0, 2**32 - 3),
     shape=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 9)),
+    draw=st.sampled_from([0, 0, 1, 2, 255]),
 )
-def test_equals_the_scalar_definition(seed, call, row, shape):
+def test_equals_the_scalar_definition(seed, call, row, shape, draw):
     B, N, A = shape
-    z = normals(seed, B, N, A, call, row)
+    z = normals(seed, B, N, A, call, row, draw)
     assert z.shape == shape
     assert z.dtype == np.float32
     expected = [
-        [[scalar_normal(seed, call, row + b, n, a) for a in range(A)] for n in range(N)]
+        [[scalar_normal(seed, call, row + b, n, a, draw) for a in range(A)] for n in range(N)]
         for b in range(B)
     ]
     np.testing.assert_allclose(z, expected, rtol=0, atol=PHILOX)
@@ -124,7 +127,7 @@ def test_call_counts_modulo_2_to_the_32():
     "other",
     [
         *({"seed": 4}, {"seed": 3 + 2**32}, {"seed": 3 + 2**63}, {"call": 1}, {"call": 2**31}),
-        *({"row_offset": 1}, {"row_offset": 2**32 - 4}),
+        *({"row_offset": 1}, {"row_offset": 2**32 - 4}, {"draw": 1}, {"draw": 255}),
     ],
     ids=str,
 )

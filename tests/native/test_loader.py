@@ -12,9 +12,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from forms import FORMS, form_policy
 
 from sorl_fast import BadInput
-from sorl_fast.act.policy_file import loads
+from sorl_fast.act.policy_file import dumps, loads
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc"
@@ -256,6 +257,12 @@ def test_both_loaders_agree(check_policy, tmp_path, make, least_loaded, least_re
     # the corpus must hold both kinds, or agreeing would mean nothing
     assert loaded >= least_loaded
     assert len(files) - loaded >= least_refused
+
+
+def test_a_format_that_the_native_runtime_does_not_run_is_named(check_policy, tmp_path):
+    files = [dumps(form_policy(form)) for form in FORMS.values()]
+    answers = native_answers(check_policy, tmp_path, files)
+    assert all(a.startswith("refused format is 2, but this version reads 1") for a in answers)
 
 
 def test_unreadable_files_are_named(check_policy, tmp_path):

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from networks import layers
 
 from sorl_fast import ops
+from sorl_fast.act import philox
+from sorl_fast.ops import reference
 from sorl_fast.ops.reference import denoise
 from sorl_fast.status import Status
 
@@ -145,3 +148,10 @@ def test_a_zero_gradient_leaves_the_parameters_finite():
     p, g, m, v, t = ([torch.zeros(3)] for _ in range(5))
     ops.adam_ema_step(p, g, m, v, t, 1, lr=0.1, b1=0.9, b2=0.99, eps=1e-8, clip_norm=1.0, tau=0.1)
     assert p[0].isfinite().all()
+
+
+@pytest.mark.parametrize("draw", [0, 1, 255])
+def test_normals_of_a_later_draw_are_the_samplers(draw):
+    key = torch.tensor([-3, 2**32 - 1, 7])
+    expected = philox.normals(2**64 - 3, 4, 3, 6, 2**32 - 1, 7, draw)
+    np.testing.assert_array_equal(reference.normals(key, 4, 3, 6, draw).numpy(), expected)
