@@ -271,7 +271,7 @@ def test_a_last_layer_of_another_width_is_refused(E):
 def test_a_gradient_of_another_shape_is_refused():
     net, x, z = layers(4, 2, 32, 2), normal(3, 4), normal(3, 2)
     isa = native.choose_isa("fp32")
-    _, saved = native._rollout(flat(net), x, z, 2, "fp32", True)
+    _, saved = native._rollout(flat(net), x, z, 2, 1.0, "fp32", True)
     for shape in ((3, 1), (3, 3), (3,)):
         with pytest.raises(BadInput, match=r"gradient has the shape .*, but must be \[3, 2\]"):
             native._backward(
