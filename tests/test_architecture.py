@@ -31,10 +31,11 @@ ALLOWED = {
     "learn": {"data", "envs", "ops", "act.policy_file", "simulate"},
     "report": {"act", "data", "envs", "learn", "ops", "simulate"},
     "recommend": {"act"},
-    "doctor": {"act", "data", "learn", "ops"},
+    "machine": {"ops"},
+    "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
         *("act", "data", "envs", "learn", "ops", "simulate"),
-        *("report", "recommend", "doctor"),
+        *("report", "recommend", "machine", "doctor"),
     },
     "bench": {
         "act",
@@ -46,6 +47,7 @@ ALLOWED = {
         "report",
         "recommend",
         "doctor",
+        "machine",
         "cli",
         "_native",
         "kernels",
