@@ -9,7 +9,7 @@ from pathlib import Path
 from sorl_fast.config import CollectConfig
 from sorl_fast.cores import available_cores
 from sorl_fast.data.collect import CollectReport, collect
-from sorl_fast.doctor import cpu_model
+from sorl_fast.machine import cpu_model
 
 
 def run(argv: Sequence[str]) -> int:

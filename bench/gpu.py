@@ -12,7 +12,6 @@ Shape letters: B observations, N candidates, M Euler steps, O observation, A act
 """
 
 import argparse
-import contextlib
 import faulthandler
 import functools
 import gc
@@ -20,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sorl_fast import ops
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_file
 from sorl_fast.cli import path_argument
@@ -39,9 +37,18 @@ from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import KeyedNoise
 from sorl_fast.ops import chain, reference, selfcheck, table
 from sorl_fast.ops.graphs import Captured, CudaRecorder, Recorder
-from sorl_fast.ops.implementations import DEFAULT, ON_GPU, PLAIN_OPERATIONS, Network, Task
-from sorl_fast.ops.reference import Layers
+from sorl_fast.ops.implementations import DEFAULT, PLAIN_OPERATIONS, Network, Task
 
+from .gpu_contenders import (
+    CONTENDERS,
+    UPDATE_OPERATIONS,
+    Plainly,
+    chain_call,
+    fused_call,
+    plain_best_of_n,
+    products,
+    routed,
+)
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
 from .train import compile_losses, make_setting, update_flop
@@ -55,21 +62,6 @@ LEAST = 60.0  # --seconds; the limits alone need a few
 COMPILING = 60.0  # seconds that must be left before torch.compile may begin
 ONE = 5.0  # and before anything else may
 
-# name in the rows -> the way of `ops.implementations` that it takes
-CONTENDERS = {
-    "torch-eager": "reference",
-    "torch-compile": "reference",
-    "cublas-graph": "chain",
-    "sorl-fast": "fused",
-}
-UPDATE_OPERATIONS = (
-    "velocity",
-    "rollout",
-    "critic_ensemble",
-    "adam_ema_step",
-    "normals",
-    "words",
-)
 BYTES = {"fp32": 4, "tf32": 4, "fp16": 2, "bf16": 2}
 # how far an action may be from the float64 definition's; bf16 and fp32 as on the CPU
 BOUND = ACTION_BOUND | {"tf32": 0.02, "fp16": 0.02}
@@ -147,18 +139,6 @@ DRY = Scale(
     form="tiny",
     seconds=0.0,
 )
-
-
-class Plainly:
-    """Stands in for CUDA graphs where there are none: the function itself is its recording."""
-
-    def run(self, function: Callable[[], Any]) -> Any:
-        """Run it."""
-        return function()
-
-    def record(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        """Return it."""
-        return function
 
 
 class Bench:
@@ -371,13 +351,13 @@ class Bench:
             def plain() -> Tensor:
                 if N == 1:
                     return reference.rollout(actor, x, z[:, 0], M)
-                return _plain_best_of_n(actor, critic, x, z, M, low, high)
+                return plain_best_of_n(actor, critic, x, z, M, low, high)
 
             return self._compile(plain) if name == "torch-compile" else plain
         if name == "cublas-graph":
-            call = _chain_call(actor, critic, x, z, M, low, high, precision)
+            call = chain_call(actor, critic, x, z, M, low, high, precision)
         else:
-            call = _fused_call(actor, critic, x, z, M, low, high, precision)
+            call = fused_call(actor, critic, x, z, M, low, high, precision)
         return Captured(call, (), self._recorder())
 
     def _compile(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -455,7 +435,7 @@ class Bench:
     def data(self) -> TransitionData:
         """Synthetic transitions on the device."""
         given = make_setting(1).data.transitions
-        arrays = {name: x.numpy() for name, x in given._asdict().items()}
+        arrays = {name: x.numpy() for name, x in given._asdict().items() if x is not None}
         return TransitionData(arrays, "synthetic", self.device)
 
     @property
@@ -510,85 +490,6 @@ def _turns() -> tuple[list[str], list[str]]:
     """Return who is timed at every size, and who at some of them in the time that is left then."""
     patient = [name for name in CONTENDERS if name == "torch-compile"]
     return [name for name in CONTENDERS if name not in patient], patient
-
-
-def _plain_best_of_n(
-    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, low: Tensor, high: Tensor
-) -> Tensor:
-    """Return the actions as a user's own PyTorch would: of numbers that are not finite it says nothing."""
-    B, N, A = noise.shape
-    rows = obs.repeat_interleave(N, 0)
-    actions = reference.denoise(actor, rows, noise.reshape(B * N, A), steps).clamp(low, high)
-    q = reference.critic_ensemble(critic, rows, actions, steps).mean(0).view(B, N)
-    return actions.view(B, N, A)[torch.arange(B, device=obs.device), q.argmax(1)]
-
-
-def _chain_call(
-    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, low: Tensor, high: Tensor,
-    precision: str,
-) -> Callable[[], Tensor]:  # fmt: skip
-    N = noise.shape[1]
-    act, score = chain.prepare(actor, precision), chain.prepare(critic, precision)
-
-    def rollout() -> Tensor:
-        return chain.denoise_of(act, obs, noise[:, 0], steps).clamp(-1, 1)
-
-    def best_of_n() -> Tensor:
-        return chain.best_of_n_of(act, score, obs, noise, steps, "mean", low, high).action
-
-    return rollout if N == 1 else best_of_n
-
-
-def _fused_call(
-    actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, low: Tensor, high: Tensor,
-    precision: str,
-) -> Callable[[], Tensor]:  # fmt: skip
-    # triton need not be installed; without it this contender's rows say so
-    from sorl_fast.kernels.actor import rollout
-
-    from sorl_fast.ops.triton import pack_network
-
-    N, O = noise.shape[1], obs.shape[1]
-    act = pack_network(actor, O, precision)
-    if N == 1:
-        return lambda: rollout(act, obs, noise[:, 0], steps)[0]
-
-    from sorl_fast.kernels.best_of_n import best_of_n
-
-    score = pack_network(critic, O, precision)
-    return lambda: best_of_n(act, score, obs, noise, N, steps, "mean", low, high)[0]
-
-
-@contextlib.contextmanager
-def products(precision: str) -> Iterator[None]:
-    """Round the factors of float32 products to tf32 exactly where the precision is tf32.
-
-    Through PyTorch's older setting: it keeps both in step, and torch.compile reads the older one, which
-    is an error where only the newer one was set.
-    """
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@contextlib.contextmanager
-def routed(way: str, precision: str) -> Iterator[None]:
-    """Make the operations of an update take one way, whatever the dispatch would choose."""
-    before = {name: getattr(ops, name) for name in UPDATE_OPERATIONS}
-    for name in UPDATE_OPERATIONS:
-        ways = ON_GPU[name]
-        function = ways.get(way, ways["reference"]).function
-        if name not in PLAIN_OPERATIONS:
-            function = functools.partial(function, precision=precision)
-        setattr(ops, name, function)
-    try:
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(ops, name, function)
 
 
 def _describe(device: torch.device) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.act.reference import aggregate, critic_values, denoise
 from sorl_fast.cores import available_cores
-from sorl_fast.doctor import cpu_model
+from sorl_fast.machine import cpu_model
 from sorl_fast.version import package_versions
 
 from .shapes import Cell

@@ -238,7 +238,7 @@ def check_alike(logs: Sequence[Mapping[str, float]]) -> list[float]:
 
 
 def _save(path: Path, tensors: Mapping[str, Any]) -> str:
-    arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
+    arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items() if x is not None}
     np.savez(path, **arrays)
     return str(path)
 

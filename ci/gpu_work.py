@@ -198,7 +198,7 @@ def train(work: Path, dry: bool) -> int:
     The minibatches and noise of an update follow from its number: all four must have the same losses.
     """
     import torch
-    from sorl_fast.bench.gpu import Plainly
+    from sorl_fast.bench.gpu_contenders import Plainly
 
     from sorl_fast.ops.graphs import CudaRecorder
 

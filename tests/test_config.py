@@ -30,8 +30,9 @@ def test_presets_of_the_other_methods(line):
         bc, fql, iql, rebrac, ifql, idql = (method_config(name, task, {}) for name in names)
         found = (fql.alpha, iql.alpha, rebrac.alpha_actor, rebrac.alpha_critic)
         assert (*found, ifql.num_samples, idql.expectile) == tuple(map(float, numbers))
-        assert fql.q_agg == preset.q_agg
-        assert all(c.gamma == preset.gamma for c in (fql, iql, rebrac, ifql, idql))
+        sorl = method_config("sorl", task, {})
+        assert fql.q_agg == sorl.q_agg
+        assert all(c.gamma == sorl.gamma for c in (fql, iql, rebrac, ifql, idql))
         assert (bc.batch_size, idql.batch_size) == (256, 512)
 
 

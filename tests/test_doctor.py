@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from sorl_fast import cli, doctor
+from sorl_fast import cli, doctor, machine
 from sorl_fast.act.sampler import Sampler
 from sorl_fast.doctor import Check, Report, Sizes
 
@@ -30,8 +30,8 @@ def a_machine(**more):
         "cores": 2,
         "instruction_sets": SETS,
         "gpus": [],
-        "versions": dict.fromkeys(("sorl_fast", "python", *doctor.PACKAGES), "1.0"),
-        "environment": dict.fromkeys(doctor.ENVIRONMENT),
+        "versions": dict.fromkeys(("sorl_fast", "python", *machine.PACKAGES), "1.0"),
+        "environment": dict.fromkeys(machine.ENVIRONMENT),
         "mujoco_rendering": "yes",
     }
     return there | more
@@ -60,27 +60,27 @@ def test_this_machine():
 
 def test_what_is_not_installed_is_said(monkeypatch):
     def version(name):
-        raise doctor.PackageNotFoundError(name)
+        raise machine.PackageNotFoundError(name)
 
-    monkeypatch.setattr(doctor, "version", version)
-    assert doctor.versions()["ogbench"] is None
+    monkeypatch.setattr(machine, "version", version)
+    assert machine.versions()["ogbench"] is None
 
 
 def test_what_comes_under_another_name_is_found(monkeypatch):
     modules = {"triton": ["pytorch-triton-rocm"]}
-    monkeypatch.setattr(doctor, "packages_distributions", lambda: modules)
-    monkeypatch.setattr(doctor, "version", lambda name: f"of {name}")
-    assert doctor.versions()["triton"] == "of pytorch-triton-rocm"
-    assert doctor.versions()["torch"] == "of torch"
+    monkeypatch.setattr(machine, "packages_distributions", lambda: modules)
+    monkeypatch.setattr(machine, "version", lambda name: f"of {name}")
+    assert machine.versions()["triton"] == "of pytorch-triton-rocm"
+    assert machine.versions()["torch"] == "of torch"
 
 
 def test_a_doctor_without_torch_imports_none():
     """A robot's: import, look around, choose what to check."""
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from sorl_fast import doctor\n"
-        "doctor.find_spec = lambda name: None\n"
-        "there = doctor.machine()\n"
+        "from sorl_fast import doctor, machine\n"
+        "machine.find_spec = lambda name: None\n"
+        "there = machine.machine()\n"
         "there['versions']['torch'] = None\n"
         "assert there['gpus'] == [] and there['mujoco_rendering'] == 'mujoco is not installed'\n"
         "assert 'torch' not in [x['backend'] for x in doctor.samplers(there)]\n"
@@ -154,8 +154,8 @@ def test_ways_to_render_are_tried(works, answer, monkeypatch):
         ok = environment.get("MUJOCO_GL") == works
         return iter([{"status": "ok" if ok else "crashed", "reason": "no display"}])
 
-    monkeypatch.setattr(doctor.isolated, "run", run)
-    assert doctor.rendering() == answer
+    monkeypatch.setattr(machine.isolated, "run", run)
+    assert machine.rendering() == answer
 
 
 # --- samplers ----------------------------------------------------------------------------------------

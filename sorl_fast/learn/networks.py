@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .. import ops
-from ..layout import LETTERS, Layout, named
+from ..layout import LETTERS, Layout
 
 
 class Network(nn.Module):
@@ -32,7 +32,7 @@ class Network(nn.Module):
 
     def _gather(self) -> ops.Parameters:
         # once, not at every call: reading a ParameterDict costs as much as a small product
-        return ops.Parameters(_ordered(layer) for layer in self.stack)
+        return ops.Parameters(tuple(x for _, x in _ordered(layer)) for layer in self.stack)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -45,7 +45,9 @@ class Network(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the parameters by their names in the policy file, `{i}/{w,b,g,c}`."""
-        return named(self.layers())
+        return {
+            f"{i}/{name}": x for i, layer in enumerate(self.stack) for name, x in _ordered(layer)
+        }
 
     def arrays(self) -> tuple[tuple[NDArray[np.float32], ...], ...]:
         """Return the parameters layer by layer as arrays on the host, as a policy file has them."""
@@ -57,10 +59,10 @@ def _gather_again(network: nn.Module, _: object) -> None:
     network._layers = network._gather()
 
 
-def _ordered(layer: nn.Module) -> tuple[Tensor, ...]:
+def _ordered(layer: nn.Module) -> list[tuple[str, Tensor]]:
     """Weight, bias, gain, shift: ParameterDict itself sorts its names."""
     assert isinstance(layer, nn.ParameterDict)
-    return tuple(layer[letter] for letter in LETTERS if letter in layer)
+    return [(letter, layer[letter]) for letter in LETTERS if letter in layer]
 
 
 class ShortcutActor(Network):

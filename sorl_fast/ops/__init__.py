@@ -45,7 +45,7 @@ __all__ = [
     "normals",
     "prepare",
     "rollout",
-    "sampling_way",
+    "sampling_implementation",
     "triton_device",
     "velocity",
     "words",
@@ -186,7 +186,7 @@ def _loaded_triton() -> ModuleType:
     return _triton_or_why
 
 
-def sampling_way(
+def sampling_implementation(
     actor: Layers, critic: Layers, rows: int, precision: str, device: torch.device
 ) -> str:
     """Return how a sampler computes the best of N of a policy: fused, chain or reference.

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 bench = pytest.importorskip("sorl_fast.bench.gpu")
 
 from sorl_fast.bench.cli import main  # noqa: E402
+from sorl_fast.bench.gpu_contenders import UPDATE_OPERATIONS  # noqa: E402
 from sorl_fast.bench.shapes import Cell, flop, make_policy, weights_held  # noqa: E402
 
 from sorl_fast import ops  # noqa: E402
@@ -174,8 +175,8 @@ def test_a_way_that_the_check_refused_is_not_run(plain, monkeypatch):
 
 @pytest.mark.parametrize("wrong", [0.01, math.nan], ids=["off", "nan"])
 def test_wrong_actions_are_not_timed(wrong, plain, monkeypatch, events):
-    right = bench._chain_call
-    monkeypatch.setattr(bench, "_chain_call", lambda *args: lambda: right(*args)() + wrong)
+    right = bench.chain_call
+    monkeypatch.setattr(bench, "chain_call", lambda *args: lambda: right(*args)() + wrong)
     run = bench.Bench(CPU, SMALL)
     run._section, run.dry = "update", False
     run.limits()
@@ -205,7 +206,7 @@ def test_one_that_fails_does_not_stop_the_others(plain, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of\nresources")
 
-    monkeypatch.setattr(bench, "_chain_call", fail)
+    monkeypatch.setattr(bench, "chain_call", fail)
     run = bench.Bench(CPU, SMALL)
     run._section = "rollout"
     run.rollout()
@@ -261,7 +262,7 @@ def test_tf32_is_a_setting_that_compilers_can_read(precision, allowed):
 
 
 def test_routes_are_put_back():
-    before = {name: getattr(ops, name) for name in bench.UPDATE_OPERATIONS}
+    before = {name: getattr(ops, name) for name in UPDATE_OPERATIONS}
     with pytest.raises(ZeroDivisionError), bench.routed("chain", "bf16"):
         assert ops.rollout is not before["rollout"]
         assert ops.rollout.keywords == {"precision": "bf16"}

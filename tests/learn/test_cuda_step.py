@@ -18,7 +18,7 @@ from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.capture import CapturedUpdates
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.train import CHECK_EVERY
-from sorl_fast.ops import table
+from sorl_fast.ops import packed, table
 
 TOLERANCE = 1e-5  # relative: a few updates through kernels in float32 against plain PyTorch
 
@@ -60,7 +60,7 @@ def way(request, monkeypatch):
     if request.param == "kernels":
         module = ops._load_triton()
         monkeypatch.setattr(ops, "_triton", lambda device: module)
-        monkeypatch.setattr(module, "_place", lambda params: None)  # all meta tensors lie at 0
+        monkeypatch.setattr(packed, "_place", lambda params: None)  # all meta tensors lie at 0
 
         def choice(operation, *_, **__):
             # noise has no operation of torch's: its kernels want memory

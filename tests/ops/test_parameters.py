@@ -88,7 +88,7 @@ def test_a_list_of_layers_is_packed_at_every_call_and_keeps_nothing(packs):
 def test_an_operation_without_an_owner_packs_for_itself(packs):
     net = [x.detach() for x in flat(layers(4, 2, 32, 2))]
     for calls in (1, 2):
-        torch.ops.sorl_fast.rollout(net, X, Z, 2, "fp32", False)
+        torch.ops.sorl_fast.rollout(net, X, Z, 2, 1.0, "fp32", False)
         assert len(packs) == calls
 
 

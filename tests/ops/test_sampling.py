@@ -1,4 +1,4 @@
-"""Networks made ready for a way: each way's answer, and that what is judged is what a sampler runs."""
+"""Networks made ready for an implementation: what each answers, and that a sampler runs what is judged."""
 
 import importlib
 
@@ -26,16 +26,16 @@ def no_override(monkeypatch):
     monkeypatch.delenv("SORL_OPS", raising=False)
 
 
-@pytest.mark.parametrize("way", NAMES)
+@pytest.mark.parametrize("implementation", NAMES)
 @pytest.mark.parametrize("N", [1, 3], ids=lambda n: f"N{n}")
 @pytest.mark.parametrize("want_q", [True, False], ids=["q", ""])
-def test_every_way_returns_the_same(way, N, want_q):
+def test_every_implementation_returns_the_same(implementation, N, want_q):
     actor, critic = layers(5, 3, 64, 1), layers(5, 3, 64, 1, E=2)
     obs, noise = normal(5, 5), normal(5, N, 3, seed=8)
     obs[1, 2], noise[2], noise[3, 0, 0] = NAN, NAN, float("inf")
     rest = 2, "min", -0.5 * torch.ones(3), torch.tensor([0.25, 1.0, 2.0])
     with torch.no_grad():
-        best = sampling.prepare(way, actor, critic, 5, "fp32").best_of_n(
+        best = sampling.prepare(implementation, actor, critic, 5, "fp32").best_of_n(
             obs, noise, *rest, want_q=want_q
         )
         expected = reference.best_of_n(actor, critic, obs, noise, *rest, want_q=want_q)
@@ -59,21 +59,27 @@ def session():
 
 
 @pytest.mark.parametrize(
-    ("way", "module", "name"),
+    ("implementation", "module", "name"),
     [
         ("fused", "sorl_fast.ops.triton", "best_of_n_of"),
         ("chain", "sorl_fast.ops.chain", "best_of_n_of"),
         ("reference", "sorl_fast.ops.reference", "best_of_n"),
     ],
 )
-def test_what_is_judged_is_what_a_sampler_runs(way, module, name, monkeypatch):
+def test_what_is_judged_is_what_a_sampler_runs(implementation, module, name, monkeypatch):
     """One function spoiled is refused by the self-check, and shows in a sampler's actions."""
     call = normal(4, 3), NoiseKey(1, 0, 0)
-    monkeypatch.setattr(ops, "sampling_way", lambda *a: way)
+    monkeypatch.setattr(ops, "sampling_implementation", lambda *a: implementation)
     before, _ = session().act(*call, 3, 2, True)
     item = {
         **{"operation": "best_of_n", "precision": "fp32", "network": list(Network(3, 2, 64, 1, 2))},
-        **{"way": way, "device": "cpu", "form": "tiny", "registry": GPU, "seed": 0},
+        **{
+            "implementation": implementation,
+            "device": "cpu",
+            "form": "tiny",
+            "registry": GPU,
+            "seed": 0,
+        },
     }
     assert selfcheck.examine_item(item, lambda text: None)["status"] == "ok"
     real = getattr(importlib.import_module(module), name)
@@ -89,13 +95,13 @@ def test_what_is_judged_is_what_a_sampler_runs(way, module, name, monkeypatch):
 
 
 def test_what_is_timed_packs_nothing(monkeypatch):
-    """A sampler packs once; a time with the packing in it would choose another way than the fastest."""
+    """A sampler packs once; a time with the packing in it would not choose the fastest."""
     packs = []
     real = sampling.prepare
     monkeypatch.setattr(sampling, "prepare", lambda *a: packs.append(a) or real(*a))
-    way = registered(GPU)["best_of_n"]["chain"]
+    implementation = registered(GPU)["best_of_n"]["chain"]
     task = Task("best_of_n", "fp32", Network(3, 2, 16, 1, 2))
-    call, backward = selfcheck._timed_calls(way, task, 16, torch.device("cpu"))
+    call, backward = selfcheck._timed_calls(implementation, task, 16, torch.device("cpu"))
     assert backward is None
     assert len(packs) == 1
     call()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -249,7 +250,7 @@ def test_the_first_use_examines_a_network_once():
         "critic_ensemble bf16 O28 A5 H64 L2 E3",
         "best_of_n bf16 O28 A5 H64 L2 E3",
     ]
-    choose("critic_ensemble", "bf16", CRITIC._replace(act=0, members=1), 1)  # a value: alone
+    choose("critic_ensemble", "bf16", replace(CRITIC, act=0, members=1), 1)  # a value: alone
     assert examiner.calls[3] == ["critic_ensemble bf16 O28 A0 H64 L2 E1"]
     fresh = Examiner()  # another process
     assert chooser(fresh).choice("rollout", "bf16", SIZES, 1) == "fused"
@@ -262,9 +263,9 @@ def test_the_first_use_says_what_takes_its_time(caplog):
     assert "first use on this GPU" in caplog.text
 
 
-@pytest.mark.parametrize("cause", ["file-in-the-implementation", "no-home"])
+@pytest.mark.parametrize("cause", ["file-in-the-way", "no-home"])
 def test_a_cache_that_cannot_be_written_does_not_break_anything(cause, tmp_path, monkeypatch):
-    if cause == "file-in-the-implementation":
+    if cause == "file-in-the-way":
         (tmp_path / "cache").write_text("")
     else:
         monkeypatch.setattr(table, "cache_folder", lambda: None)

@@ -1,7 +1,7 @@
 """The triton backend: the policy on a GPU, a CUDA graph for every size of call.
 
-How a call is computed, by one kernel or by PyTorch's products, `ops.sampling_way` says. What a graph
-reads and nobody gives, the noise's key and the last good action, lies where it is.
+How a call is computed, by one kernel or by PyTorch's products, `ops.sampling_implementation` says. What
+a graph reads and nobody gives, the noise's key and the last good action, lies where it is.
 
 Shape letters: B observations (rows), N candidates, A action, M Euler steps.
 """
@@ -146,23 +146,27 @@ class TritonSession(TorchSession):
         """Return what computes a call of a size, everything ready that it reads."""
         device, N = place.last.device, call[0]
         actor, critic, *_ = self._on(device)
-        way = self._ops.sampling_way(actor, critic, rows * N, self._precision, device)
-        if way not in place.networks:
+        implementation = self._ops.sampling_implementation(
+            actor, critic, rows * N, self._precision, device
+        )
+        if implementation not in place.networks:
             # a graph would pack at each replay only, not now; the reference packs nothing
-            if way != "reference" and self._in_users_graph(device):
+            if implementation != "reference" and self._in_users_graph(device):
                 raise BadInput(
                     f"the first call of {rows} rows and {N} candidates cannot be inside the recording of "
                     "a CUDA graph: make one such call before it"
                 )
-            key = "triton", device, way, self._precision
-            place.networks[way] = self._policy.once(
-                key, lambda: self._prepare(device, way, actor, critic)
+            key = "triton", device, implementation, self._precision
+            place.networks[implementation] = self._policy.once(
+                key, lambda: self._prepare(device, implementation, actor, critic)
             )
-        return functools.partial(self._compute, place, place.networks[way], *call)
+        return functools.partial(self._compute, place, place.networks[implementation], *call)
 
-    def _prepare(self, device: Any, way: str, actor: Any, critic: Any) -> Any:
-        networks = self._ops.prepare(way, actor, critic, self._policy.obs_dim, self._precision)
-        if device.type == "cuda" and way != "reference":
+    def _prepare(self, device: Any, implementation: str, actor: Any, critic: Any) -> Any:
+        networks = self._ops.prepare(
+            implementation, actor, critic, self._policy.obs_dim, self._precision
+        )
+        if device.type == "cuda" and implementation != "reference":
             # other samplers read them on other streams
             self._torch.cuda.current_stream(device).synchronize()
         return networks
@@ -200,7 +204,7 @@ class _Place:
         self.recorder = recorder  # of graphs; None: calls are not recorded
         self._stream: Any = None  # that of the last call
         self.graphs: OrderedDict[tuple[Any, ...], Any] = OrderedDict()  # by size of call
-        self.networks: dict[str, Any] = {}  # the policy's, by the way that reads them
+        self.networks: dict[str, Any] = {}  # the policy's, by the implementation that reads them
 
     def follow(self, stream: Any) -> None:
         """Let the stream of this call wait for that of the last: what is here is here once."""

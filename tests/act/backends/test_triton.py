@@ -204,7 +204,7 @@ def test_without_info_a_lone_candidate_is_not_scored(ran):
 
 @pytest.mark.parametrize("way", ["fused", "chain", "reference"])
 def test_every_way_gives_the_same(way, ran, monkeypatch):
-    monkeypatch.setattr(ops, "sampling_way", lambda *a: way)
+    monkeypatch.setattr(ops, "sampling_implementation", lambda *a: way)
     policy = make_policy(H=H, normalise=True)
     obs = observations(4)
     obs[1, 1] = NAN
@@ -232,7 +232,7 @@ def test_on_a_gpu_the_table_is_asked(policy, precision, way, monkeypatch):
         for net in (policy.actor, policy.critic)
     ]
     device = torch.device("cuda", 1)
-    assert ops.sampling_way(*layers, 12, precision, device) == way
+    assert ops.sampling_implementation(*layers, 12, precision, device) == way
     if policy.hidden % 64:
         assert not asked
         return
@@ -272,7 +272,7 @@ class Crossings(TorchDispatchMode):
 @pytest.mark.parametrize("draw", [True, False], ids=["key", "noise"])
 def test_a_call_never_waits_for_a_gpu(way, draw, monkeypatch):
     """Which a graph could not record. A tensor of the meta device has no numbers to wait for."""
-    monkeypatch.setattr(ops, "sampling_way", lambda *a: way)
+    monkeypatch.setattr(ops, "sampling_implementation", lambda *a: way)
     session = TritonSession(make_policy(H=H, normalise=True), "fp32")
     session._device = torch.device("meta")
     obs, noise = (torch.empty(*s, device="meta") for s in ((4, 3), (4, 2, 2)))
@@ -418,7 +418,7 @@ def test_a_users_graph_may_record_only_what_is_packed_already(monkeypatch):
     monkeypatch.setattr(session, "_in_users_graph", lambda device: True)
     assert torch.equal(session.act(obs, key, 3, 1, False)[0], first)
     # the reference packs nothing
-    monkeypatch.setattr(ops, "sampling_way", lambda *_: "reference")
+    monkeypatch.setattr(ops, "sampling_implementation", lambda *_: "reference")
     plain, _ = TritonSession(NARROW, "fp32").act(obs, key, 3, 1, False)
     fresh = TritonSession(NARROW, "fp32")
     monkeypatch.setattr(fresh, "_in_users_graph", lambda device: True)
