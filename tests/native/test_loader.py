@@ -262,7 +262,8 @@ def test_both_loaders_agree(check_policy, tmp_path, make, least_loaded, least_re
 def test_a_format_that_the_native_runtime_does_not_run_is_named(check_policy, tmp_path):
     files = [dumps(form_policy(form)) for form in FORMS.values()]
     answers = native_answers(check_policy, tmp_path, files)
-    assert all(a.startswith("refused format is 2, but this version reads 1") for a in answers)
+    says = "format is 2, but this version reads 1"
+    assert [a for a in answers if not (a.startswith("refused ") and says in a)] == []
 
 
 def test_unreadable_files_are_named(check_policy, tmp_path):
