@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .act.form import name_of
 from .act.policy_file import Policy, digest, load
-from .act.sampler import KNOWN_PRECISIONS, Sampler
+from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
 from .cores import available_cores
 from .errors import BadInput
 
@@ -66,6 +67,7 @@ class Recommendation(NamedTuple):
     budget_us: float
     choice: Option | None  # None: nothing fits the budget
     left_out: Mapping[str, str] = MappingProxyType({})  # precisions that are not there, and why
+    backend: str = "native"  # what was timed
 
 
 def choose(options: Iterable[Option], budget_us: float) -> Option | None:
@@ -194,7 +196,7 @@ def recommend(
     precisions: Sequence[str] = PRECISIONS,
     threads: Sequence[int] = THREADS,
     seconds: float = 0.5,
-    backend: str = "native",
+    backend: str | None = None,
     progress: Progress | None = None,
 ) -> Recommendation:
     """Time every cell of a run's evaluation on this machine and choose the best that fits a budget.
@@ -214,7 +216,7 @@ def recommend(
     seconds
         Time for each option; at least 200 calls are made.
     backend
-        The sampler's.
+        The sampler's; None: native, or numpy for a policy whose form native does not run.
     progress
         Called with (options timed, options in all).
 
@@ -232,14 +234,17 @@ def recommend(
             f"budget_us is {budget_us!r}, but must be finite and above 0. Set --budget-us; in "
             "Python: recommend(run, budget_us)"
         )
+    path = Path(run).expanduser()
+    path = path / "policy.safetensors" if path.is_dir() else path
+    policy = load(path)
+    if backend is None:
+        runs = name_of(policy.form) in BACKENDS["native"].forms
+        backend = "native" if runs else fastest(policy)
     if backend == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "
             "install a wheel, or build it with g++ by `pip install -e .`"
         )
-    path = Path(run).expanduser()
-    path = path / "policy.safetensors" if path.is_dir() else path
-    policy = load(path)
     file = Path(evaluation or path.parent / "evaluation.json")
     base = read_evaluation(file, policy)
     if not _is_of(base, policy):
@@ -248,6 +253,8 @@ def recommend(
             "since; evaluate the policy again: sorl-fast eval RUN"
         )
     counts = [n for n in threads if n <= available_cores()]
+    if counts and backend != "native":
+        counts = [min(counts)]  # the others take their threads from the process
     if not counts:
         raise BadInput(
             f"threads is {list(threads)}, but this process may use {available_cores()} cores only"
@@ -265,7 +272,7 @@ def recommend(
                 progress(len(options), total)
     options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
     choice = choose(options, budget_us)
-    return Recommendation(base.env, tuple(options), budget_us, choice, left_out)
+    return Recommendation(base.env, tuple(options), budget_us, choice, left_out, backend)
 
 
 def _samplers(
@@ -307,9 +314,10 @@ def _rates_in(
 
 def text(result: Recommendation) -> str:
     """Return the table and the advice as `sorl-fast recommend` prints them."""
-    env, options, budget, choice, left_out = result
+    env, options, budget, choice, left_out, backend = result
     lines = [
-        f"Success in {env}; times of this machine, one action a call",
+        f"Success in {env}; times of this machine, one action a call"
+        + f", {backend} backend" * (backend != "native"),
         f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
         f"{'threads':>7s} {'p50 us':>10s} {'p99 us':>10s}",
     ]

@@ -28,7 +28,7 @@ ALLOWED = {
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
-    "learn": {"data", "envs", "ops", "act.policy_file", "simulate"},
+    "learn": {"data", "envs", "ops", "act.form", "act.policy_file", "simulate"},
     "report": {"act", "data", "envs", "learn", "ops", "simulate"},
     "recommend": {"act"},
     "machine": {"ops"},

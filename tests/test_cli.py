@@ -122,7 +122,9 @@ def evaluated(monkeypatch):
         row = {"episodes": n, "successes": 0, "success": 0.0, "ci_low": 0.0, "ci_high": 0.8}
         row |= {"episode_length": 1.0, "actions_per_second": 1.0, "returns": 0.0}
         cells = [
-            {"steps": M, "candidates": N} | row for M in config.steps for N in config.candidates
+            {"steps": M, "candidates": N} | row
+            for M in config.steps or (1,)
+            for N in config.candidates or (1,)
         ]
         context = {
             **{"policy": "ab", "env": "e", "success_timing": "post", "seed": config.seed},

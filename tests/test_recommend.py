@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from forms import FORMS, form_policy
 from hypothesis import given
 from hypothesis import strategies as st
 from policies import make_policy
@@ -341,3 +342,15 @@ def test_a_cell_twice(run_folder):
     write_evaluation(run_folder, {"env": "toy-v0", "rows": [row(1, 1, 0.5), row(1, 1, 0.6)]})
     with pytest.raises(BadInput, match="a cell of steps and candidates twice"):
         recommend(run_folder, 500.0, backend="numpy")
+
+
+def test_a_form_that_native_does_not_run_is_timed_on_numpy(tmp_path):
+    policy_file.save(tmp_path / "policy.safetensors", form_policy(FORMS["residual"]))
+    write_evaluation(tmp_path, {"env": "toy-v0", "rows": [row(5, N, 0.2 * N) for N in (1, 4)]})
+    result = recommend(tmp_path, 1e9, seconds=0.0)
+    assert result.backend == "numpy"
+    assert {(o.rate.steps, o.precision, o.threads) for o in result.options} == {(5, "fp32", 1)}
+    assert "times of this machine, one action a call, numpy backend" in text(result)
+    write_evaluation(tmp_path, {"env": "toy-v0", "rows": [row(1, 1, 0.5)]})
+    with pytest.raises(BadInput, match="steps is 1, but must be one of 5"):
+        recommend(tmp_path, 1e9, seconds=0.0)

@@ -1,5 +1,6 @@
 """What every method trains acts: the authors' own actions, and policies of the trainer."""
 
+import json
 from pathlib import Path
 
 import golden
@@ -7,6 +8,7 @@ import golden_methods
 import numpy as np
 import pytest
 import torch
+from conftest import own_arrays
 from tolerances import FLOAT32, GOLDEN
 
 from sorl_fast import Sampler, cli, ops
@@ -167,6 +169,59 @@ def test_config_and_policy_name_the_same_steps(name):
     policy = learner.method.export(learner, Export(3, 2, "e", None, None))
     assert policy.train_steps == config.train_steps
     assert (policy.critic == ()) == (name == "bc")
+
+
+@pytest.mark.slow
+def test_fql_and_ifql_are_evaluated_in_the_simulator(tmp_path, capsys):
+    env, out = "cube-single-play-singletask-task2-v0", tmp_path / "run"
+    np.savez(tmp_path / "mine.npz", **own_arrays(T=60, O=28, A=5))
+    for method in ("fql", "ifql"):
+        out = tmp_path / method
+        argv = ["train", "--method", method, "--env", env, "--data", str(tmp_path / "mine.npz")]
+        argv += [
+            "--out",
+            str(out),
+            "--steps",
+            "3",
+            "--hidden",
+            "8",
+            "--depth",
+            "2",
+            "--workers",
+            "1",
+        ]
+        every = ["--eval-every", "3", "--eval-episodes", "1"] if method == "ifql" else []
+        assert cli.main([*argv, "--eval-every", "0", *every, "--threads", "1"]) == 0
+        grid = ["--episodes", "1", "--workers", "1", "--candidates", "2"]
+        assert cli.main(["eval", str(out), *grid]) == 0
+        (row,) = json.loads((out / "evaluation.json").read_text())["rows"]
+        assert (row["steps"], row["candidates"]) == (FORMS[method][1], 2)
+    assert '"steps": 10' in (out / "eval.jsonl").read_text()
+    runs = [str(tmp_path / method) for method in ("fql", "ifql")]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "report")]) == 0
+    assert cli.main(["recommend", runs[0], "--budget-us", "1e9", "--no-progress"]) == 0
+    assert "numpy backend" in capsys.readouterr().out
+
+
+def test_evaluations_that_the_policy_cannot_make_are_refused_before_training(
+    own_file, tmp_path, capsys
+):
+    argv = ["train", "--method", "bc", "--env", "cube-single-play-singletask-task2-v0"]
+    argv += [
+        "--data",
+        str(own_file),
+        "--out",
+        str(tmp_path / "run"),
+        "--hidden",
+        "8",
+        "--depth",
+        "2",
+    ]
+    assert cli.main([*argv, "--eval-candidates", "1", "4"]) == 2
+    assert "candidates has 4, but the policy has no critic" in capsys.readouterr().err
+    assert cli.main([*argv, "--eval-steps", "2"]) == 2
+    assert "eval_steps is 2, but this policy will act with 1 " in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_idql_acts_by_the_averages_and_the_target_critics():

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from forms import FORMS, form_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +21,14 @@ from sorl_fast.act.policy_file import Policy, digest, load, save
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput
 from sorl_fast.simulate import evaluate as module
-from sorl_fast.simulate.evaluate import Evaluator, evaluate, rollout, wilson
+from sorl_fast.simulate.evaluate import (
+    Evaluator,
+    check_cells,
+    default_cells,
+    evaluate,
+    rollout,
+    wilson,
+)
 
 CUBE = "cube-single-play-singletask-task2-v0"
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -154,6 +162,47 @@ def test_bad_grids_are_named_before_any_process_starts(maze_policy, change, word
         evaluator.run(**(grid | change), progress=lambda done, total: started.append(done))
     assert not started
     assert all(word in str(err.value) for word in words), str(err.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "E", "asked", "cells"),
+    [
+        ("direct reading", 2, (None, None), ((1,), (1, 4, 8))),
+        ("direct", 0, (None, None), ((1,), (1,))),
+        ("euler", 2, (None, (2,)), ((3, 10), (2,))),
+        ("residual", 2, ((5,), None), ((5,), (1, 4, 8))),
+    ],
+)
+def test_an_evaluation_left_to_the_policy_has_cells_that_it_can_act_in(name, E, asked, cells):
+    policy = form_policy(FORMS[name], E=E)
+    found = default_cells(policy, *asked)
+    assert tuple(map(tuple, found)) == cells
+    check_cells(policy, "it", *found)
+
+
+def test_a_shortcut_policy_is_evaluated_at_those_of_1_2_4_8_that_it_has(maze_policy):
+    steps, candidates = default_cells(load(maze_policy), None, None)
+    assert [*steps] == [1, 2, 4]
+    assert [*candidates] == [1, 4, 8]
+
+
+def test_candidates_without_a_critic_are_named(tmp_path):
+    save(tmp_path / "bc.safetensors", form_policy(FORMS["direct"], E=0, env=MAZE))
+    with pytest.raises(BadInput, match=r"candidates has 4, but .*bc.safetensors has no critic"):
+        Evaluator(MAZE).run(tmp_path / "bc.safetensors", (1,), (1, 4), 1, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["direct reading", "residual"])
+def test_a_policy_of_another_form_is_evaluated_in_the_simulator(name, tmp_path):
+    path = tmp_path / "p.safetensors"
+    save(path, form_policy(FORMS[name], O=2, A=2, env=MAZE))
+    config = EvalConfig(candidates=(1, 2), episodes=1, workers=1)
+    result = evaluate(path, config)
+    assert result["backend"] == "numpy"
+    M = 1 if name == "direct reading" else 5
+    assert [(r["steps"], r["candidates"]) for r in result["rows"]] == [(M, 1), (M, 2)]
+    assert all(r["episode_length"] > 0 for r in result["rows"])
 
 
 @pytest.mark.parametrize(
