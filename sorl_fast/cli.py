@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,11 @@ from .version import __version__
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _flags_of(config: Any) -> list[str]:
+    """Return the flags of a dataclass of options."""
+    return [_flag(field.name) for field in dataclasses.fields(config)]
 
 
 def _add_flag(
@@ -198,6 +204,39 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _methods(args: argparse.Namespace) -> int:
+    with _extra("train"):
+        from .learn.algorithms import METHODS, find_method
+    print(
+        "Methods of `sorl-fast train --method NAME`, with their flags (--help shows what each does)."
+    )
+    for name in METHODS:
+        method = find_method(name)
+        print(f"\n{name:8s} {method.title}")
+        indents = {"initial_indent": " " * 9, "subsequent_indent": " " * 9}
+        flags = " ".join(_flags_of(method.Config))
+        print(textwrap.fill(flags, 100, break_on_hyphens=False, **indents))
+    return 0
+
+
+def _check_flags(argv: Sequence[str], method: str) -> None:
+    """Raise BadInput for a flag that other methods have, and this one has not."""
+    with _extra("train"):
+        from .learn.algorithms import METHODS, find_method
+
+    own = _flags_of(find_method(method).Config)
+    others = {name: _flags_of(find_method(name).Config) for name in METHODS if name != method}
+    for word in argv:
+        name = word.partition("=")[0]
+        name = "--" + name.removeprefix("--no-") if name.startswith("--no-") else name
+        owners = [other for other, theirs in others.items() if name in theirs]
+        if owners and name not in (*own, *_flags_of(TrainConfig)):
+            raise BadInput(
+                f"{name} is a flag of {', '.join(owners)}; {method} has {', '.join(own)}. Leave it out, "
+                "or choose another --method"
+            )
+
+
 def _policy_path(run: str) -> tuple[Path, Path | None]:
     """Return the policy file of RUN, and the run's folder if RUN is one."""
     path = Path(run)
@@ -344,6 +383,11 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     sub.add_argument("--tasks", action="store_true", help="also list every single-task name")
     sub.set_defaults(run_command=_envs)
 
+    sub = commands.add_parser(
+        "methods", help="list the methods that can be trained, and their flags"
+    )
+    sub.set_defaults(run_command=_methods)
+
     sub = commands.add_parser("collect", help="make an OGBench data set with ogbench's oracles")
     _add_flags(sub, CollectConfig, "collection")
     _add_progress(sub)
@@ -435,7 +479,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     command = argv[0] if argv else ""
     try:
-        args = make_parser(_method_named(argv)).parse_args(argv)
+        method = _method_named(argv)
+        if method is not None:
+            _check_flags(argv, method)
+        args = make_parser(method).parse_args(argv)
         args.command_line = shlex.join(["sorl-fast", *argv])
         return int(args.run_command(args))
     except (BadInput, Diverged, Stopped) as err:

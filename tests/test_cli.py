@@ -15,6 +15,7 @@ import pytest
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
 
 
@@ -304,3 +305,30 @@ def test_mujoco_is_told_that_nothing_is_rendered(monkeypatch):
         cli.main(["collect", "--env", "cube-single-play-v0", "--out", "x"])
     assert seen == ["disable"]
     assert os.environ["MUJOCO_GL"] == "osmesa"
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "says"),
+    [
+        ("fql", ["--q-coef", "3"], "--q-coef is a flag of sorl; fql has --"),
+        ("fql", ["--q-coef=3"], "--q-coef is a flag of sorl; fql has --"),
+        ("rebrac", ["--alpha", "3"], "--alpha is a flag of iql, fql; rebrac has --"),
+        ("bc", ["--no-normalize-q-loss"], "--normalize-q-loss is a flag of fql; bc has --"),
+        (None, ["--expectile", "0.9"], "--expectile is a flag of iql, ifql, idql; sorl has --"),
+    ],
+    ids=str,
+)
+def test_a_flag_of_another_method_is_named(method, words, says, capsys):
+    argv = ["train", *(["--method", method] if method else []), "--env", "x", *words]
+    assert cli.main(argv) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_methods_lists_every_method_with_its_flags(capsys):
+    assert cli.main(["methods"]) == 0
+    out = capsys.readouterr().out
+    for name in METHODS:
+        method = find_method(name)
+        assert f"{name:8s} {method.title}" in out
+        for field in dataclasses.fields(method.Config):
+            assert "--" + field.name.replace("_", "-") in out

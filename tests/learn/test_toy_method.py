@@ -51,9 +51,12 @@ def test_it_trains_resumes_acts_and_is_reported(own_file, tmp_path, capsys):
 
 
 def test_its_flags_are_its_own(own_file, tmp_path, capsys):
+    assert train(own_file, tmp_path / "run", "--q-coef", "3") == 2
+    says = capsys.readouterr().err
+    assert "--q-coef is a flag of sorl; toy has --width" in says
     with pytest.raises(SystemExit):
-        train(own_file, tmp_path / "run", "--q-coef", "3")
-    assert "--q-coef" in capsys.readouterr().err
+        train(own_file, tmp_path / "run", "--nonsense", "3")
+    assert "--nonsense" in capsys.readouterr().err
 
 
 def test_another_method_does_not_go_on_with_its_run(own_file, tmp_path, capsys):

@@ -53,7 +53,7 @@ class IdqlConfig(MethodConfig):
     ensemble: int = option(2, help="number E of critics")
     diffusion_steps: int = option(5, help="T, steps of the diffusion")
     extra_steps: int = option(0, help="M, steps added at its end when the policy acts")
-    num_samples: int = option(64, help="candidates that the target critics choose from when the policy acts")
+    num_samples: int = option(64, help="candidates N of the paper's policy, for the record: act and evaluate with --candidates N")
     expectile: float = option(0.7, help="expectile of Q that the value is fitted to, in (0, 1)")
     gamma: float = option(0.99, help="discount, in [0, 1)")
     tau: float = option(0.005, help="EMA rate of the target critics, in (0, 1]")

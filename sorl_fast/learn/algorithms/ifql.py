@@ -30,7 +30,7 @@ class IfqlConfig(ImplicitConfig):
 
     # fmt: off
     flow_steps: int = option(10, help="Euler steps that the policy acts with")
-    num_samples: int = option(32, help="candidates that the critics choose from when the policy acts")
+    num_samples: int = option(32, help="candidates N of the paper's policy, for the record: act and evaluate with --candidates N")
     # fmt: on
 
     def __post_init__(self) -> None:
