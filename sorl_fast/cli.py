@@ -213,9 +213,9 @@ def _methods(args: argparse.Namespace) -> int:
     for name in METHODS:
         method = find_method(name)
         print(f"\n{name:8s} {method.title}")
-        indents = {"initial_indent": " " * 9, "subsequent_indent": " " * 9}
         flags = " ".join(_flags_of(method.Config))
-        print(textwrap.fill(flags, 100, break_on_hyphens=False, **indents))
+        wrapped = textwrap.fill(flags, 100, break_on_hyphens=False)
+        print(textwrap.indent(wrapped, " " * 9))
     return 0
 
 
