@@ -153,8 +153,7 @@ class Sampler:
             Also return an `Info`. The action is the same.
         temperature
             What multiplies the noise that the policy's form adds, at least 0; None: the policy's own.
-            0 and above only for a form that adds noise: Euler steps, and an actor that reads its
-            noise, have none.
+            Refused for Euler steps and for an actor that reads its noise, which add none.
 
         Returns
         -------

@@ -10,6 +10,7 @@ from act.test_reference import scalar_actor, scalar_critic
 from forms import FORMS, STEPS, form_policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policies import make_policy
 from tolerances import FLOAT32
 
 from sorl_fast import BadInput, Sampler
@@ -216,6 +217,40 @@ def test_backends_agree_on_status_candidates_and_held_rows(form):
     assert (one.status & Status.CANDIDATE_REJECTED != 0).any() == reads
 
 
+HARD = st.sampled_from([0.0, -0.0, 1.0, -3.5, 1e38, -3.4e38, 1e-40, 1e300, INF, -INF, NAN])
+
+
+@every
+@ABLE
+@settings(deadline=None, max_examples=25)
+@given(
+    data=st.data(),
+    B=st.integers(1, 3),
+    N=st.integers(1, 3),
+    temperature=st.sampled_from([0, 1, 1e37]),
+)
+def test_any_observation_and_noise_gives_finite_actions_within_bounds(
+    form, backend, data, B, N, temperature
+):
+    policy = form_policy(form, normalise=True, action_low=[-1, 0.25], action_high=[-0.5, 7])
+    options = {} if form.own_temperature is None else {"temperature": temperature}
+    obs = np.array(data.draw(st.lists(HARD, min_size=3 * B, max_size=3 * B))).reshape(B, 3)
+    shape = noise_of(policy, B, N).shape
+    size = int(np.prod(shape))
+    noise = np.array(data.draw(st.lists(HARD, min_size=size, max_size=size))).reshape(shape)
+    action, info = Sampler(policy, backend).act(
+        obs, candidates=N, noise=noise, return_info=True, **options
+    )
+    assert np.isfinite(action).all()
+    assert (action >= policy.action_low).all()
+    assert (action <= policy.action_high).all()
+    held = info.status & Status.HELD != 0
+    np.testing.assert_array_equal(held, info.candidate == -1)
+    with np.errstate(all="ignore"):
+        seen = np.isfinite(obs.astype(np.float32)).all(1)
+    np.testing.assert_array_equal(info.status & Status.NONFINITE_OBS == 0, seen)
+
+
 @pytest.mark.parametrize("name", ["tanh", "tanh reading", "diffusion", "residual"])
 @ABLE
 def test_what_overflows_does_not_hide_behind_tanh_or_a_clip(name, backend):
@@ -324,6 +359,11 @@ def test_backends_run_forms_that_there_are():
     assert all(set(b.forms) <= set(NAMES) for b in BACKENDS.values())
     assert BACKENDS["numpy"].forms == BACKENDS["torch"].forms == NAMES
     assert {form.name for form in FORMS.values()} | {"shortcut"} == set(NAMES)
+
+
+def test_a_shortcut_policy_has_no_temperature():
+    with pytest.raises(BadInput, match=r"adds no noise .*its form is shortcut"):
+        Sampler(make_policy()).act(np.zeros(3), temperature=0.5)
 
 
 @pytest.mark.parametrize("name", ["euler", "direct reading", "tanh reading"])

@@ -13,6 +13,7 @@ from tolerances import FLOAT32, GOLDEN
 
 from sorl_fast import Sampler, cli, ops
 from sorl_fast.act import policy_file
+from sorl_fast.act.form import Tanh
 from sorl_fast.learn.algorithms import METHODS, find_method, method_config, method_of
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.method import Export
@@ -239,6 +240,13 @@ def test_idql_acts_by_the_averages_and_the_target_critics():
     assert policy.form.times == (4, 3, 2, 1, 0, 0, 0)
     assert policy.train_steps == (7,)
     assert policy.draws == 5
+
+
+def test_rebracs_noise_has_the_deviation_and_the_bound_of_training():
+    config = method_config("rebrac", "mine", {"hidden": 4, "depth": 1, "actor_noise_clip": 0.25})
+    learner = Learner(method_of(config), 3, 2, torch.Generator().manual_seed(0))
+    policy = learner.method.export(learner, Export(3, 2, "e", None, None))
+    assert policy.form == Tanh(reads_noise=False, noise_scale=0.2, noise_clip=0.25)
 
 
 def test_rebracs_noise_with_a_bound_of_0_is_none():
