@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../parse.hpp"
 #include "../without_gil.hpp"
 #include "runtime.hpp"
 
@@ -41,17 +42,17 @@ class TrainNet {
       throw py::value_error("depth is " + std::to_string(depth) + ", but must be at most " + std::to_string(kMaxDepth));
     ops_ = find(precision, isa);
     shape_ = Shape{obs, act, extra, hidden, depth, out, members, norm};
-    forward_ = Memory(ops_->forward_bytes(shape_));
-    bias_ = Memory(ops_->bias_floats(shape_) * sizeof(float));
+    forward_ = memory(ops_->forward_bytes(shape_));
+    bias_ = memory(ops_->bias_floats(shape_) * sizeof(float));
     net_.shape = shape_;
     net_.forward = forward_.data();
-    net_.bias = static_cast<float*>(bias_.data());
+    net_.bias = reinterpret_cast<float*>(bias_.data());
     net_.backward = nullptr;
   }
 
   static const Ops* find(const std::string& precision, const std::string& isa) {
-    const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
-    for (const Isa i : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+    const Precision p = parse_precision(precision);
+    for (const Isa i : kIsas)
       if (isa == name(i))
         if (const Ops* ops = find_ops(i, p)) return ops;
     throw py::value_error("no training operations for " + precision + " on " + isa);
@@ -75,7 +76,7 @@ class TrainNet {
       Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
         std::copy(layers, layers + shape_.depth + 1, net_.layers);
         if (backward && net_.backward == nullptr) {
-          backward_ = Memory(ops_->backward_bytes(shape_));
+          backward_ = memory(ops_->backward_bytes(shape_));
           net_.backward = backward_.data();
         }
         ops_->pack(team, net_, forward, backward);
@@ -138,7 +139,7 @@ class TrainNet {
 
   const Ops* ops_;
   Shape shape_;
-  Memory forward_, backward_, bias_;
+  Pages forward_, backward_, bias_;
   Net net_{};
 };
 
@@ -178,11 +179,15 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
 }
 
 std::vector<std::string> isas(const std::string& precision) {
-  const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
+  const Precision p = parse_precision(precision);
   std::vector<std::string> names;
   for (const Isa isa : available_isas(p))
     if (find_ops(isa, p) != nullptr) names.emplace_back(name(isa));
   return names;
+}
+
+std::size_t element_bytes(const std::string& precision, const std::string& isa) {
+  return TrainNet::find(precision, isa)->element_bytes;
 }
 
 }  // namespace
@@ -206,6 +211,7 @@ void bind(py::module_& m) {
   m.def("lease_fill", &Lease::fill_with);
   m.def("adam", &adam);
   m.def("train_isas", &isas, arg("precision"), "Instruction sets of training that are there, slowest first.");
+  m.def("train_element_bytes", &element_bytes, arg("precision"), arg("isa"), "Bytes of an activation that is kept.");
   m.def("set_train_threads", [](int n) {
     if (n < 1 || n > 8) throw py::value_error("threads is " + std::to_string(n) + ", but must be 1 to 8");
     Runtime::get().set_threads(n);

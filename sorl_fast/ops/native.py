@@ -24,7 +24,6 @@ from .reference import Layers, flat
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
 PITCH = BLOCK * BLOCK + 32  # which are so many elements apart
-BF16_ISAS = ("avx512_bf16", "amx")  # those that store bf16 in 16 bits; the others in 32, rounded
 MAX_DEPTH = 16  # hidden layers that csrc has room for
 _KEPT = 8  # networks whose packed weights are kept
 
@@ -94,7 +93,7 @@ def sizes_of(kind: Kind, params: Sequence[Tensor], obs: int, act: int) -> Sizes:
 def saved_bytes(s: Sizes, rows: int, steps: int, precision: str, isa: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/plan.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
-    size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
+    size = _native.train_element_bytes(precision, isa)
 
     def blocks(n: int) -> int:
         return (n + BLOCK - 1) // BLOCK
