@@ -287,26 +287,153 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using py::arg;
   m.doc() = "The native sampler. sorl_fast.act.native is its caller; see there.";
 
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), "A policy packed for one instruction set.")
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), R"(A policy packed for one instruction set.
+
+Any number of sessions on any number of threads may share it. It keeps nothing of its arguments.
+
+Parameters
+----------
+obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt
+    Sizes as in the policy file: O, A, H, hidden layers, E, the most Euler steps (a power of two).
+q_min
+    Whether the ensemble aggregates by min, not by mean.
+action_low, action_high
+    Bounds [A], float32.
+obs_mean, obs_std
+    The normaliser [O], float32, or None for both.
+actor
+    depth + 1 layers (w [in, out], b [out]), float32; the first reads [x, z, t, log2 M].
+critic
+    depth + 1 layers (w [E, in, out], b [E, out]), the hidden ones also g and c [E, out]; the first reads
+    [x, a, M].
+precision
+    fp32, bf16 or int8.
+isa
+    An instruction set of `isas(precision)`; None: SORL_CPU_ISA's, or the fastest.
+
+Raises
+------
+ValueError
+    A shape or size is wrong, or the instruction set is not there.
+RuntimeError
+    Memory is short.
+)")
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
            arg("critic"), arg("precision"), arg("isa") = py::none())
-      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); });
+      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
+                             "The instruction set that it is packed for.");
 
-  py::class_<Session>(m, "Session", py::module_local(), "Scratch, last good action and worker threads over a Model.")
+  py::class_<Session>(m, "Session", py::module_local(), R"(Scratch, last good action and worker threads over a Model.
+
+Not for two threads at once.
+
+Parameters
+----------
+model
+    The policy.
+threads
+    1 to 64, the caller among them.
+max_rows, max_candidates
+    Room that is made at once, each at least 1; a larger call makes more.
+
+Raises
+------
+ValueError
+    An argument is out of its bounds, or memory or threads are short.
+)")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), arg("model"), arg("threads"),
            arg("max_rows"), arg("max_candidates"))
       .def("act_into", &Session::act_into, arg("obs"), arg("actions"), arg("steps"),
            arg("candidates"), arg("seed"), arg("call"), arg("row_offset"), arg("noise") = py::none(),
-           arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none())
-      .def("act", &Session::act)
-      .def("_plain_call", &Session::plain_call, arg("rows"), arg("candidates"), "For sorl_fast._bench.time.")
-      .def("reset", &Session::reset);
+           arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none(),
+           R"(Act, into the caller's arrays: contiguous ones, none of which is copied.
 
-  m.def("isas", &isa_names, arg("precision"), "Instruction sets that are there, slowest first.");
+Parameters
+----------
+obs
+    Observations [O] or [B, O], float32.
+actions
+    To be written: [A] or [B, A], float32.
+steps
+    M Euler steps, a power of two of at most m_disc.
+candidates
+    N candidates an observation, at least 1; of several the critic's best one acts.
+seed, call, row_offset
+    The key of the noise: 64, 32 and 32 bits; the first row is row_offset.
+noise
+    [B, N, A] float32 (of one observation [N, A]) instead of the key's.
+candidate, q, status
+    To be written, or None: the chosen candidate [B], int32, -1 where none is good; its Q [B], float32; status
+    bits [B], uint32, as sorl.h has them.
+
+Raises
+------
+TypeError
+    An array has another dtype.
+ValueError
+    A shape or an argument is wrong; nothing is written.
+)")
+      .def("act", &Session::act, arg("obs"), arg("steps"), arg("candidates"), arg("seed"), arg("call"),
+           arg("row_offset"), R"(Act, in the common case of `Sampler.act`.
+
+Parameters
+----------
+obs
+    Observations [O] or [B, O], contiguous float32.
+steps, candidates, seed, call, row_offset
+    As of `act_into`, plain ints.
+
+Returns
+-------
+array or None
+    Actions [A] or [B, A], float32; None for any other arguments, right or wrong: the caller then converts
+    them, or says what is wrong.
+)")
+      .def("_plain_call", &Session::plain_call, arg("rows"), arg("candidates"), "For sorl_fast._bench.time.")
+      .def("reset", &Session::reset, "Forget the last good action.");
+
+  m.def("isas", &isa_names, arg("precision"), R"(The instruction sets that act in a precision, slowest first.
+
+Parameters
+----------
+precision
+    fp32, bf16 or int8.
+
+Returns
+-------
+list of str
+    Those that this machine, its kernel and this process allow. SORL_CPU_ISA changes nothing of it.
+
+Raises
+------
+ValueError
+    There is no such precision.
+)");
   m.def("_assume_tiles_for_test", &assume_tiles_for_test, "For a test that emulates the instructions.");
   m.def("normals", &normals, arg("seed"), arg("rows"), arg("candidates"), arg("act_dim"),
-        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), "Noise [B, N, A].");
+        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), R"(The noise of a call.
+
+Parameters
+----------
+seed, call, row_offset
+    The key, as of `Session.act_into`.
+rows, candidates, act_dim
+    B, N and A.
+isa
+    An instruction set of `isas("fp32")`; None: SORL_CPU_ISA's, or the fastest.
+
+Returns
+-------
+array
+    Standard normals [B, N, A], float32: Philox4x32-10 and Box-Muller.
+
+Raises
+------
+ValueError
+    A dimension is too small, or there are 2^31 candidates or more.
+)");
+
   train::bind(m);
 }
