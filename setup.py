@@ -2,7 +2,7 @@
 
 All the rest stands in pyproject.toml.
 
-SORL_FAST_NO_NATIVE=1 installs without it, and so without a compiler: acting is left to the backends
+SORL_FAST_NO_NATIVE=1 installs without them, and so without a compiler: acting is left to the backends
 numpy, torch and triton, training to torch and triton.
 """
 
