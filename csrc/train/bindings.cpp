@@ -283,7 +283,7 @@ bytes
   m.def("lease_fill", &Lease::fill_with, arg("byte"),
         "Fill each lease with this byte from now on, or with nothing (-1). For tests.");
   m.def("adam", &adam, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"),
-        arg("sizes"), arg("step"), arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"),
+        arg("sizes"), arg("step"), arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"),
         R"(One step of Adam, of gradients clipped by their global norm, and of the target network.
 
 Parameters
@@ -291,7 +291,7 @@ Parameters
 isa
     An instruction set of `train_isas("fp32")`.
 params, first, second, targets
-    Addresses of each tensor, of its moments and of its target; all are updated.
+    Addresses of each tensor, of its moments and of its target; all are updated. No targets: there are none.
 grads
     One or two lists of gradients; two are added up.
 sizes
@@ -301,9 +301,11 @@ step
 lr, b1, b2, eps
     Adam's settings.
 clip_norm
-    The largest norm that is let through.
+    The largest norm that is let through; infinite: no clip.
 tau
     Targets become (1 - tau) of themselves plus tau of the parameters.
+ema_before
+    Of the parameters as they were before this step.
 
 Returns
 -------
