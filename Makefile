@@ -49,4 +49,4 @@ bench: .venv/installed
 	$(BIN)/python -m pytest bench/suite --benchmark-max-time=0.5 --benchmark-autosave $(ARGS)
 
 clean:
-	rm -rf .venv build dist *.egg-info sorl_fast/_native*.so
+	rm -rf .venv build dist *.egg-info sorl_fast/_native*.so sorl_fast/_bench*.so

@@ -1,6 +1,8 @@
-"""Build the one C++ extension, sorl_fast._native; all the rest stands in pyproject.toml.
+"""Build the C++ extensions, sorl_fast._native and, for the benchmarks, sorl_fast._bench.
 
-SORL_FAST_NO_NATIVE=1 installs without it, and so without a compiler: acting is left to the backends
+All the rest stands in pyproject.toml.
+
+SORL_FAST_NO_NATIVE=1 installs without them, and so without a compiler: acting is left to the backends
 numpy, torch and triton, training to torch and triton.
 """
 
@@ -22,6 +24,21 @@ WITHOUT = (
 )
 
 
+# Folders with a source for each instruction set, by extension.
+FOLDERS = {"native": ("kernels", "train"), "bench": ("bench",)}
+
+
+def sources(extension: str, arch: str) -> dict[str, list[str]]:
+    """Return an extension's sources for a machine, and the flags of each."""
+    found = {s["file"]: [] for s in LIST["sources"] if extension in s["in"]}
+    for row in LIST["isas"]:
+        for folder in FOLDERS[extension]:
+            if row["arch"] in ("any", arch) and (folder != "train" or row["trains"]):
+                own = LIST["train_flags"] if folder == "train" else []
+                found[f"{folder}/{row['isa']}.cpp"] = [*row["flags"], *own]
+    return found
+
+
 def without_native() -> bool:
     """Say whether the user wants no native module."""
     wanted = os.environ.get("SORL_FAST_NO_NATIVE", "")
@@ -38,19 +55,18 @@ class BuildNative(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Compile the listed sources, then let setuptools compile the bindings and link."""
 
-        def compiled(source: dict) -> list[str]:
+        def compiled(source: tuple[str, list[str]]) -> list[str]:
             return self.compiler.compile(
-                [f"csrc/{source['file']}"],
-                output_dir=self.build_temp,
+                [f"csrc/{source[0]}"],
+                output_dir=f"{self.build_temp}/{ext.name}",
                 include_dirs=ext.include_dirs,
-                extra_postargs=[*ext.extra_compile_args, *source["flags"]],
+                extra_postargs=[*ext.extra_compile_args, *source[1]],
             )
 
-        arch = self.architecture()
-        here = [s for s in LIST["sources"] if s["arch"] in ("any", arch)]
-        self.probe(list(dict.fromkeys(flag for source in here for flag in source["flags"])))
+        here = sources(ext.name.removeprefix("sorl_fast._"), self.architecture())
+        self.probe(list(dict.fromkeys(flag for flags in here.values() for flag in flags)))
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # a compiler is a process of its own
-            for objects in pool.map(compiled, here):
+            for objects in pool.map(compiled, here.items()):
                 ext.extra_objects += objects
         super().build_extension(ext)
 
@@ -89,16 +105,16 @@ class BuildNative(build_ext):
             )
 
 
-def native() -> list[Extension]:
-    """Return the extension, or none where the user wants none."""
+def extensions() -> list[Extension]:
+    """Return the extensions, or none where the user wants none."""
     if without_native():
         return []
     import pybind11
 
     return [
         Extension(
-            "sorl_fast._native",
-            ["csrc/bindings.cpp", "csrc/train/bindings.cpp"],
+            f"sorl_fast._{name}",
+            [f"csrc/{source}" for source in bindings],
             include_dirs=["csrc", "csrc/include", pybind11.get_include()],
             extra_compile_args=[STANDARD, *LIST["flags"]],
             extra_link_args=["-pthread", "-Wl,-s"],  # -s: Python's own flags ask for debug symbols
@@ -106,7 +122,11 @@ def native() -> list[Extension]:
             # also what puts them into the source distribution
             depends=sorted(str(p) for p in Path("csrc").rglob("*.*") if p.suffix != ".pyc"),
         )
+        for name, bindings in (
+            ("native", ["bindings.cpp", "train/bindings.cpp"]),
+            ("bench", ["bench/bindings.cpp"]),
+        )
     ]
 
 
-setup(ext_modules=native(), cmdclass={"build_ext": BuildNative})
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildNative})

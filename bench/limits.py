@@ -27,8 +27,8 @@ class Rates(NamedTuple):
     ]  # (bytes of one thread's working set, threads) -> bytes a second
 
 
-def native_rates(native: Any, seconds: float = 0.02) -> Rates:
-    """Measure with the loops of `sorl_fast._native`, `seconds` a measurement.
+def native_rates(bench: Any, seconds: float = 0.02) -> Rates:
+    """Measure with the loops of `sorl_fast._bench`, `seconds` a measurement.
 
     Multiply-adds at the fastest of all instruction sets, those of the more precise arithmetic among
     them: who multiplies bytes may do so on the tiles of bf16.
@@ -37,13 +37,13 @@ def native_rates(native: Any, seconds: float = 0.02) -> Rates:
     def flop_rate(precision: str, threads: int) -> float:
         precise = PRECISIONS[: PRECISIONS.index(precision) + 1]
         return max(
-            float(native.flop_rate(p, isa=isa, threads=threads, seconds=seconds))
+            float(bench.flop_rate(p, isa=isa, threads=threads, seconds=seconds))
             for p in precise
-            for isa in native.isas(p)
+            for isa in bench.isas(p)
         )
 
     def read_rate(size: int, threads: int) -> float:
-        return float(native.read_rate(size, threads=threads, seconds=seconds))
+        return float(bench.read_rate(size, threads=threads, seconds=seconds))
 
     return Rates(flop_rate, read_rate)
 

@@ -149,7 +149,9 @@ def run(argv: Sequence[str]) -> int:
                 print(f"sorl-bench loop: {err}", file=sys.stderr)
                 return 1
             print(row_text(result["rows"][-1]), flush=True)
-        result["rows"].append(_machine(native.burn, result["rows"][0]["latency"]["p50_us"], args))
+        result["rows"].append(
+            _machine(peers.import_bench().burn, result["rows"][0]["latency"]["p50_us"], args)
+        )
         print(row_text(result["rows"][-1]), flush=True)
     if args.example:
         result["rows"].append(_example(policy, args))

@@ -49,10 +49,13 @@ def measure(blocks: int) -> dict[str, float]:
     out = np.empty(CELL.act_dim, np.float32)
     sampler = Sampler(policy, "native")
     session, _ = peers.SorlFast("fp32", 1).session(policy, 1, 1)
+    bench = peers.import_bench()
     if not np.array_equal(sampler.act(obs, seed=1), _into(sampler, obs, out)):
         raise harness.Disagreement("act and act_into differ at the same seed")
     ways: dict[str, Callable[[], float]] = {
-        "c++": lambda: float(np.mean(session.time(obs[None], CELL.steps, CELL.candidates, CALLS))),
+        "c++": lambda: float(
+            np.mean(bench.time(session, obs[None], CELL.steps, CELL.candidates, CALLS))
+        ),
         "act_into": lambda: python_seconds(lambda: sampler.act_into(obs, out)),
         "act": lambda: python_seconds(lambda: sampler.act(obs)),
     }

@@ -10,6 +10,7 @@ Shape letters: B observations, N candidates, R = B N rows, O observation, A acti
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,6 +26,12 @@ from .shapes import THREADS, Cell
 
 # Distributions behind the contenders, for the record in the machine's versions.
 PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "openvino")
+
+
+def import_bench() -> Any:
+    """Return the module of the benchmarks' loops, or raise BadInput where there is no native module."""
+    import_native()  # they are built together
+    return import_module("sorl_fast._bench")
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class SorlFast:
         session, isa = self.session(policy, cell.batch, cell.candidates)
         actions = np.empty((cell.batch, cell.act_dim), np.float32)
         act_into, M, N = session.act_into, cell.steps, cell.candidates
+        bench = import_bench()
 
         def call() -> Any:
             act_into(obs, actions, M, N, 0, 0, 0, noise)
@@ -56,7 +64,7 @@ class SorlFast:
             call,
             lambda result: result,
             isa=isa,
-            cpp=lambda calls: session.time(obs, M, N, calls),
+            cpp=lambda calls: bench.time(session, obs, M, N, calls),
         )
 
 

@@ -77,7 +77,7 @@ def run(argv: Sequence[str]) -> int:
 
     result: dict[str, Any] = {"machine": harness.machine(isas, peers.PACKAGES)}
     print(_headline(result["machine"]))
-    limits = Limits(lanes, policies, native_rates(native))
+    limits = Limits(lanes, policies, native_rates(peers.import_bench()))
     result["limits"] = limits.to_dict()
     print(_limits_text(result["limits"]))
     result["rows"] = []

@@ -39,6 +39,7 @@ from sorl_fast.learn.noise import GeneratorNoise, Noise
 from . import against
 from .harness import PAUSE, Disagreement, headline, machine
 from .limits import native_rates, refuse_beyond
+from .peers import import_bench
 
 O, A = 28, 5  # cube-single
 STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
@@ -356,7 +357,7 @@ def run(argv: Sequence[str]) -> int:
             rounds = args.rounds or against.ROUNDS
             return against.race(args.against, asked, info, BLOCK, rounds, args.json)
     rounds = args.rounds or (3 if args.quick else 8)
-    rates = native_rates(native, seconds=0.1)
+    rates = native_rates(import_bench(), seconds=0.1)
     limits = {precision: rates.flop(precision, threads) for precision in ("fp32", "bf16")}
     contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
     contenders = [c for c in contenders if c.backend != "native" or native.train_isas(c.precision)]

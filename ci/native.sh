@@ -88,10 +88,11 @@ stage_tsan() {
 
 stage_old() {
   configure gcc -DSORL_TESTS=ON -DSORL_EXAMPLES=ON -DCMAKE_CXX_COMPILER=g++ -DCMAKE_C_COMPILER=gcc
-  make gcc test_isas test_c_api
+  make gcc test_isas test_burn test_c_api
   local old=(qemu-x86_64 -cpu Nehalem)
   "${old[@]}" "$build/gcc/tests/test_isas" | tee "$build/old.txt"
   grep -q "instruction sets: scalar/fp32 scalar/bf16 scalar/int8: all passed" "$build/old.txt"
+  "${old[@]}" "$build/gcc/tests/test_burn"
   "${old[@]}" "$build/gcc/tests/test_c_api"
 }
 

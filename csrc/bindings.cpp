@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
@@ -13,12 +12,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "kernels.hpp"
-#include "model.hpp"
+#include "parse.hpp"
+#include "plain_call.hpp"
 #include "train/bindings.hpp"
 #include "without_gil.hpp"
 
@@ -28,21 +27,6 @@ namespace sorl {
 namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
-
-Precision parse_precision(const std::string& text) {
-  if (text == "fp32") return Precision::fp32;
-  if (text == "bf16") return Precision::bf16;
-  if (text == "int8") return Precision::int8;
-  throw py::value_error("precision is '" + text + "', but must be fp32, bf16 or int8");
-}
-
-Isa parse_isa(Precision precision, const std::optional<std::string>& wanted) {
-  Isa isa;
-  std::string error;
-  if (!choose_isa(precision, wanted ? wanted->c_str() : nullptr, isa, error))
-    throw py::value_error(error);
-  return isa;
-}
 
 using Shape = std::initializer_list<py::ssize_t>;
 
@@ -224,23 +208,18 @@ class Session {
     return std::move(out);
   }
 
-  // Seconds of each of `calls` calls as a C++ caller sees them.
-  std::vector<double> time(const Floats& obs, int steps, int candidates, int calls) {
-    const auto rows = count_rows(obs, model_->obs_dim());
-    if (candidates >= 1) reserve(static_cast<int>(rows), candidates);
-    std::vector<float> out(static_cast<std::size_t>(rows) * model_->act_dim());
-    std::vector<double> seconds(static_cast<std::size_t>(std::max(calls, 0)));
-    int result = 0;
-    without_gil([&] {
-      for (int i = 0; i < calls && result == 0; ++i) {
-        const auto start = std::chrono::steady_clock::now();
-        result = engine_->act(obs.data(), nullptr, static_cast<int>(rows), steps, candidates, 0,
-                              static_cast<std::uint32_t>(i), 0, out.data(), nullptr, nullptr, nullptr);
-        seconds[i] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      }
-    });
-    check(result, steps, candidates);
-    return seconds;
+  // For the benchmarks, which call past Python: plain_call.hpp.
+  py::capsule plain_call(int rows, int candidates) {
+    if (candidates < 1) check(static_cast<int>(Result::bad_candidates), 1, candidates);
+    reserve(rows, candidates);
+    const auto act = [](void* engine, const float* obs, int B, int steps, int N, std::uint32_t call,
+                        float* actions) noexcept {
+      return static_cast<Engine*>(engine)->act(obs, nullptr, B, steps, N, 0, call, 0, actions, nullptr, nullptr,
+                                               nullptr);
+    };
+    return py::capsule(
+        new PlainCall{engine_.get(), model_->obs_dim(), model_->act_dim(), act}, kPlainCall,
+        [](PyObject* capsule) { delete static_cast<PlainCall*>(PyCapsule_GetPointer(capsule, kPlainCall)); });
   }
 
   void reset() { engine_->reset(); }
@@ -288,92 +267,6 @@ class Session {
   std::unique_ptr<Engine> engine_;
 };
 
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// Runs `measure` on `threads` threads at once and adds their rates up.
-template <class Measure>
-double rate(int threads, Measure measure) {
-  if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", but must be at least 1");
-  std::vector<double> rates(static_cast<std::size_t>(threads));
-  without_gil([&] {
-    std::vector<std::thread> team;
-    for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
-    rates[0] = measure();
-    for (std::thread& t : team) t.join();
-  });
-  double sum = 0;
-  for (const double r : rates) sum += r;
-  return sum;
-}
-
-const Kernels& kernels_of(const std::string& precision, const std::optional<std::string>& isa) {
-  const Precision p = parse_precision(precision);
-  return *find_kernels(parse_isa(p, isa), p);
-}
-
-// The machine's limits are those of its fastest instruction set, whatever SORL_CPU_ISA says.
-const Kernels& fastest(const std::string& precision) {
-  const Precision p = parse_precision(precision);
-  return *find_kernels(available_isas(p).back(), p);
-}
-
-double flop_rate(const std::string& precision, const std::optional<std::string>& isa, int threads,
-                 double seconds) {
-  const Kernels& k = isa ? kernels_of(precision, isa) : fastest(precision);
-  return rate(threads, [&] {
-    if (k.enter != nullptr) k.enter();
-    double flop = 0, best = 0;
-    const auto start = std::chrono::steady_clock::now();
-    do {
-      const auto round = std::chrono::steady_clock::now();
-      flop = k.burn(20000);
-      best = std::max(best, flop / seconds_since(round));
-    } while (seconds_since(start) < seconds);
-    if (k.leave != nullptr) k.leave();
-    return best;
-  });
-}
-
-// Forwards again and again, and forwards and backwards in turns: then each pass begins with what the last one
-// left in the caches, the most that any order of reading can find there.
-double read_rate(std::size_t bytes, int threads, double seconds) {
-  const Kernels& k = fastest("fp32");
-  bytes = std::max<std::size_t>(bytes / 1024 * 1024, 1024);
-  constexpr int places = 4;
-  return rate(threads, [&] {
-    volatile float sink = 0;
-    double best = 0;
-    const long rounds = 2 * std::max<long>(1, static_cast<long>(4e6 / static_cast<double>(bytes)));
-    // Where pages lie decides by chance how much of them a cache holds.
-    std::vector<Pages> pages;
-    for (int p = 0; p < places; ++p) {
-      pages.emplace_back(bytes);
-      float* data = reinterpret_cast<float*>(pages.back().data());
-      std::fill(data, data + bytes / sizeof(float), 1.0f);
-    }
-    for (const Pages& place : pages) {
-      const auto start = std::chrono::steady_clock::now();
-      do {
-        for (const bool turns : {false, true}) {
-          const auto round = std::chrono::steady_clock::now();
-          for (long i = 0; i < rounds; ++i) sink = k.read(place.data(), bytes, turns && i % 2 == 1);
-          best = std::max(best, static_cast<double>(bytes) * rounds / seconds_since(round));
-        }
-      } while (seconds_since(start) < seconds / places);
-    }
-    (void)sink;
-    return best;
-  });
-}
-
-std::vector<std::string> isas(const std::string& precision) {
-  std::vector<std::string> names;
-  for (const Isa isa : available_isas(parse_precision(precision))) names.emplace_back(name(isa));
-  return names;
-}
-
 Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::uint32_t call,
                std::uint32_t row_offset, const std::optional<std::string>& isa) {
   if (rows < 0 || candidates < 1 || act_dim < 1) throw py::value_error("a dimension is too small");
@@ -381,8 +274,8 @@ Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::u
     throw py::value_error("rows * candidates is " + std::to_string(std::int64_t{rows} * candidates) +
                           ", but must be below 2^31");
   Floats z({rows, candidates, act_dim});
-  kernels_of("fp32", isa).normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates,
-                                  z.mutable_data());
+  const Kernels& kernels = *find_kernels(parse_isa(Precision::fp32, isa), Precision::fp32);
+  kernels.normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates, z.mutable_data());
   return z;
 }
 
@@ -394,37 +287,153 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   using py::arg;
   m.doc() = "The native sampler. sorl_fast.act.backends.native is its caller; see there.";
 
-  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), "A policy packed for one instruction set.")
+  py::class_<Model, std::shared_ptr<Model>>(m, "Model", py::module_local(), R"(A policy packed for one instruction set.
+
+Any number of sessions on any number of threads may share it. It keeps nothing of its arguments.
+
+Parameters
+----------
+obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt
+    Sizes as in the policy file: O, A, H, hidden layers, E, the most Euler steps (a power of two).
+q_min
+    Whether the ensemble aggregates by min, not by mean.
+action_low, action_high
+    Bounds [A], float32.
+obs_mean, obs_std
+    The normaliser [O], float32, or None for both.
+actor
+    depth + 1 layers (w [in, out], b [out]), float32; the first reads [x, z, t, log2 M].
+critic
+    depth + 1 layers (w [E, in, out], b [E, out]), the hidden ones also g and c [E, out]; the first reads
+    [x, a, M].
+precision
+    fp32, bf16 or int8.
+isa
+    An instruction set of `isas(precision)`; None: SORL_CPU_ISA's, or the fastest.
+
+Raises
+------
+ValueError
+    A shape or size is wrong, or the instruction set is not there.
+RuntimeError
+    Memory is short.
+)")
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
            arg("critic"), arg("precision"), arg("isa") = py::none())
-      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); });
+      .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
+                             "The instruction set that it is packed for.");
 
-  py::class_<Session>(m, "Session", py::module_local(), "Scratch, last good action and worker threads over a Model.")
+  py::class_<Session>(m, "Session", py::module_local(), R"(Scratch, last good action and worker threads over a Model.
+
+Not for two threads at once.
+
+Parameters
+----------
+model
+    The policy.
+threads
+    1 to 64, the caller among them.
+max_rows, max_candidates
+    Room that is made at once, each at least 1; a larger call makes more.
+
+Raises
+------
+ValueError
+    An argument is out of its bounds, or memory or threads are short.
+)")
       .def(py::init<std::shared_ptr<Model>, int, int, int>(), arg("model"), arg("threads"),
            arg("max_rows"), arg("max_candidates"))
       .def("act_into", &Session::act_into, arg("obs"), arg("actions"), arg("steps"),
            arg("candidates"), arg("seed"), arg("call"), arg("row_offset"), arg("noise") = py::none(),
-           arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none())
-      .def("act", &Session::act)
-      .def("time", &Session::time, arg("obs"), arg("steps"), arg("candidates"), arg("calls"))
-      .def("reset", &Session::reset);
+           arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none(),
+           R"(Act, into the caller's arrays: contiguous ones, none of which is copied.
 
-  m.def("isas", &isas, arg("precision"), "Instruction sets that are there, slowest first.");
+Parameters
+----------
+obs
+    Observations [O] or [B, O], float32.
+actions
+    To be written: [A] or [B, A], float32.
+steps
+    M Euler steps, a power of two of at most m_disc.
+candidates
+    N candidates an observation, at least 1; of several the critic's best one acts.
+seed, call, row_offset
+    The key of the noise: 64, 32 and 32 bits; the first row is row_offset.
+noise
+    [B, N, A] float32 (of one observation [N, A]) instead of the key's.
+candidate, q, status
+    To be written, or None: the chosen candidate [B], int32, -1 where none is good; its Q [B], float32; status
+    bits [B], uint32, as sorl.h has them.
+
+Raises
+------
+TypeError
+    An array has another dtype.
+ValueError
+    A shape or an argument is wrong; nothing is written.
+)")
+      .def("act", &Session::act, arg("obs"), arg("steps"), arg("candidates"), arg("seed"), arg("call"),
+           arg("row_offset"), R"(Act, in the common case of `Sampler.act`.
+
+Parameters
+----------
+obs
+    Observations [O] or [B, O], contiguous float32.
+steps, candidates, seed, call, row_offset
+    As of `act_into`, plain ints.
+
+Returns
+-------
+array or None
+    Actions [A] or [B, A], float32; None for any other arguments, right or wrong: the caller then converts
+    them, or says what is wrong.
+)")
+      .def("_plain_call", &Session::plain_call, arg("rows"), arg("candidates"), "For sorl_fast._bench.time.")
+      .def("reset", &Session::reset, "Forget the last good action.");
+
+  m.def("isas", &isa_names, arg("precision"), R"(The instruction sets that act in a precision, slowest first.
+
+Parameters
+----------
+precision
+    fp32, bf16 or int8.
+
+Returns
+-------
+list of str
+    Those that this machine, its kernel and this process allow. SORL_CPU_ISA changes nothing of it.
+
+Raises
+------
+ValueError
+    There is no such precision.
+)");
   m.def("_assume_tiles_for_test", &assume_tiles_for_test, "For a test that emulates the instructions.");
   m.def("normals", &normals, arg("seed"), arg("rows"), arg("candidates"), arg("act_dim"),
-        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), "Noise [B, N, A].");
-  m.def("flop_rate", &flop_rate, arg("precision"), arg("isa") = py::none(), arg("threads") = 1,
-        arg("seconds") = 0.05, "Multiply-add limit, FLOP a second.");
-  m.def("burn", [](long rounds) {
-    static const Kernels& kernels = fastest("fp32");
-    double flop = 0;
-    without_gil([&] { flop = kernels.burn(rounds); });
-    return flop;
-  }, arg("rounds"), "Multiply-adds in registers; returns their FLOP.");
-  m.def("read_rate", &read_rate, arg("bytes"), arg("threads") = 1, arg("seconds") = 0.05,
-        "Read bandwidth of a working set per thread, bytes a second, all threads.");
+        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), R"(The noise of a call.
+
+Parameters
+----------
+seed, call, row_offset
+    The key, as of `Session.act_into`.
+rows, candidates, act_dim
+    B, N and A.
+isa
+    An instruction set of `isas("fp32")`; None: SORL_CPU_ISA's, or the fastest.
+
+Returns
+-------
+array
+    Standard normals [B, N, A], float32: Philox4x32-10 and Box-Muller.
+
+Raises
+------
+ValueError
+    A dimension is too small, or there are 2^31 candidates or more.
+)");
 
   train::bind(m);
 }

@@ -202,6 +202,7 @@ struct Engine::Impl {
 
     const float h = 1.0f / static_cast<float>(M);
     int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
+    const std::vector<PackedLayer>& hidden = side.actor.hidden;
     for (int i = 0; i < M; ++i) {
       Dense d{};
       d.rows = n;
@@ -216,35 +217,31 @@ struct Engine::Impl {
       d.bias = side.actor.bias + static_cast<std::size_t>(M - 1 + i) * p.width;
       d.init = own.init;
       d.y = shared.act[turn & 1];
-      const std::vector<PackedLayer>& hidden = side.actor.hidden;
-      const bool quantised = k.int8 != nullptr && !hidden.empty();
-      if (quantised) {
-        d.y = own.pre;
-        d.y_stride = p.width * sizeof(float);
-        d.output = Output::gelu_float;
-      }
-      k.dense(d);
-      if (quantised) {
-        k.int8->quantise(own.pre, d.y_stride, nullptr, n, p.width, unit_begin * unit, unit_end * unit,
-                         shared.act[turn & 1], side.act_stride);
-        d.panel_begin = unit_begin;
-        d.panel_end = unit_end;
-        d.y_stride = side.act_stride;
-      }
-      meet();
-      d.init = nullptr;
-      d.x_stride = side.act_stride;
-      d.k = p.width;
-      for (const PackedLayer& layer : hidden) {
-        d.x = shared.act[turn & 1];
-        d.w = layer.w;
-        d.bias = layer.b;
-        d.y = shared.act[++turn & 1];
-        if (quantised) {
-          d.output = &layer == &hidden.back() ? Output::gelu_float : Output::gelu;  // the head reads floats
-          k.int8->dense(d, nullptr, own.pre);
-        } else {
+      for (std::size_t l = 0; l <= hidden.size(); ++l) {
+        if (l > 0) {
+          d.init = nullptr;
+          d.x = shared.act[turn & 1];
+          d.x_stride = side.act_stride;
+          d.k = p.width;
+          d.w = hidden[l - 1].w;
+          d.bias = hidden[l - 1].b;
+          d.y = shared.act[++turn & 1];
+        }
+        if (k.int8 == nullptr || hidden.empty()) {
           k.dense(d);
+        } else if (l == 0) {
+          d.y = own.pre;
+          d.y_stride = p.width * sizeof(float);
+          d.output = Output::gelu_float;
+          k.dense(d);
+          k.int8->quantise(own.pre, d.y_stride, nullptr, n, p.width, unit_begin * unit, unit_end * unit,
+                           shared.act[turn & 1], side.act_stride);
+          d.panel_begin = unit_begin;
+          d.panel_end = unit_end;
+          d.y_stride = side.act_stride;
+        } else {
+          d.output = l == hidden.size() ? Output::gelu_float : Output::gelu;  // the head reads floats
+          k.int8->dense(d, nullptr, own.pre);
         }
         meet();
       }
@@ -329,25 +326,6 @@ struct Engine::Impl {
     norm.head_w = static_cast<const float*>(net.head_w);
     norm.head_b = *net.head_b;
     norm.q = q + static_cast<std::size_t>(e) * call.total + first;
-    if (k.int8 != nullptr) {
-      k.dense(d);
-      d.init = nullptr;
-      d.x = s.act[0];
-      d.x_stride = side.act_stride;
-      d.k = p.width;
-      d.panel_end = p.width / kInt8Group;
-      for (const PackedLayer& layer : net.hidden) {
-        k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
-        k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
-        d.w = layer.w;
-        d.bias = layer.b;
-        k.int8->dense(d, s.affine, nullptr);
-        norm.g = layer.g;
-        norm.c = layer.c;
-      }
-      norm.y = nullptr;
-      return k.norm(norm);
-    }
     for (int l = 0; l < p.depth; ++l) {
       if (l > 0) {
         const PackedLayer& layer = net.hidden[l - 1];
@@ -360,9 +338,20 @@ struct Engine::Impl {
         norm.g = layer.g;
         norm.c = layer.c;
       }
-      if (l == p.depth - 1) norm.y = nullptr;
-      k.dense(d);
-      k.norm(norm);
+      const bool head = l == p.depth - 1;  // is behind it
+      if (k.int8 == nullptr || l == 0) {
+        k.dense(d);
+      } else {
+        d.panel_end = p.width / kInt8Group;
+        k.int8->dense(d, s.affine, nullptr);
+      }
+      if (k.int8 == nullptr || head) {
+        if (head) norm.y = nullptr;
+        k.norm(norm);
+      } else {  // the next product does the rest of it
+        k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
+        k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
+      }
     }
   }
 

@@ -8,7 +8,8 @@
 #include <cstdint>
 #include <memory>
 #include <string>
-#include <vector>
+
+#include "isa.hpp"
 
 namespace sorl {
 
@@ -32,22 +33,6 @@ struct PolicyView {
   const LayerView* actor;    // input order z after x: concat[x, z, t, log2 M]
   const LayerView* critic;   // concat[x, a, M]
 };
-
-enum class Precision { fp32, bf16, int8 };
-enum class Isa { scalar, neon, neon_dotprod, avx2, avx_vnni, avx512, avx512_vnni, avx512_bf16, amx };
-
-// The enumerators' own names.
-const char* name(Isa isa) noexcept;
-const char* name(Precision precision) noexcept;
-
-// Instruction sets that this build holds and this machine, kernel and process allow, slowest first.
-// AMX counts only after CPUID, XCR0 and the kernel's tile permission all agree. amx and avx512_bf16
-// run bf16 only; neon_dotprod, avx_vnni and avx512_vnni int8 only; neon and avx512 have no int8.
-std::vector<Isa> available_isas(Precision precision);
-
-// The one choice of an instruction set: `wanted` if not null, else the environment's SORL_CPU_ISA if
-// set and not empty, else the fastest. False, with the reason in `error`, if that one is not there.
-bool choose_isa(Precision precision, const char* wanted, Isa& isa, std::string& error);
 
 // What Engine::act returns. Anything but ok left every output untouched.
 enum class Result : int {

@@ -11,12 +11,12 @@
 #include <cstdint>
 
 #include "engine.hpp"
+#include "pages.hpp"
 
 namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
 inline constexpr int kInt8Group = 32;  // int8: values of a row that share one step; columns of a panel
-inline constexpr std::size_t kLine = 64;  // bytes of a cache line
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
@@ -117,28 +117,14 @@ struct Kernels {
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;
-  // Runs `n` rounds of multiply-adds of values like a policy's; returns FLOP done. For benchmarks.
-  double (*burn)(long n) noexcept;
-  // Sums `bytes` of memory, a multiple of 256, aligned to 64.
-  float (*read)(const void* p, std::size_t bytes, bool backwards) noexcept;
+  const Kernels* few;  // what serves calls of one row or two better, or null
 };
 
-// Null where this build does not hold the combination. Filled by kernels/*.cpp.
-const Kernels* scalar_kernels(Precision);
-const Kernels* neon_kernels(Precision);
-const Kernels* neon_dotprod_kernels(Precision);
-const Kernels* avx2_kernels(Precision);
-const Kernels* avx512_kernels(Precision);
-const Kernels* avx_vnni_kernels(Precision);
-const Kernels* avx512_vnni_kernels(Precision);
-const Kernels* avx512_bf16_kernels(Precision);
-const Kernels* amx_kernels(Precision);
+// kernels/NAME.cpp: NAME_kernels, of the precisions that its row in isas.def lists.
+#define ISA(name, needs, ...) const Kernels* name##_kernels(Precision);
+#include "isas.def"
 
-// dispatch.cpp
+// Null where they are not there, or not available on this machine.
 const Kernels* find_kernels(Isa, Precision);
-// Whether tiles may be used; asks the kernel for permission the first time. For tests: assume it,
-// where the instructions are emulated.
-bool tiles_allowed();
-void assume_tiles_for_test();
 
 }  // namespace sorl

@@ -1,7 +1,5 @@
 #include "model.hpp"
 
-#include <sys/mman.h>
-
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -10,8 +8,6 @@
 namespace sorl {
 
 namespace {
-
-constexpr std::size_t kHuge = std::size_t{2} << 20;
 
 int log2_of(int power_of_two) {
   int n = 0;
@@ -169,29 +165,6 @@ class Packer {
 
 }  // namespace
 
-Pages::Pages(std::size_t bytes) {
-  mapped_bytes_ = (bytes + kHuge - 1) / kHuge * kHuge + kHuge;
-  void* p = mmap(nullptr, mapped_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  mapped_ = static_cast<char*>(p);
-  const auto address = reinterpret_cast<std::uintptr_t>(p);
-  data_ = mapped_ + ((kHuge - address % kHuge) % kHuge);
-  madvise(data_, mapped_bytes_ - kHuge, MADV_HUGEPAGE);  // a wish: 4 KiB pages work too
-}
-
-Pages::~Pages() {
-  if (mapped_ != nullptr) munmap(mapped_, mapped_bytes_);
-}
-
-Pages::Pages(Pages&& other) noexcept { *this = std::move(other); }
-
-Pages& Pages::operator=(Pages&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(mapped_, other.mapped_);
-  std::swap(mapped_bytes_, other.mapped_bytes_);
-  return *this;
-}
-
 std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision precision, Isa isa,
                                          std::string& error) {
   const Kernels* many = find_kernels(isa, precision);
@@ -199,7 +172,6 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     error = std::string(name(isa)) + " is not there for " + name(precision);
     return nullptr;
   }
-  const Kernels* few = isa == Isa::amx ? find_kernels(Isa::avx512, precision) : nullptr;
   try {
     auto p = std::make_unique<Packed>();
     p->obs_dim = view.obs_dim;
@@ -222,7 +194,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     const auto lay_out = [&](char* base) {
       Bump bump(base);
       Packer packer(view, *p, bump);
-      if (few != nullptr) packer.side(p->few_side, few);
+      if (many->few != nullptr) packer.side(p->few_side, many->few);
       packer.side(p->many_side, many);
       packer.constants();
       return bump.used();

@@ -4,46 +4,9 @@
 #include <vector>
 
 #include "kernels.hpp"
+#include "pages.hpp"
 
 namespace sorl {
-
-// Memory of its own pages: 2 MiB aligned, on huge pages where the system gives them, zeroed. A cycle
-// through 3 MB of weights on 4 KiB pages would spend a sixth of its loads on page walks.
-class Pages {
- public:
-  Pages() = default;
-  explicit Pages(std::size_t bytes);  // throws std::bad_alloc
-  ~Pages();
-  Pages(const Pages&) = delete;
-  Pages& operator=(const Pages&) = delete;
-  Pages(Pages&& other) noexcept;
-  Pages& operator=(Pages&& other) noexcept;
-  char* data() const { return data_; }
-
- private:
-  char* data_ = nullptr;
-  char* mapped_ = nullptr;
-  std::size_t mapped_bytes_ = 0;
-};
-
-// Hands out aligned pieces of a region; over a null region it only counts.
-class Bump {
- public:
-  explicit Bump(char* base) : base_(base) {}
-  template <class T>
-  T* take(std::size_t n, std::size_t align = kLine) {
-    used_ = (used_ + align - 1) / align * align;
-    T* p = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += n * sizeof(T);
-    return p;
-  }
-  bool counting() const { return base_ == nullptr; }
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
 
 struct PackedLayer {
   const void* w;

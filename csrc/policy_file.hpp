@@ -46,6 +46,7 @@ class PolicyFile {
  private:
   friend class PolicyParser;
 
+  // Checks the bytes in storage_ and fills in the rest: policy_parser.cpp.
   static Result finish(std::unique_ptr<PolicyFile> policy, std::size_t size, const std::string& name,
                        Digest digest);
 

@@ -3,16 +3,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <climits>
 #include <mutex>
 #include <system_error>
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 namespace sorl {
 
@@ -58,10 +55,8 @@ void spin_until(Done done) noexcept {
 
 struct Team::Shared {
   int size = 1;
-#if defined(__linux__)
   cpu_set_t cores;  // where the workers might run when they were made
   cpu_set_t others;  // where we let them run
-#endif
   std::chrono::microseconds spin{};
   Work work = nullptr;
   void* context = nullptr;
@@ -87,10 +82,8 @@ void Team::start() {
   shared_->size = size_;
   shared_->spin = std::chrono::microseconds(spin_);
   avoided_ = -1;
-#if defined(__linux__)
   if (sched_getaffinity(0, sizeof shared_->cores, &shared_->cores) != 0) CPU_ZERO(&shared_->cores);
   shared_->others = shared_->cores;
-#endif
   // Signals are the caller's business: workers inherit a mask that blocks all but a thread's own faults.
   sigset_t mask, before;
   sigfillset(&mask);
@@ -141,7 +134,6 @@ bool Team::alive() noexcept {
 // stay off the caller's core, unless somebody else has said where they run. Only a caller that has moved
 // since the last run makes system calls here.
 void Team::avoid_this_core() noexcept {
-#if defined(__linux__)
   const int core = sched_getcpu();
   if (core < 0 || core >= CPU_SETSIZE || core == avoided_) return;
   cpu_set_t others = shared_->cores;
@@ -155,7 +147,6 @@ void Team::avoid_this_core() noexcept {
   }
   shared_->others = others;
   avoided_ = core;
-#endif
 }
 
 void Team::run(Work work, void* context) noexcept {

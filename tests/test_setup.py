@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("setuptools", reason="what builds is not installed")
 
 ROOT = Path(__file__).parents[1]
-SOURCES = json.loads((ROOT / "csrc" / "sources.json").read_text())["sources"]
+LIST = json.loads((ROOT / "csrc" / "sources.json").read_text())
 
 # Notes what it is asked and compiles nothing. It is a compiler for MACHINE.
 COMPILER = """#!{python}
@@ -66,12 +66,19 @@ def build(tmp_path):
 def test_the_compiler_says_which_sources_there_are(build, machine):
     done, compiled, lines = build(machine)
     assert done.returncode == 0, done.stderr
-    here = [s for s in SOURCES if s["arch"] in ("any", machine)]
-    assert compiled == sorted([*(s["file"] for s in here), "bindings.cpp", "train/bindings.cpp"])
+    isas = [row for row in LIST["isas"] if row["arch"] in ("any", machine)]
+    folders = [("kernels", row) for row in isas] + [("bench", row) for row in isas]
+    folders += [("train", row) for row in isas if row["trains"]]
+    expected = [f"{folder}/{row['isa']}.cpp" for folder, row in folders]
+    expected += [s["file"] for s in LIST["sources"] for part in s["in"] if part != "library"]
+    bindings = ["bindings.cpp", "train/bindings.cpp", "bench/bindings.cpp"]
+    assert compiled == sorted([*expected, *bindings])
     # the probe is asked with every flag of theirs
-    (probe,) = (line for line in lines if "csrc/probe.cpp" in line)
-    assert {flag for s in here for flag in s["flags"]} <= set(probe)
-    assert ("-mavxvnni" in probe) == (machine == "x86_64")
+    probes = [line for line in lines if "csrc/probe.cpp" in line]
+    assert len(probes) == 2  # of each extension
+    for probe in probes:
+        assert {flag for row in isas for flag in row["flags"]} <= set(probe)
+        assert ("-mavxvnni" in probe) == (machine == "x86_64")
 
 
 def test_a_compiler_that_is_too_old_is_named(build):
@@ -111,6 +118,6 @@ def test_another_value_of_the_switch_is_refused(build):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 def test_the_probe_compiles_with_what_the_sources_need():
     machine = os.uname().machine
-    flags = {flag for s in SOURCES if s["arch"] in ("any", machine) for flag in s["flags"]}
+    flags = {f for row in LIST["isas"] if row["arch"] in ("any", machine) for f in row["flags"]}
     command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", *flags, "-fsyntax-only"]
     subprocess.run([*command, ROOT / "csrc" / "probe.cpp"], check=True)

@@ -1,6 +1,5 @@
 // AVX512_BF16: vdpbf16ps adds the products of a pair of bf16 to an fp32 sum.
 #include "bf16.hpp"
-#include "burn.hpp"
 #include "philox.hpp"
 
 namespace sorl {
@@ -92,41 +91,6 @@ void dense(const Dense& d) noexcept {
   }
 }
 
-// As burn, of pairs.
-double burn_pairs(long n) noexcept {
-  constexpr int chains = 24;
-  const auto pair = [](float low, float high) { return to_bf16(low) | to_bf16(high) << 16; };
-  std::uint32_t weights[2][16];
-  for (int i = 0; i < 16; ++i) {
-    const float low = burn_weight(2 * i), high = burn_weight(2 * i + 1);
-    weights[0][i] = pair(low, high);
-    weights[1][i] = pair(-std::copysign(burn_weight(32 + 2 * i), low), -std::copysign(burn_weight(33 + 2 * i), high));
-  }
-  volatile std::uint32_t values[2] = {pair(burn_activation(0), burn_activation(1)),
-                                      pair(burn_activation(2), burn_activation(3))};
-  const auto all_lanes = [](std::uint32_t u) {
-    return reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int>(u)));
-  };
-  const __m512bh first = all_lanes(values[0]), second = all_lanes(values[1]);
-  auto w = reinterpret_cast<__m512bh>(V::load_words(weights[0]));
-  auto other = reinterpret_cast<__m512bh>(V::load_words(weights[1]));
-  __m512 acc[chains];
-  for (int i = 0; i < chains; ++i) acc[i] = V::set(burn_activation(i));
-  for (long r = 0; r < n; ++r) {
-#pragma GCC unroll 64
-    for (int i = 0; i < chains; ++i)
-      acc[i] = _mm512_dpbf16_ps(acc[i], i % 2 == 0 ? first : second, i / 2 % 2 == 0 ? w : other);
-    const __m512bh before = w;
-    w = other;
-    other = before;
-  }
-  __m512 all = acc[0];
-  for (int i = 1; i < chains; ++i) all = V::add(all, acc[i]);
-  volatile float sink = V::sum(all);
-  (void)sink;
-  return 64.0 * chains * static_cast<double>(n);
-}
-
 Kernels make() {
   Kernels k{};
   k.isa = Isa::avx512_bf16;
@@ -142,16 +106,14 @@ Kernels make() {
   k.dense = dense;
   k.norm = norm<V, StoreBf16>;
   k.normals = philox_normals;
-  k.burn = burn_pairs;
-  k.read = read_all<V>;
   return k;
 }
 
 }  // namespace
 
-const Kernels* avx512_bf16_kernels(Precision precision) {
+const Kernels* avx512_bf16_kernels(Precision) {
   static const Kernels kernels = make();
-  return precision == Precision::bf16 ? &kernels : nullptr;
+  return &kernels;
 }
 
 }  // namespace sorl

@@ -1,34 +1,11 @@
-// AVX512_VNNI: vpdpbusd adds to a 32-bit word the products of its four unsigned by its four signed bytes.
-// A tile of 7 rows by 32 columns keeps 14 sums of integers and 14 of floats in the 32 registers.
-#include "avx512.hpp"
+// AVX512_VNNI.
+#include "avx512_vnni.hpp"
 
 #include "int8.hpp"
 
 namespace sorl {
-namespace {
 
-struct Avx512Vnni : Avx512 {
-  static constexpr int tile_rows = 7;
-  // A sum waits 5 cycles for the one before it: eight chains or more.
-  static constexpr int tile_vectors(int rows) { return rows == 1 ? 8 : rows <= 3 ? 4 : 2; }
-  using i = __m512i;
-
-  static i zero_words() { return _mm512_setzero_si512(); }
-  static i spread(const void* p) { return _mm512_set1_epi32(four_bytes(p)); }
-  static i dot(i sum, i x, i w) { return _mm512_dpbusd_epi32(sum, x, w); }
-  static f to_float(i a) { return _mm512_cvtepi32_ps(a); }
-  static f max(f a, f b) { return _mm512_max_ps(a, b); }
-  static float highest(f a) { return _mm512_reduce_max_ps(a); }
-  static void to_bytes(unsigned char* p, f a) {
-    const __m512i words = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(words));
-  }
-};
-
-}  // namespace
-
-const Kernels* avx512_vnni_kernels(Precision precision) {
-  if (precision != Precision::int8) return nullptr;
+const Kernels* avx512_vnni_kernels(Precision) {
   static const Kernels int8 = int8_table<Avx512Vnni>(*avx512_kernels(Precision::bf16), Isa::avx512_vnni);
   return &int8;
 }

@@ -348,18 +348,5 @@ inline void head(const Head& d) noexcept {
   }
 }
 
-// Four vectors at a time, from the first to the last or the other way.
-template <class V>
-inline float read_all(const void* p, std::size_t bytes, bool backwards) noexcept {
-  constexpr std::ptrdiff_t step = 4 * V::W;
-  const auto steps = static_cast<std::ptrdiff_t>(bytes / sizeof(float)) / step;
-  const auto* x = static_cast<const float*>(p) + (backwards ? (steps - 1) * step : 0);
-  typename V::f sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-  for (std::ptrdiff_t i = 0; i < steps; ++i, x += backwards ? -step : step)
-#pragma GCC unroll 4
-    for (int v = 0; v < 4; ++v) sums[v] = V::add(sums[v], V::load(x + v * V::W));
-  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
-}
-
 }  // namespace
 }  // namespace sorl

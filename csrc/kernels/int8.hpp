@@ -21,7 +21,6 @@
 // Included by kernels/*.cpp only, like dense.hpp.
 #pragma once
 
-#include "burn.hpp"
 #include "dense.hpp"
 
 namespace sorl {
@@ -219,39 +218,6 @@ struct Int8Layer {
   }
 };
 
-// As burn: two groups of four activations by weights that come from the first-level cache, then by their
-// negatives, so that no sum overflows. The compiler doesn't see that the weights stay the same.
-template <class V>
-inline double int8_burn(long n) noexcept {
-  constexpr int chains = 12;
-  constexpr std::size_t bytes = V::W * 4, all_weights = chains / 2 * bytes;
-  unsigned char values[8];
-  for (int i = 0; i < 8; ++i) values[i] = static_cast<unsigned char>((burn_activation(i) - kFloor) * (255 / 2.2f));
-  alignas(64) signed char weights[2][all_weights];
-  for (std::size_t i = 0; i < all_weights; ++i) {
-    weights[0][i] = static_cast<signed char>(burn_weight(static_cast<int>(i)) * (127 / kBurnLargest));
-    weights[1][i] = static_cast<signed char>(-weights[0][i]);
-  }
-  const signed char* volatile somewhere = weights[0];
-  const unsigned char* volatile here = values;
-  typename V::i acc[chains];
-  for (auto& a : acc) a = V::zero_words();
-  const typename V::i x[2] = {V::spread(here), V::spread(here + 4)};
-  for (long r = 0; r < n; ++r) {
-    const signed char* w = somewhere;
-#pragma GCC unroll 2
-    for (int sign = 0; sign < 2; ++sign)
-#pragma GCC unroll 64
-      for (int i = 0; i < chains; ++i)
-        acc[i] = V::dot(acc[i], x[i % 2], V::load_words(w + sign * all_weights + i / 2 * bytes));
-  }
-  auto all = V::to_float(acc[0]);
-  for (int i = 1; i < chains; ++i) all = V::add(all, V::to_float(acc[i]));
-  volatile float sink = V::sum(all);
-  (void)sink;
-  return 2.0 * 2 * 4 * V::W * chains * static_cast<double>(n);
-}
-
 // `base`, the bf16 table of the same vectors, with the hidden layers in int8.
 template <class V>
 inline Kernels int8_table(Kernels base, Isa isa) {
@@ -262,7 +228,6 @@ inline Kernels int8_table(Kernels base, Isa isa) {
   base.precision = Precision::int8;
   base.int8 = &int8;
   base.together_rows = 7;  // the weights fit one core's cache: from 8 rows on, apart is faster
-  base.burn = int8_burn<V>;
   return base;
 }
 

@@ -1,7 +1,6 @@
 // The Kernels of a vector type whose activations are fp32: all of it is the template's.
 #pragma once
 
-#include "burn.hpp"
 #include "dense.hpp"
 #include "philox.hpp"
 
@@ -25,17 +24,15 @@ Kernels table(Isa isa, int block_rows) {
   k.norm = norm<V, StoreF32<V>>;
   k.head = head<V>;
   k.normals = philox_normals;
-  k.burn = burn<V>;
-  k.read = read_all<V>;
   return k;
 }
 
-// fp32 and bf16 of V; null for int8, which is not the template's.
+// fp32 and bf16 of V.
 template <class V>
 const Kernels* tables(Isa isa, Precision precision, int block_rows) {
   static const Kernels fp32 = table<V, WeightsF32<V>>(isa, block_rows);
   static const Kernels bf16 = table<V, WeightsBf16<V>>(isa, block_rows);
-  return precision == Precision::fp32 ? &fp32 : precision == Precision::bf16 ? &bf16 : nullptr;
+  return precision == Precision::fp32 ? &fp32 : &bf16;
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
 // What the limit of multiply-adds multiplies: values as a policy's, neither zeros, which run at a higher clock,
 // nor numbers that grow, vanish or stop being numbers. Vectors that watch their operands stand in for real ones.
-#include "../kernels/int8.hpp"
+#include "../bench/loops.hpp"
 #include "check.hpp"
 
 namespace {
@@ -85,14 +85,29 @@ struct Watched {
   }
 };
 
+// The loops of an instruction set, as the benchmarks call them.
+void limits(const sorl::bench::Loops& loops) {
+  if (loops.enter != nullptr) loops.enter();
+  CHECK(loops.burn(40) > 0);
+  if (loops.leave != nullptr) loops.leave();
+  alignas(64) float ones[640];
+  std::fill(std::begin(ones), std::end(ones), 1.0f);
+  for (const bool backwards : {false, true}) {
+    CHECK(std::fabs(loops.read(ones, sizeof ones, backwards) - 640.0f) < 1e-3f);
+    CHECK(std::fabs(loops.read(ones + 64, 256, backwards) - 64.0f) < 1e-3f);
+  }
+}
+
 }  // namespace
 
 int main() {
-  const double flop = sorl::burn<Watched>(20000);
+  for (const sorl::Precision p : sorl::kPrecisions)
+    for (const sorl::Isa isa : sorl::available_isas(p)) limits(sorl::bench::find_loops(isa, p));
+  const double flop = sorl::bench::burn<Watched>(20000);
   CHECK(flop == 2.0 * static_cast<double>(floats) && floats > 0);
   CHECK(odd == 0);
   CHECK(alike < floats / 100);
-  const double bytes = sorl::int8_burn<Watched>(2000);
+  const double bytes = sorl::bench::int8_burn<Watched>(2000);
   CHECK(bytes == 2.0 * static_cast<double>(dots) && dots > 0);
   CHECK(zeros < dots / 5);  // activations near GELU's least value, which a policy has too
   CHECK(widest < 1 << 20);  // however many rounds

@@ -63,9 +63,9 @@ struct Amx : Bf16 {
 
 }  // namespace
 
-const Ops* amx_ops(Precision precision) {
+const Ops* amx_ops(Precision) {
   static const Ops ops = table<Amx>(Isa::amx, Precision::bf16);
-  return precision == Precision::bf16 ? &ops : nullptr;
+  return &ops;
 }
 
 }  // namespace sorl::train

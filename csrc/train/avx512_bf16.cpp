@@ -57,9 +57,9 @@ struct Avx512Bf16 : Bf16 {
 
 }  // namespace
 
-const Ops* avx512_bf16_ops(Precision precision) {
+const Ops* avx512_bf16_ops(Precision) {
   static const Ops ops = table<Avx512Bf16>(Isa::avx512_bf16, Precision::bf16);
-  return precision == Precision::bf16 ? &ops : nullptr;
+  return &ops;
 }
 
 }  // namespace sorl::train

@@ -64,7 +64,7 @@ void backward_rows(const Plan<P>& p, const Backward& b, const Deltas<P>& deltas,
   const Saved<P> saved(p, b.rows, S, b.saved);
   const bool weights = b.layers != nullptr;
   const bool summed = S > 1 && (weights || b.grad_obs != nullptr);
-  Bump own{static_cast<char*>(memory)};
+  Bump own(static_cast<char*>(memory));
   float* dx = s.norm ? own.take<float>(nrb * wide) : nullptr;
   float* total = summed ? own.take<float>(nrb * wide) : nullptr;
   float* dact = own.take<float>(std::size_t(nrb) * p.AB * kPitch);
@@ -197,7 +197,7 @@ void weight_gradient(const Plan<P>& p, const Backward& b, const Deltas<P>& delta
   const int e = item.e, l = item.l, out = s.width(l), NB = l == s.depth ? p.OB : p.HB;
   const std::size_t RB = blocks(b.rows), K = item.obs_part ? RB : RB * b.steps;
   const Saved<P> saved(p, b.rows, b.steps, b.saved);
-  Bump own{static_cast<char*>(memory)};
+  Bump own(static_cast<char*>(memory));
   T* turned = own.take<T>(std::size_t(kGroup) * kSumChunk * kPitch);
   v16(*along)[2] = reinterpret_cast<v16(*)[2]>(own.take<float>(kGroup * kBlock * 2 * 16));
   const float* sums = all_sums + p.bias(e, l);

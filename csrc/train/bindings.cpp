@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../parse.hpp"
 #include "../without_gil.hpp"
 #include "runtime.hpp"
 
@@ -41,17 +42,17 @@ class TrainNet {
       throw py::value_error("depth is " + std::to_string(depth) + ", but must be at most " + std::to_string(kMaxDepth));
     ops_ = find(precision, isa);
     shape_ = Shape{obs, act, extra, hidden, depth, out, members, norm};
-    forward_ = Memory(ops_->forward_bytes(shape_));
-    bias_ = Memory(ops_->bias_floats(shape_) * sizeof(float));
+    forward_ = memory(ops_->forward_bytes(shape_));
+    bias_ = memory(ops_->bias_floats(shape_) * sizeof(float));
     net_.shape = shape_;
     net_.forward = forward_.data();
-    net_.bias = static_cast<float*>(bias_.data());
+    net_.bias = reinterpret_cast<float*>(bias_.data());
     net_.backward = nullptr;
   }
 
   static const Ops* find(const std::string& precision, const std::string& isa) {
-    const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
-    for (const Isa i : {Isa::avx2, Isa::avx512, Isa::avx512_bf16, Isa::amx})
+    const Precision p = parse_precision(precision);
+    for (const Isa i : kIsas)
       if (isa == name(i))
         if (const Ops* ops = find_ops(i, p)) return ops;
     throw py::value_error("no training operations for " + precision + " on " + isa);
@@ -75,7 +76,7 @@ class TrainNet {
       Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
         std::copy(layers, layers + shape_.depth + 1, net_.layers);
         if (backward && net_.backward == nullptr) {
-          backward_ = Memory(ops_->backward_bytes(shape_));
+          backward_ = memory(ops_->backward_bytes(shape_));
           net_.backward = backward_.data();
         }
         ops_->pack(team, net_, forward, backward);
@@ -138,7 +139,7 @@ class TrainNet {
 
   const Ops* ops_;
   Shape shape_;
-  Memory forward_, backward_, bias_;
+  Pages forward_, backward_, bias_;
   Net net_{};
 };
 
@@ -179,38 +180,161 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
 }
 
 std::vector<std::string> isas(const std::string& precision) {
-  const Precision p = precision == "bf16" ? Precision::bf16 : Precision::fp32;
+  const Precision p = parse_precision(precision);
   std::vector<std::string> names;
   for (const Isa isa : available_isas(p))
     if (find_ops(isa, p) != nullptr) names.emplace_back(name(isa));
   return names;
 }
 
+std::size_t element_bytes(const std::string& precision, const std::string& isa) {
+  return TrainNet::find(precision, isa)->element_bytes;
+}
+
 }  // namespace
 
 void bind(py::module_& m) {
   using py::arg;
-  py::class_<TrainNet>(m, "TrainNet", "A network's packed weights, and its passes. See csrc/train/train.hpp.")
+  py::class_<TrainNet>(m, "TrainNet", R"(A network's packed weights, and its passes; csrc/train/train.hpp.
+
+Tensors are addresses of contiguous float32 on the CPU, 0 for none; the caller has checked their shapes and
+keeps them alive. B rows, S Euler steps (1: the network is evaluated once), E members.
+
+Parameters
+----------
+obs, act, extra
+    Columns of the first layer's input: observation, action, 1 or 2 scalars.
+hidden, depth, out, members
+    Width and number of the hidden layers, outputs, E.
+norm
+    Whether a LayerNorm follows each hidden layer's GELU.
+precision, isa
+    fp32 or bf16, on an instruction set of `train_isas(precision)`.
+
+Raises
+------
+ValueError
+    A size is out of its bounds, or there are no such operations.
+)")
       .def(py::init<int, int, int, int, int, int, int, bool, const std::string&, const std::string&>(),
            py::kw_only(), arg("obs"), arg("act"), arg("extra"), arg("hidden"), arg("depth"), arg("out"),
            arg("members"), arg("norm"), arg("precision"), arg("isa"))
-      .def("pack", &TrainNet::pack)
-      .def("forward", &TrainNet::forward)
-      .def("backward", &TrainNet::backward)
-      .def("saved_bytes", &TrainNet::saved_bytes);
-  py::class_<Lease>(m, "Lease", py::buffer_protocol(), "Memory from a pool, given back when it dies.")
-      .def(py::init<std::size_t>())
+      .def("pack", &TrainNet::pack, arg("parameters"), arg("forward"), arg("backward"), R"(Pack the weights.
+
+Parameters
+----------
+parameters
+    Of each layer w [E, in, out], b [E, out] and, with a LayerNorm, g and c [E, out].
+forward, backward
+    For which passes.
+)")
+      .def("forward", &TrainNet::forward, arg("rows"), arg("steps"), arg("rollout"), arg("obs"), arg("act"),
+           arg("extra0"), arg("extra1"), arg("value0"), arg("value1"), arg("out"), arg("saved"),
+           R"(Evaluate the network.
+
+Parameters
+----------
+rows, steps
+    B and S.
+rollout
+    Whether z <- z + net / S, S times, and then clip; else `out` is the network's output.
+obs, act
+    [B, O] and [B, A]: z_0, or actions.
+extra0, extra1
+    [B] each, or 0: value0, value1 in every row. Of a rollout the first is the time, whatever this says.
+out
+    To be written: of a rollout [B, A], else [E, B, out].
+saved
+    To be written: `saved_bytes` for backward, or 0: nothing is kept.
+)")
+      .def("backward", &TrainNet::backward, arg("rows"), arg("steps"), arg("rollout"), arg("grad"), arg("saved"),
+           arg("grads"), arg("grad_obs"), arg("grad_act"), R"(Differentiate what forward kept.
+
+Parameters
+----------
+rows, steps, rollout, saved
+    As forward had them.
+grad
+    The gradient of its `out`.
+grads
+    To be written, as the parameters of `pack`; empty: no gradient of the weights.
+grad_obs, grad_act
+    To be written: [B, O] and [B, A], summed over the members; 0: no gradient of that input.
+
+Raises
+------
+ValueError
+    The weights were not packed for backward.
+)")
+      .def("saved_bytes", &TrainNet::saved_bytes, arg("rows"), arg("steps"), "Bytes that forward keeps.");
+  py::class_<Lease>(m, "Lease", py::buffer_protocol(), R"(Memory from a pool, given back when it dies: a buffer of bytes.
+
+Parameters
+----------
+bytes
+    How many; their values are whatever the last user left.
+)")
+      .def(py::init<std::size_t>(), arg("bytes"))
       .def_buffer([](Lease& lease) {
-        return py::buffer_info(static_cast<std::uint8_t*>(lease.data()), static_cast<py::ssize_t>(lease.bytes()));
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(lease.data()),
+                               static_cast<py::ssize_t>(lease.bytes()));
       });
-  m.def("lease_idle_bytes", &Lease::idle_bytes);
-  m.def("lease_fill", &Lease::fill_with);
-  m.def("adam", &adam);
-  m.def("train_isas", &isas, arg("precision"), "Instruction sets of training that are there, slowest first.");
+  m.def("lease_idle_bytes", &Lease::idle_bytes, "Bytes of the pool that nobody has leased.");
+  m.def("lease_fill", &Lease::fill_with, arg("byte"),
+        "Fill each lease with this byte from now on, or with nothing (-1). For tests.");
+  m.def("adam", &adam, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"),
+        arg("sizes"), arg("step"), arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"),
+        R"(One step of Adam, of gradients clipped by their global norm, and of the target network.
+
+Parameters
+----------
+isa
+    An instruction set of `train_isas("fp32")`.
+params, first, second, targets
+    Addresses of each tensor, of its moments and of its target; all are updated. No targets: there are none.
+grads
+    One or two lists of gradients; two are added up.
+sizes
+    Elements of each tensor.
+step
+    The number of this step, from 1.
+lr, b1, b2, eps
+    Adam's settings.
+clip_norm
+    The largest norm that is let through; infinite: no clip.
+tau
+    Targets become (1 - tau) of themselves plus tau of the parameters.
+ema_before
+    Of the parameters as they were before this step.
+
+Returns
+-------
+float
+    The norm before clipping.
+
+Raises
+------
+ValueError
+    The lists differ in length, or there are no such operations.
+)");
+  m.def("train_isas", &isas, arg("precision"), R"(The instruction sets that train in a precision, slowest first.
+
+Parameters
+----------
+precision
+    fp32 or bf16.
+
+Returns
+-------
+list of str
+    Those that this machine, its kernel and this process allow.
+)");
+  m.def("train_element_bytes", &element_bytes, arg("precision"), arg("isa"),
+        "Bytes of an activation that is kept: 2 where bf16 is stored as such, else 4.");
   m.def("set_train_threads", [](int n) {
     if (n < 1 || n > 8) throw py::value_error("threads is " + std::to_string(n) + ", but must be 1 to 8");
     Runtime::get().set_threads(n);
-  });
+  }, arg("threads"), "Set the threads of the training calls to come, 1 to 8.");
 }
 
 }  // namespace sorl::train

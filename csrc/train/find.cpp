@@ -1,18 +1,16 @@
-// Which training operations this machine can run.
-#include "../kernels.hpp"
+// The training operations of an instruction set.
 #include "train.hpp"
 
 namespace sorl::train {
 
 const Ops* find_ops(Isa isa, Precision precision) {
+  using P = Precision;
+  if (!available(isa)) return nullptr;
   switch (isa) {
-#if defined(__x86_64__)
-    case Isa::avx2: return find_kernels(isa, Precision::fp32) != nullptr ? avx2_ops(precision) : nullptr;
-    case Isa::avx512: return find_kernels(isa, Precision::fp32) != nullptr ? avx512_ops(precision) : nullptr;
-    case Isa::avx512_bf16:
-      return find_kernels(isa, Precision::bf16) != nullptr ? avx512_bf16_ops(precision) : nullptr;
-    case Isa::amx: return tiles_allowed() ? amx_ops(precision) : nullptr;
-#endif
+#define TRAINS(name, ...) \
+  case Isa::name:         \
+    return listed(precision, __VA_ARGS__) ? name##_ops(precision) : nullptr;
+#include "../isas.def"
     default: return nullptr;
   }
 }

@@ -47,7 +47,7 @@ void forward_rows(const Plan<P>& p, const Forward& f, int e, int rb0, int nrb, v
   const int row0 = rb0 * kBlock, rows = f.rows - row0 < nrb * kBlock ? f.rows - row0 : nrb * kBlock;
   const std::size_t wide = std::size_t(p.HB) * kPitch;
   const Saved<P> saved(p, f.rows, f.steps, f.saved);
-  Bump own{static_cast<char*>(memory)};
+  Bump own(static_cast<char*>(memory));
   float* pre = own.take<float>(nrb * wide);
   float* y = s.norm ? own.take<float>(nrb * wide) : nullptr;
   float* out = own.take<float>(std::size_t(nrb) * p.OB * kPitch);

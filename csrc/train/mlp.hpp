@@ -26,6 +26,7 @@ Ops table(Isa isa, Precision precision) {
   Ops o{};
   o.isa = isa;
   o.precision = precision;
+  o.element_bytes = sizeof(T);
   o.forward_bytes = [](const Shape& s) { return sizeof(T) * Plan<P>(s).fwd_size() * s.members; };
   o.backward_bytes = [](const Shape& s) { return sizeof(T) * Plan<P>(s).bwd_size() * s.members; };
   o.bias_floats = [](const Shape& s) { return Plan<P>(s).bias_size(); };

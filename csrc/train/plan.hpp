@@ -4,6 +4,7 @@
 // Included by the instruction sets' files only; P is mlp.hpp's policy.
 #pragma once
 
+#include "../pages.hpp"
 #include "train.hpp"
 
 namespace sorl::train {
@@ -83,17 +84,6 @@ inline int chunk_rows(int RB, int members, int threads) {
   while (chunks < RB && members * chunks % threads != 0) ++chunks;
   return (RB + chunks - 1) / chunks;
 }
-
-// Memory handed out from a block, 64-byte aligned.
-struct Bump {
-  char* p;
-  template <class X>
-  X* take(std::size_t n) {
-    X* q = reinterpret_cast<X*>(p);
-    p += align64(n * sizeof(X));
-    return q;
-  }
-};
 
 template <class P>
 std::size_t own_bytes(const Shape& shape) {

@@ -1,26 +1,19 @@
 #include "runtime.hpp"
 
-#include <cstdlib>
 #include <cstring>
-#include <new>
 #include <stdexcept>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace sorl::train {
 
 namespace {
 
-constexpr std::size_t kHuge = 2u << 20;
 // Microseconds that workers wait for the next call before they park: between two operations of an update
 // Python has less to do than that, and to wake a parked thread costs as much as a small product.
 constexpr int kSpin = 2000;
 
 struct Pool {
   std::mutex mutex;
-  std::vector<Memory> idle;
+  std::vector<Pages> idle;
   int fill = -1;
   // Never destroyed: Python may give blocks back while the process ends.
   static Pool& get() {
@@ -30,29 +23,6 @@ struct Pool {
 };
 
 }  // namespace
-
-Memory::Memory(std::size_t bytes) {
-  const std::size_t align = bytes >= kHuge ? kHuge : 4096;
-  bytes_ = (bytes + align - 1) / align * align;
-  if (bytes_ == 0) bytes_ = align;
-  data_ = std::aligned_alloc(align, bytes_);
-  if (data_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-  if (align == kHuge) madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-  std::memset(data_, 0, bytes_);
-}
-
-Memory::~Memory() { std::free(data_); }
-
-Memory& Memory::operator=(Memory&& other) noexcept {
-  if (this != &other) {
-    std::free(data_);
-    data_ = other.data_, bytes_ = other.bytes_;
-    other.data_ = nullptr, other.bytes_ = 0;
-  }
-  return *this;
-}
 
 Runtime& Runtime::get() {
   static Runtime* runtime = new Runtime;  // its threads end with the process
@@ -71,10 +41,10 @@ void Runtime::prepare(const Ops* ops, const Shape* shape, int rows, int steps) {
   if (ops == nullptr) return;
   const std::size_t shared = ops->shared_bytes(*shape, rows, steps);
   const std::size_t own = ops->own_bytes(*shape);
-  if (shared_.bytes() < shared) shared_ = Memory(shared);
+  if (shared_.bytes() < shared) shared_ = memory(shared);
   scratch_.shared = shared_.data();
   for (int t = 0; t < threads_; ++t) {
-    if (own_[t].bytes() < own) own_[t] = Memory(own);
+    if (own_[t].bytes() < own) own_[t] = memory(own);
     scratch_.own[t] = own_[t].data();
   }
 }
@@ -95,7 +65,7 @@ Lease::Lease(std::size_t bytes) : bytes_(bytes) {
     memory_ = std::move(*best);
     pool.idle.erase(best);
   } else {
-    memory_ = Memory(bytes);
+    memory_ = memory(bytes);
   }
   if (pool.fill >= 0) std::memset(memory_.data(), pool.fill, bytes);
 }
@@ -110,7 +80,7 @@ std::size_t Lease::idle_bytes() {
   Pool& pool = Pool::get();
   const std::lock_guard<std::mutex> lock(pool.mutex);
   std::size_t bytes = 0;
-  for (const Memory& m : pool.idle) bytes += m.bytes();
+  for (const Pages& m : pool.idle) bytes += m.bytes();
   return bytes;
 }
 

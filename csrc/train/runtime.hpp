@@ -7,29 +7,14 @@
 #include <mutex>
 #include <vector>
 
+#include "../pages.hpp"
 #include "../team.hpp"
 #include "train.hpp"
 
 namespace sorl::train {
 
-// Memory on huge pages where the system has them: a network's weights alone span a thousand small ones.
-class Memory {
- public:
-  Memory() = default;
-  explicit Memory(std::size_t bytes);  // zeroed; throws std::bad_alloc
-  ~Memory();
-  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr, other.bytes_ = 0; }
-  Memory& operator=(Memory&& other) noexcept;
-  Memory(const Memory&) = delete;
-  Memory& operator=(const Memory&) = delete;
-
-  void* data() const { return data_; }
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  std::size_t bytes_ = 0;
-};
+// Huge pages where they would be filled: a network's weights alone span a thousand small ones.
+inline Pages memory(std::size_t bytes) { return Pages(bytes, kHugePage); }
 
 class Runtime {
  public:
@@ -54,7 +39,7 @@ class Runtime {
   std::mutex mutex_;
   int threads_ = 1;
   std::unique_ptr<Team> team_;
-  Memory shared_, own_[8];
+  Pages shared_, own_[8];
   std::vector<double> partial_;
   Scratch scratch_{};
 };
@@ -76,7 +61,7 @@ class Lease {
   static void fill_with(int byte);
 
  private:
-  Memory memory_;
+  Pages memory_;
   std::size_t bytes_;
 };
 

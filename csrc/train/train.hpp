@@ -118,6 +118,7 @@ inline constexpr std::int64_t kAdamChunk = 1 << 14;  // elements that one partia
 struct Ops {
   Isa isa;
   Precision precision;
+  std::size_t element_bytes;  // of a stored activation
   std::size_t (*forward_bytes)(const Shape&);
   std::size_t (*backward_bytes)(const Shape&);
   std::size_t (*bias_floats)(const Shape&);
@@ -131,12 +132,11 @@ struct Ops {
   void (*adam)(Team&, const Adam&);
 };
 
-const Ops* avx2_ops(Precision);
-const Ops* avx512_ops(Precision);
-const Ops* avx512_bf16_ops(Precision);
-const Ops* amx_ops(Precision);
+// train/NAME.cpp: NAME_ops, of the precisions that its row in isas.def lists.
+#define TRAINS(name, ...) const Ops* name##_ops(Precision);
+#include "../isas.def"
 
-// Null where this build or this machine does not hold the combination. dispatch.cpp's checks apply.
+// Null where they are not there, or not available on this machine.
 const Ops* find_ops(Isa, Precision);
 
 }  // namespace sorl::train

@@ -25,7 +25,6 @@ from .reference import Layers, flat, log2_fed
 PRECISIONS = ("fp32", "bf16")
 BLOCK = 32  # csrc cuts matrices into blocks of 32 x 32,
 PITCH = BLOCK * BLOCK + 32  # which are so many elements apart
-BF16_ISAS = ("avx512_bf16", "amx")  # those that store bf16 in 16 bits; the others in 32, rounded
 MAX_DEPTH = 16  # hidden layers that csrc has room for
 
 
@@ -68,7 +67,7 @@ VELOCITY, ROLLOUT, CRITIC = Kind(False, False), Kind(False, True), Kind(True, Fa
 def saved_bytes(s: Layout, rows: int, steps: int, precision: str, isa: str) -> int:
     """Return how many bytes a forward keeps; rows may be symbolic. csrc/train/plan.hpp: Saved."""
     split = 2 if precision == "bf16" else 1
-    size = 2 if precision == "bf16" and isa in BF16_ISAS else 4
+    size = _native.train_element_bytes(precision, isa)
 
     def blocks(n: int) -> int:
         return (n + BLOCK - 1) // BLOCK

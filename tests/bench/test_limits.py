@@ -8,7 +8,7 @@ from sorl_fast.bench import shapes
 from sorl_fast.bench.limits import MOST, PASSES, Limits, Rates, native_rates, refuse_beyond
 from sorl_fast.bench.shapes import Cell, Lane
 
-from sorl_fast import _native
+from sorl_fast import _bench
 
 SMALL = Cell(1, 4, 1, 3, 2)
 LARGE = Cell(1000, 4, 8, 3, 2)
@@ -182,10 +182,10 @@ def test_what_is_beyond_a_limit_fails(capsys):
 @pytest.mark.parametrize("precision", shapes.PRECISIONS)
 def test_every_instruction_set_has_a_rate(precision):
     """Of what they multiply, csrc/tests/test_burn.cpp says more."""
-    for isa in _native.isas(precision):
-        assert 1e8 < _native.flop_rate(precision, isa=isa, seconds=1e-3) < math.inf, isa
+    for isa in _bench.isas(precision):
+        assert 1e8 < _bench.flop_rate(precision, isa=isa, seconds=1e-3) < math.inf, isa
 
 
 def test_reading_has_a_rate():
     for size in (1, 5000, 3_000_000):  # rounded to whole blocks
-        assert 1e8 < _native.read_rate(size, threads=2, seconds=1e-3) < math.inf
+        assert 1e8 < _bench.read_rate(size, threads=2, seconds=1e-3) < math.inf

@@ -157,6 +157,7 @@ class FakeNative:
 def rivals(monkeypatch):
     found = [Definition("onnxruntime")]
     monkeypatch.setattr(peers, "import_native", lambda: FakeNative)
+    monkeypatch.setattr(peers, "import_bench", lambda: FakeNative)
     monkeypatch.setattr(peers, "make_peers", lambda names, **_: found)
     monkeypatch.setattr(loop, "SorlFast", lambda precision, threads: Definition("sorl-fast"))
     return found

@@ -74,6 +74,7 @@ def small(monkeypatch, policy):
     """Make `sampler.run --quick` a race of fakes over two small lanes."""
     rivals = [Fake("peer")]
     monkeypatch.setattr(peers, "import_native", lambda: FakeNative)
+    monkeypatch.setattr(peers, "import_bench", lambda: FakeNative)
     monkeypatch.setattr(peers, "make_peers", lambda names: rivals)
     monkeypatch.setattr(sampler, "_ours", lambda isas: [Fake("sorl-fast", isa="fast")])
     monkeypatch.setattr(shapes, "make_policy", lambda O, A: policy)

@@ -42,7 +42,7 @@ net.forward(64, 4, True, at[0], at[1], 0, 0, 0.0, 2.0, at[2], at[3])
 SCRIPT = """
 import threading, time
 import numpy as np
-from sorl_fast import _native
+from sorl_fast import _bench, _native
 {setup}
 def repeat(call):
     while True:
@@ -56,13 +56,13 @@ CALLS = {
     "acting": (
         ACTING,
         "lambda: one.act(obs, 4), lambda: two.act_into(obs, out, 4), "
-        "lambda: three._session._session.time(obs, 4, 1, 3)",
+        "lambda: _bench.time(three._session._session, obs, 4, 1, 3)",
     ),
     "making": (ACTING, 'lambda: make_model(_native, policy, "bf16"), make'),
     "measuring": (
         ACTING,
-        "lambda: _native.burn(20), "
-        'lambda: _native.flop_rate("fp32", threads={threads}, seconds=1e-4)',
+        "lambda: _bench.burn(20), "
+        'lambda: _bench.flop_rate("fp32", threads={threads}, seconds=1e-4)',
     ),
     "training": (
         TRAINING,

@@ -203,7 +203,8 @@ def sound():
 @pytest.fixture(scope="module")
 def check_policy(tmp_path_factory):
     program = tmp_path_factory.mktemp("loader") / "check_policy"
-    sources = ["tests/check_policy.cpp", "json.cpp", "policy_file.cpp", "sha256.cpp"]
+    sources = ["tests/check_policy.cpp", "json.cpp", "sha256.cpp"]
+    sources += ["policy_file.cpp", "policy_parser.cpp"]
     compiler = os.environ.get("CXX", "g++")
     subprocess.run(
         [compiler, "-std=c++17", "-O1", *sources, "-o", str(program)], cwd=CSRC, check=True

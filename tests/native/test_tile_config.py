@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sorl_fast import _native
+from sorl_fast import _bench, _native
 
 CSRC = Path(__file__).parents[2] / "csrc"
 COMPILERS = ("g++", "clang++")
@@ -116,19 +116,25 @@ def linked(tmp_path, compiler, source, flags, name="code"):
     return library
 
 
-def test_the_built_module():
-    count, wrong = faults(_native.__file__)
-    assert count >= 6  # enter, burn, two products; forward, backward
+@pytest.mark.parametrize(
+    ("module", "least"),
+    [(_native, 5), (_bench, 2)],  # enter, two products, forward, backward; enter, burn
+    ids=["native", "bench"],
+)
+def test_the_built_modules(module, least):
+    count, wrong = faults(module.__file__)
+    assert count >= least
     assert not wrong
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("file", ["kernels/amx.cpp", "train/amx.cpp"])
+@pytest.mark.parametrize("file", ["kernels/amx.cpp", "train/amx.cpp", "bench/amx.cpp"])
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_each_compiler(tmp_path, compiler, file):
     listed = json.loads((CSRC / "sources.json").read_text())
-    (source,) = (s for s in listed["sources"] if s["file"] == file)
-    flags = [*listed["flags"], *source["flags"]]
+    (row,) = (r for r in listed["isas"] if r["isa"] == "amx")
+    own = listed["train_flags"] if file.startswith("train/") else []
+    flags = [*listed["flags"], *row["flags"], *own]
     count, wrong = faults(linked(tmp_path, compiler, CSRC / file, flags))
     assert count >= 2
     assert not wrong
