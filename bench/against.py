@@ -90,13 +90,16 @@ class Build:
             process.kill()
 
         watch = threading.Timer(REPLY_SECONDS, end)
+        watch.daemon = True  # an interrupt is not to wait for it
         watch.start()
         line = ""
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        watch.cancel()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+        finally:
+            watch.cancel()
         if not line.endswith("\n"):
             raise BuildDied(self._death(hung.is_set()))
         answer: dict[str, Any] = json.loads(line)
@@ -134,8 +137,8 @@ class Question(NamedTuple):
 
     lane: Row  # its fields in the JSON
     text: str
-    requests: Mapping[str, Row]  # way -> what is asked of a build to prepare it; the best way first
-    # way, both builds' answers -> how far off each is; raises Disagreement
+    requests: Mapping[str, Row]  # interface -> what a build is asked to prepare; best first
+    # interface, both builds' answers -> how far off each is; raises Disagreement
     judge: Callable[[str, Sequence[Any]], Sequence[float]]
 
 
@@ -264,7 +267,9 @@ def race(
             print(f"{name}: {_about_text(said)}")
         if about[0]["file"] == about[1]["file"]:
             print("both are the same: what differs is the machine's own noise")
-        print(f"{'':34s} {'way':14s} {'this':>11s} {'other':>11s} (us)   this / other, quartiles")
+        print(
+            f"{'':34s} {'interface':14s} {'this':>11s} {'other':>11s} (us)   this / other, quartiles"
+        )
         for question in questions:
             try:
                 _lane(builds, question, block, rounds, result)
@@ -288,24 +293,24 @@ def race(
 def _lane(
     builds: Sequence[Build], question: Question, block: float, rounds: int, result: Row
 ) -> None:
-    """Race in one lane: another of the result's rows, or of `left_out` if both have no way in common."""
+    """Race in one lane: a row more, or one of `left_out` if the builds have no interface in common."""
     reasons = []
-    for way, asked in question.requests.items():
-        request = {"way": way, **asked}
+    for interface, asked in question.requests.items():
+        request = {"interface": interface, **asked}
         answers = [build.ask("prepare", **request) for build in builds]
         missing = [
-            f"{name} has no {way}: {answer['unavailable']}"
+            f"{name} has no {interface}: {answer['unavailable']}"
             for name, answer in zip(NAMES, answers, strict=True)
             if "unavailable" in answer
         ]
         if missing:
             reasons += missing
             continue
-        errors = question.judge(way, [answer["answer"] for answer in answers])
+        errors = question.judge(interface, [answer["answer"] for answer in answers])
         found = take_turns(builds, request, block, rounds)
         row = {
             **question.lane,
-            "way": way,
+            "interface": interface,
             "this_p50_us": found.p50_us[0],
             "other_p50_us": found.p50_us[1],
             "ratio": found.ratio,
@@ -317,7 +322,7 @@ def _lane(
             "same_answer": answers[0] == answers[1],
         }
         print(
-            f"{question.text:34s} {way:14s} {found.p50_us[0]:11.1f} {found.p50_us[1]:11.1f}"
+            f"{question.text:34s} {interface:14s} {found.p50_us[0]:11.1f} {found.p50_us[1]:11.1f}"
             f"        {_ratio_text(row)}{'   SLOWER' * (found.ratio > BOUND)}",
             flush=True,
         )

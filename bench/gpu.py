@@ -50,12 +50,12 @@ from .gpu_contenders import (
     routed,
 )
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
+from .limits import refuse_beyond
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
 from .train import compile_losses, make_setting, update_flop
 
-LIMIT = (
-    480.0  # seconds of the whole command, unless --seconds asks for fewer: all below is then scaled
-)
+# seconds of the whole command, unless --seconds asks for fewer: all below is then scaled
+LIMIT = 480.0
 # Seconds after the start at which a section must have ended; what one leaves over the next may use.
 ENDS = {"limits": 40.0, "check": 160.0, "rollout": 280.0, "best_of_n": 370.0, "update": 465.0}
 LEAST = 60.0  # --seconds; the limits alone need a few
@@ -171,7 +171,7 @@ class Bench:
         self.dry = device.type != "cuda"
         self._file, self._clock, self._start = file, clock, clock()
         self._section = "limits"
-        self._refused: dict[tuple[str, str, str], str] = {}  # operation, way, precision -> reason
+        self._refused: dict[tuple[str, str, str], str] = {}  # operation, its form, precision -> why
         self.result: dict[str, Any] = {
             "dry_run": self.dry,
             "device": None if self.dry else _describe(device),
@@ -225,7 +225,7 @@ class Bench:
         }
 
     def check(self) -> None:
-        """Hold every way of every operation against the definition, in child processes."""
+        """Hold every implementation of every operation against the definition, in child processes."""
         for task in self.scale.checks:
             if self.left() < 2 * ONE:
                 self.result["check"].append({"task": task.name, "status": "skipped: no time left"})
@@ -233,14 +233,16 @@ class Bench:
             found = selfcheck.examine(
                 [task], self.device, form=self.scale.form, silence=max(2 * ONE, self.left())
             )
-            for way, outcome in found[task.name].items():
-                entry = {"task": task.name, "way": way}
+            for implementation, outcome in found[task.name].items():
+                entry = {"task": task.name, "implementation": implementation}
                 entry |= {"status": outcome.status, "reason": outcome.reason}
                 self.result["check"].append(entry)
                 if outcome.status not in ("ok", "unchecked"):
                     why = f"{outcome.status}: {outcome.reason}"
-                    self._refused[task.operation, way, task.precision] = why
-                    print(f"{task.name}: the {way} form is not used, it {why}", flush=True)
+                    self._refused[task.operation, implementation, task.precision] = why
+                    print(
+                        f"{task.name}: the {implementation} form is not used, it {why}", flush=True
+                    )
 
     def rollout(self) -> None:
         """Time M Euler steps."""
@@ -272,9 +274,9 @@ class Bench:
         row |= {"p50_us": None, "p99_us": None, "wall_p50_us": None, "limit_fraction": None}
         row |= {"max_error": None, "note": None}
         self.result["rows"].append(row)
-        name, way = row["contender"], CONTENDERS[row["contender"]]
+        name, implementation = row["contender"], CONTENDERS[row["contender"]]
         needs = COMPILING if name == "torch-compile" and not self.dry else ONE
-        why = self._why_not(row, way)
+        why = self._why_not(row, implementation)
         if name == "torch-compile" and row["rows"] not in self.scale.compiled:
             row["note"] = "skipped: torch.compile gets only some sizes"
         elif why is not None:
@@ -292,14 +294,14 @@ class Bench:
                 torch.cuda.empty_cache()
         return otherwise
 
-    def _why_not(self, row: Row, way: str) -> str | None:
+    def _why_not(self, row: Row, implementation: str) -> str | None:
         parts = [row["operation"]]
         if row["operation"] == "update":
             parts = list(UPDATE_OPERATIONS)
         for part in parts:
             precision = "fp32" if part in PLAIN_OPERATIONS else row["precision"]
-            if (part, way, precision) in self._refused and way != "reference":
-                return f"{part} {self._refused[part, way, precision]}"
+            if (part, implementation, precision) in self._refused and implementation != "reference":
+                return f"{part} {self._refused[part, implementation, precision]}"
         return None
 
     def _cell(self, operation: str, precision: str, cell: Cell, names: Sequence[str]) -> None:
@@ -588,5 +590,11 @@ def run(argv: Sequence[str]) -> int:
     finally:
         faulthandler.cancel_dump_traceback_later()
     print(text(bench.result))
-    bad = [row for row in bench.result["rows"] if (row["note"] or "").startswith(("fail", "refu"))]
-    return 1 if bad else 0
+    rows = bench.result["rows"]
+    bad = [row for row in rows if (row["note"] or "").startswith(("fail", "refu"))]
+    measured = [row for row in rows if row["limit_fraction"] is not None]
+    return 1 if bad else refuse_beyond("gpu", measured, _described)
+
+
+def _described(row: Row) -> str:
+    return f"{row['contender']} {row['operation']}, {row['precision']}, {row['rows']} rows"

@@ -1,12 +1,12 @@
 """One build of sorl-fast at work, for `--against`: run by path, with that build's own interpreter.
 
 The build may be much older or newer than this file. So this file imports nothing of ours but what the
-build offers its users, and has more than one way to do the same: who asks takes the first that both
+build offers its users, and knows more than one interface to do the same: who asks takes the first that both
 builds have. A request is a line of JSON on standard input, its answer one on what was standard output;
 the process ends when its input does.
 
 - `{"do": "hello"}`: which build this is.
-- `{"do": "prepare", "way": ..., ...}`: make ready and compute once, `{"answer": ...}`; or, where the
+- `{"do": "prepare", "interface": ..., ...}`: make ready and compute once, `{"answer": ...}`; or, where the
   build cannot, `{"unavailable": why}`.
 - `{"do": "time", "warm_up": n, "calls": m}`: the nanoseconds of m calls of what was prepared last.
 """
@@ -178,7 +178,7 @@ def whole_training(request: Request) -> Work:
     return Work({name: x for name, x in line.items() if name.endswith("_loss")}, block)
 
 
-WAYS: dict[str, Callable[[Request], Work]] = {
+INTERFACES: dict[str, Callable[[Request], Work]] = {
     "act_into": act_into,
     "act": act,
     "Learner.update": learner_update,
@@ -221,11 +221,11 @@ def serve() -> None:
         elif request["do"] == "prepare":
             work = None  # its memory first
             try:
-                work = WAYS[request["way"]](request)
+                work = INTERFACES[request["interface"]](request)
                 answer = {"answer": work.answer}
             except (
                 Exception
-            ) as err:  # whatever it is: this build does not have this way, or this lane
+            ) as err:  # whatever it is: this build does not have this interface, or this lane
                 text = " ".join(str(err).split())
                 answer = {"unavailable": f"{type(err).__name__}: {text[:300]}"}
         else:

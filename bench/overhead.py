@@ -37,7 +37,7 @@ def python_seconds(call: Callable[[], Any]) -> float:
 
 
 def measure(blocks: int) -> dict[str, float]:
-    """Time the three ways in turn.
+    """Time the three calls in turn.
 
     Returns
     -------
@@ -52,17 +52,17 @@ def measure(blocks: int) -> dict[str, float]:
     bench = peers.import_bench()
     if not np.array_equal(sampler.act(obs, seed=1), _into(sampler, obs, out)):
         raise harness.Disagreement("act and act_into differ at the same seed")
-    ways: dict[str, Callable[[], float]] = {
+    calls: dict[str, Callable[[], float]] = {
         "c++": lambda: float(
             np.mean(bench.time(session, obs[None], CELL.steps, CELL.candidates, CALLS))
         ),
         "act_into": lambda: python_seconds(lambda: sampler.act_into(obs, out)),
         "act": lambda: python_seconds(lambda: sampler.act(obs)),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(blocks):
-        for name, way in ways.items():
-            seconds[name].append(way())
+        for name, call in calls.items():
+            seconds[name].append(call())
     return {name: 1e6 * float(np.median(times)) for name, times in seconds.items()}
 
 
@@ -72,12 +72,12 @@ def _into(sampler: Sampler, obs: Any, out: Any) -> Any:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Print what each way takes beyond the C++ call; 1 if one breaks its promise."""
+    """Print what each call takes beyond the C++ call; 1 if one breaks its promise."""
     parser = argparse.ArgumentParser(prog="sorl-bench overhead", description=__doc__)
     parser.add_argument(
         "--json", metavar="FILE", type=path_argument, help="write machine and figures here"
     )
-    parser.add_argument("--blocks", type=int, default=50, help=f"of {CALLS} calls each way (50)")
+    parser.add_argument("--blocks", type=int, default=50, help=f"of {CALLS} calls each call (50)")
     args = parser.parse_args(argv)
     if not 1 <= args.blocks <= 10_000:
         raise BadInput(f"blocks is {args.blocks}, but must be in [1, 10000]. Set --blocks")

@@ -132,7 +132,7 @@ def questions(lanes: Sequence[Lane], folder: Path) -> Iterator[against.Question]
             fields = {"precision": lane.precision, "threads": lane.threads, **cell._asdict()}
 
             def judge(
-                way: str,
+                interface: str,
                 answers: Sequence[Any],
                 expected: harness.Truth = expected,
                 precision: str = lane.precision,

@@ -54,7 +54,7 @@ WARM_UP = 3
 
 
 class Contender(NamedTuple):
-    """One way to compute an update."""
+    """What computes an update, and how."""
 
     name: str
     precision: str
@@ -273,12 +273,12 @@ def questions(
         for precision in ("fp32", "bf16"):
 
             def judge(
-                way: str,
+                interface: str,
                 answers: Sequence[Any],
                 expected: Mapping[str, Tensor] = expected,
                 precision: str = precision,
             ) -> list[float]:
-                if way == "train":
+                if interface == "train":
                     return check_alike(answers)
                 errors = []
                 for who, answer in zip(against.NAMES, answers, strict=True):

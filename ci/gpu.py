@@ -22,7 +22,7 @@ from gpu_work import SKIPPED, found, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = str(Path(__file__).with_name("gpu_work.py"))
-TOTAL = 535.0  # seconds of the whole command
+TOTAL = 530.0  # seconds of the whole command
 BENCH_SECONDS = 150
 
 
@@ -46,7 +46,7 @@ def parts(work: Path, dry: bool) -> list[Part]:
         own("machine", 30),
         own("build", 75),
         own("kernels", 120),
-        own("doctor", 105),
+        own("doctor", 100),
         Part("bench", BENCH_SECONDS + 10, ("-m", "sorl_fast.bench.cli", *bench)),
         own("train", 45),
     ]
@@ -143,7 +143,7 @@ def _end(child: "subprocess.Popen[bytes]") -> None:
     """Kill the group that a part leads; what hangs in a driver may outlive that: don't wait for ever."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
-        child.wait(10)
+        child.wait(3)
     except (ProcessLookupError, subprocess.TimeoutExpired):
         pass
 

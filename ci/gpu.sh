@@ -7,4 +7,5 @@
 #   PYTHON   the interpreter that has torch, triton and numpy (python3)
 #   OUT      the folder for gpu.json and gpu.log, where --out is not given (build/gpu)
 set -euo pipefail
+unset PYTHONSAFEPATH # gpu.py imports what lies beside it
 exec "${PYTHON:-python3}" "$(dirname "$0")/gpu.py" "$@"

@@ -21,7 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = 77  # exit code
-AGREE = 1e-3  # how far losses of two ways may be apart, relative to them, or to 1
+AGREE = 1e-3  # how far losses of two kinds of update may be apart, relative to them, or to 1
 CORES = min(16, len(os.sched_getaffinity(0)))  # that tests and checks take
 COMPARED = 10  # updates; rounding errors grow from update to update
 DRY_TESTS = ("tests/kernels/test_dense.py", "tests/kernels/test_products.py")
@@ -160,8 +160,8 @@ def doctor(work: Path, dry: bool) -> int:
     def check(device: str, task: Task) -> list[doctor.Check]:
         found = selfcheck.examine([task], torch_device(device), form="short")
         return [
-            doctor.Check(way, device, task.operation, task.precision, result.status, result.reason)
-            for way, result in found[task.name].items()
+            doctor.Check(name, device, task.operation, task.precision, result.status, result.reason)
+            for name, result in found[task.name].items()
         ]
 
     jobs: list[Callable[[], list[doctor.Check]]] = [

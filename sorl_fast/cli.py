@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import CollectConfig, EvalConfig, TrainConfig
+from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
 from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
@@ -150,25 +150,31 @@ def _envs(args: argparse.Namespace) -> int:
     print(
         "Environments with the paper's settings; five tasks each, default task where -taskK is left out."
     )
-    print(
-        f"{'family':30s} {'q_coef':>6s} {'gamma':>6s} {'q_agg':>5s} {'O/A':>6s} {'limit':>5s}  data"
-    )
+    columns = list(dict.fromkeys(k for p in PRESETS.values() for k in p.settings(args.method)))
+    texts = {
+        k
+        for p in PRESETS.values()
+        for k, v in p.settings(args.method).items()
+        if isinstance(v, str)
+    }
+    widths = {name: max(len(name), 5 if name in texts else 6) for name in columns}
+    head = "".join(f" {name:>{widths[name]}s}" for name in columns)
+    print(f"{'family':30s}{head} {'O/A':>6s} {'limit':>5s}  data")
     for p in PRESETS.values():
         source = (
             f"sorl-fast collect --env {p.dataset}"
             if p.dataset in RECIPES
             else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
         )
-        sorl = p.settings("sorl")
-        print(
-            f"{p.name:30s} {sorl['q_coef']:6g} {sorl['gamma']:6g} {sorl['q_agg']:>5s}"
-            f" {p.obs_dim:3d}/{p.act_dim:<2d}"
-            f" {p.episode_limit:5d}  {source}"
-        )
+        settings = p.settings(args.method)
+        line = "".join(f" {settings[name]!s:>{widths[name]}s}" for name in columns)
+        dims = f"{p.obs_dim:3d}/{p.act_dim:<2d}"
+        print(f"{p.name:30s}{line} {dims} {p.episode_limit:5d}  {source}")
         if args.tasks:
             for task in p.tasks:
                 print(f"    {task}")
-    print("Any other environment needs --q-coef. Names: FAMILY-singletask-taskK-v0, K = 1 to 5.")
+    needs = f" --{columns[0].replace('_', '-')}" if columns else " nothing more"
+    print(f"Any other environment needs{needs}. Names: FAMILY-singletask-taskK-v0, K = 1 to 5.")
     return 0
 
 
@@ -366,7 +372,7 @@ def _method_named(argv: Sequence[str]) -> str | None:
         with _extra("train"):
             from .learn.run_folder import RunFolder
         return RunFolder(args.out, ()).read_config()[0].method
-    return args.method or "sorl"
+    return args.method or DEFAULT_METHOD
 
 
 def make_parser(method: str | None = None) -> argparse.ArgumentParser:
@@ -381,6 +387,9 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
 
     sub = commands.add_parser("envs", help="list the environments that have presets")
     sub.add_argument("--tasks", action="store_true", help="also list every single-task name")
+    sub.add_argument(
+        "--method", default=DEFAULT_METHOD, help=f"whose settings (default: {DEFAULT_METHOD})"
+    )
     sub.set_defaults(run_command=_envs)
 
     sub = commands.add_parser(
@@ -393,13 +402,15 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     _add_progress(sub)
     sub.set_defaults(run_command=_collect)
 
-    sub = commands.add_parser("train", help="train a policy")
+    # no abbreviations: --meth would be read after the method has been chosen
+    sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)
     _add_flags(sub, TrainConfig, "run")
     sub.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --out"
     )
     sub.add_argument(
-        "--method", help="what is learned, and how (default: sorl; with --resume the run's)"
+        "--method",
+        help=f"what is learned, and how (default: {DEFAULT_METHOD}; with --resume the run's)",
     )
     sub.set_defaults(method_trained=method)
     _add_progress(sub)

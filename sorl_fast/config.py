@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast, get_args
 
 from .errors import BadInput
 
+DEFAULT_METHOD = "sorl"  # what `train` trains unless told otherwise, and what runs of no name are
 QAgg = Literal["mean", "min"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 

@@ -24,7 +24,7 @@ def available_cores() -> int:
 def usable_cores() -> frozenset[int]:
     """Return the cores of this thread's affinity, or those that it had before OpenMP pinned it."""
     now = frozenset(os.sched_getaffinity(0))
-    return _START if now < _START and _pinned_by_openmp() else now
+    return _START if now < _START and _pinned_by_openmp() and now in (_openmps or {now}) else now
 
 
 def unpin() -> None:
@@ -33,7 +33,8 @@ def unpin() -> None:
     A pin that OpenMP did not make stays, and so do those of OpenMP's own threads.
     """
     cores = usable_cores()
-    if cores != os.sched_getaffinity(0):
+    if cores != (now := os.sched_getaffinity(0)):
+        _openmps.add(frozenset(now))
         with contextlib.suppress(OSError):  # cores that were taken away from the process since
             os.sched_setaffinity(0, cores)
 
@@ -62,6 +63,7 @@ def _at_start() -> frozenset[int]:
 
 
 _START = _at_start()
+_openmps: set[frozenset[int]] = set()  # what OpenMP left a thread with, once that has been undone
 
 
 # --- the quota of a control group -----------------------------------------------------------------

@@ -129,20 +129,21 @@ def test_in_act_only_the_backends_of_torch_and_triton_reach_ops():
 
 
 def test_modules_do_not_import_each_other_in_a_circle():
-    modules = {module_of(p): p for p in sources() if ROOT / "sorl_fast" in p.parents}
+    """Also not lazily, inside functions; what stands below TYPE_CHECKING is never imported."""
+    modules = {module_of(p): p for p in sources()}
     arrows = {}
     for module, path in modules.items():
         tree = ast.parse(path.read_text())
+        for top in ast.walk(tree):
+            if isinstance(top, ast.If) and ast.unparse(top.test) == "TYPE_CHECKING":
+                top.body = [ast.Pass()]
         found = set()
-        for node in tree.body:  # what runs when it is imported; not what stands below TYPE_CHECKING
-            if not isinstance(node, ast.Import | ast.ImportFrom):
-                continue
-            for target, _ in imports(ast.Module([node], []), module, path.name == "__init__.py"):
-                # `from .room import name`: a module of that name, or else the room itself
-                for name in (target, target.rpartition(".")[0]):
-                    if name in modules and name != module:
-                        found.add(name)
-                        break
+        for target, _ in imports(tree, module, path.name == "__init__.py"):
+            # `from .room import name`: a module of that name, or else the room itself
+            for name in (target, target.rpartition(".")[0]):
+                if name in modules and name != module:
+                    found.add(name)
+                    break
         arrows[module] = found
     done: set[str] = set()
 
@@ -155,6 +156,46 @@ def test_modules_do_not_import_each_other_in_a_circle():
 
     for module in arrows:
         walk(module, ())
+
+
+LEARNING = ROOT / "sorl_fast" / "learn"
+REUSED = {("ifql", "iql")}  # IFQL is IQL's value and critic with a flow
+
+
+def test_a_method_knows_no_other_and_not_the_trainer():
+    methods = {p.stem for p in (LEARNING / "algorithms").glob("*.py")} - {"__init__", "common"}
+    assert len(methods) == 7
+    for method in methods:
+        path = LEARNING / "algorithms" / f"{method}.py"
+        for target, _ in imports(ast.parse(path.read_text()), module_of(path), False):
+            parts = target.split(".")
+            if parts[:2] == ["learn", "algorithms"] and parts[2] in methods:
+                assert (method, parts[2]) in REUSED, f"{method} may not import {target}"
+            assert parts[:2] not in (["learn", "train"], ["learn", "capture"], ["learn", "learner"])
+
+
+# a method's name, its settings and its metrics
+METHOD_WORDS = re.compile(r"\b(sorl|iql|ifql|rebrac|fql|idql|q_coef|fm_loss|sc_loss|critic_loss)\b")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("learn/train.py", "learn/capture.py", "learn/checkpoint.py", "learn/learner.py"),
+        *("learn/run_folder.py", "cli.py", "report/runs.py", "report/figures.py"),
+        *("report/page.py", "report/page.html.jinja"),
+    ],
+)
+def test_a_method_is_known_by_its_interface_alone(name):
+    text = (ROOT / "sorl_fast" / name).read_text().replace("sorl-fast", "").replace("sorl_fast", "")
+    assert METHOD_WORDS.findall(text) == []
+
+
+def test_leaves_import_only_leaves():
+    for leaf in LEAVES:
+        path = ROOT / "sorl_fast" / f"{leaf}.py"
+        for target, _ in imports(ast.parse(path.read_text()), leaf, False):
+            assert target.split(".")[0] in LEAVES, f"{leaf} may not import {target}"
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -99,6 +99,17 @@ def test_anybody_elses_pin_stays(one_core, monkeypatch):
     assert cores.available_cores() == 1
 
 
+@pytest.mark.skipif(len(ALL) < 2, reason="one core")
+def test_a_pin_made_after_openmps_was_undone_stays(monkeypatch):
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    before, after = run(
+        "import torch, sorl_fast.ops\nfrom sorl_fast.cores import unpin\nshow(os.sched_getaffinity(0))\n"
+        f"os.sched_setaffinity(0, {{{ALL[-1]}}})\nunpin()\nshow(os.sched_getaffinity(0))"
+    )
+    assert before == ALL
+    assert after == ALL[-1:]
+
+
 # --- control groups
 
 

@@ -11,7 +11,7 @@ from sorl_fast.bench.shapes import Cell, Lane
 
 from sorl_fast import ops
 from sorl_fast.act.policy_file import Policy
-from sorl_fast.config import available_cores
+from sorl_fast.cores import available_cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <optional>
 #include <string>
 #include <thread>
@@ -32,12 +33,26 @@ template <class Measure>
 double rate(int threads, Measure measure) {
   if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", but must be at least 1");
   std::vector<double> rates(static_cast<std::size_t>(threads));
+  std::vector<std::exception_ptr> errors(rates.size());
+  const auto run = [&](int t) noexcept {
+    try {
+      rates[t] = measure();
+    } catch (...) {
+      errors[t] = std::current_exception();
+    }
+  };
   without_gil([&] {
     std::vector<std::thread> team;
-    for (int t = 1; t < threads; ++t) team.emplace_back([&, t] { rates[t] = measure(); });
-    rates[0] = measure();
+    try {
+      for (int t = 1; t < threads; ++t) team.emplace_back(run, t);
+    } catch (...) {
+      errors[0] = std::current_exception();
+    }
+    if (errors[0] == nullptr) run(0);
     for (std::thread& t : team) t.join();
   });
+  for (const std::exception_ptr& error : errors)
+    if (error != nullptr) std::rethrow_exception(error);
   double sum = 0;
   for (const double r : rates) sum += r;
   return sum;

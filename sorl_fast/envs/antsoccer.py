@@ -1,6 +1,6 @@
 """antsoccer: a four-legged robot dribbles a ball to a goal."""
 
-from .family import Family, Preset, Result
+from .family import Family, Preset, published
 
 FAMILY = Family(
     name="antsoccer",
@@ -12,7 +12,7 @@ FAMILY = Family(
             act_dim=8,
             episode_limit=1000,
             methods={
-                "sorl": {"q_coef": 500, "q_agg": "mean", "gamma": 0.995},
+                "sorl": {"q_coef": 500, "gamma": 0.995, "q_agg": "mean"},
                 "fql": {"alpha": 10, "q_agg": "mean", "gamma": 0.995},
                 "iql": {"alpha": 1, "gamma": 0.995},  # unconfirmed
                 "ifql": {"num_samples": 64, "gamma": 0.995},  # unconfirmed
@@ -23,7 +23,7 @@ FAMILY = Family(
                 },  # unconfirmed
                 "idql": {"expectile": 0.7, "gamma": 0.995},
             },
-            paper={"sorl": Result(69, 2), "fql": Result(60)},
+            paper=published(1, 8, 0, 12, 60, (69, 2)),
         ),
     ),
 )

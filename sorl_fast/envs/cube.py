@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .family import Family, Preset, Result
+from .family import Family, Preset, published
 from .manipulation import ManipulationSimulator, ManipulationSource, recipes
 from .recipe import Recipe
 
@@ -44,14 +44,14 @@ FAMILY = Family(
             act_dim=5,
             episode_limit=200,
             methods={
-                "sorl": {"q_coef": 10, "q_agg": "mean", "gamma": 0.99},
+                "sorl": {"q_coef": 10, "gamma": 0.99, "q_agg": "mean"},
                 "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
                 "iql": {"alpha": 1, "gamma": 0.99},
                 "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
                 "rebrac": {"alpha_actor": 1, "alpha_critic": 0, "gamma": 0.99},
                 "idql": {"expectile": 0.7, "gamma": 0.99},
             },
-            paper={"sorl": Result(97, 1), "fql": Result(96)},
+            paper=published(5, 83, 91, 95, 96, (97, 1)),
         ),
         Preset(
             name="cube-double-play",
@@ -59,14 +59,14 @@ FAMILY = Family(
             act_dim=5,
             episode_limit=500,
             methods={
-                "sorl": {"q_coef": 50, "q_agg": "mean", "gamma": 0.99},
+                "sorl": {"q_coef": 50, "gamma": 0.99, "q_agg": "mean"},
                 "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
                 "iql": {"alpha": 0.3, "gamma": 0.99},
                 "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
                 "rebrac": {"alpha_actor": 0.1, "alpha_critic": 0, "gamma": 0.99},
                 "idql": {"expectile": 0.7, "gamma": 0.99},
             },
-            paper={"sorl": Result(25, 3), "fql": Result(29)},
+            paper=published(2, 7, 12, 15, 29, (25, 3)),
         ),
     ),
     simulator=ManipulationSimulator,

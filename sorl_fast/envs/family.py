@@ -15,6 +15,14 @@ class Result(NamedTuple):
     std: float | None = None  # over the seeds; None: not kept here
 
 
+def published(
+    bc: float, iql: float, rebrac: float, idql: float, fql: float, sorl: tuple[float, float]
+) -> dict[str, Result]:
+    """Return a line of the results' table of arXiv 2505.22866, by the method's name, in its order."""
+    found = {"bc": bc, "iql": iql, "rebrac": rebrac, "idql": idql, "fql": fql}
+    return {name: Result(success) for name, success in found.items()} | {"sorl": Result(*sorl)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """The setting of five tasks that share a data set, and what the paper found in them.

@@ -1,6 +1,6 @@
 """humanoidmaze: a two-legged robot walks through a maze."""
 
-from .family import Family, Preset, Result
+from .family import Family, Preset, published
 
 FAMILY = Family(
     name="humanoidmaze",
@@ -12,14 +12,14 @@ FAMILY = Family(
             act_dim=21,
             episode_limit=2000,
             methods={
-                "sorl": {"q_coef": 100, "q_agg": "mean", "gamma": 0.995},
+                "sorl": {"q_coef": 100, "gamma": 0.995, "q_agg": "mean"},
                 "fql": {"alpha": 30, "q_agg": "mean", "gamma": 0.995},
                 "iql": {"alpha": 10, "gamma": 0.995},
                 "ifql": {"num_samples": 32, "gamma": 0.995},
                 "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01, "gamma": 0.995},
                 "idql": {"expectile": 0.7, "gamma": 0.995},
             },
-            paper={"sorl": Result(64, 4), "fql": Result(58)},
+            paper=published(2, 33, 22, 1, 58, (64, 4)),
         ),
         Preset(
             name="humanoidmaze-large-navigate",
@@ -27,14 +27,14 @@ FAMILY = Family(
             act_dim=21,
             episode_limit=2000,
             methods={
-                "sorl": {"q_coef": 500, "q_agg": "mean", "gamma": 0.995},
+                "sorl": {"q_coef": 500, "gamma": 0.995, "q_agg": "mean"},
                 "fql": {"alpha": 30, "q_agg": "mean", "gamma": 0.995},
                 "iql": {"alpha": 10, "gamma": 0.995},
                 "ifql": {"num_samples": 32, "gamma": 0.995},  # unconfirmed
                 "rebrac": {"alpha_actor": 0.01, "alpha_critic": 0.01, "gamma": 0.995},
                 "idql": {"expectile": 0.7, "gamma": 0.995},
             },
-            paper={"sorl": Result(5, 2), "fql": Result(4)},
+            paper=published(1, 2, 2, 1, 4, (5, 2)),
         ),
     ),
 )

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .family import Family, Preset, Result
+from .family import Family, Preset, published
 from .manipulation import ManipulationSimulator, ManipulationSource, recipes
 
 
@@ -69,14 +69,14 @@ FAMILY = Family(
             act_dim=5,
             episode_limit=750,
             methods={
-                "sorl": {"q_coef": 100, "q_agg": "mean", "gamma": 0.99},
+                "sorl": {"q_coef": 100, "gamma": 0.99, "q_agg": "mean"},
                 "fql": {"alpha": 300, "q_agg": "mean", "gamma": 0.99},
                 "iql": {"alpha": 10, "gamma": 0.99},
                 "ifql": {"num_samples": 32, "gamma": 0.99},  # unconfirmed
                 "rebrac": {"alpha_actor": 0.1, "alpha_critic": 0.01, "gamma": 0.99},
                 "idql": {"expectile": 0.7, "gamma": 0.99},
             },
-            paper={"sorl": Result(57, 2), "fql": Result(56)},
+            paper=published(5, 28, 41, 46, 56, (57, 2)),
         ),
     ),
     simulator=ManipulationSimulator,

@@ -11,7 +11,7 @@ from typing import IO, Any, Self
 
 from .. import atomic
 from ..atomic import write_bytes
-from ..config import MethodConfig, TrainConfig
+from ..config import DEFAULT_METHOD, MethodConfig, TrainConfig
 from ..errors import BadInput
 from .algorithms import find_method
 from .checkpoint import checkpoint_folders
@@ -154,7 +154,9 @@ class RunFolder:
         file = self.path / "config.json"
         try:
             info = json.loads(file.read_text())
-            method = find_method(info.get("method", "sorl"))  # the only one of older versions
+            method = find_method(
+                info.get("method", DEFAULT_METHOD)
+            )  # the only one of older versions
             agent = method.Config.from_dict(info["agent"])
             train = TrainConfig.from_dict(info["train"])
             data = self._found(train.data, train.out)

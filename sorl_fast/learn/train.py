@@ -290,6 +290,7 @@ class _Run:
         self._lines = progress and not at_terminal()
         self._stack.callback(bar.close)
         if self.evaluation_owed and self.evaluator is not None:
+            self._export()
             self._evaluate(bar)
         start = time.perf_counter()
         logged_at, logged_step = self.seconds, self.step
@@ -411,7 +412,6 @@ class _Run:
 
     def _evaluate(self, bar: "tqdm[Any]") -> None:
         """Evaluate in other processes, from the policy file: no random state here is touched."""
-        self._export()
         config = self.config
         assert self.evaluator is not None
         result = self.evaluator.run(

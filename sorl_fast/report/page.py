@@ -15,6 +15,7 @@ from typing import Any
 from ..atomic import write_bytes
 from ..envs import find_preset
 from ..errors import BadInput
+from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
 from .figures import PICTURES, png
 from .runs import Cell, Run, Setting, cells_of, episodes_of, group_settings, load_run, pareto_front
@@ -310,6 +311,7 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]]) 
         intervals=_SEVERAL_SEEDS if several else _ONE_SEED,
         grids=[_grid(setting) for setting in settings if setting.cells],
         pictures=pictures,
+        names={name: find_method(name).title.partition(":")[0] for name in METHODS},
         paper=_paper(settings),
         runs=_runs(settings),
         config=_config_table(settings),

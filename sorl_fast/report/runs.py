@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..act.policy_file import digest, load
+from ..config import DEFAULT_METHOD
 from ..errors import BadInput
 from ..learn.algorithms import find_method
 from ..simulate.evaluate import wilson
@@ -139,7 +140,7 @@ class Setting:
 
 def _method(config: Any) -> str:
     """Return the method of a config.json, which may be anything."""
-    return str(config.get("method", "sorl")) if isinstance(config, dict) else "sorl"
+    return str(config.get("method", DEFAULT_METHOD)) if isinstance(config, dict) else DEFAULT_METHOD
 
 
 def _load_json(path: Path, remedy: str) -> Any:

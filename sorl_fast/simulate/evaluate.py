@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
-from ..act.policy_file import Policy, digest, dumps, load, loads
+from ..act.policy_file import Policy, load, loads
 from ..act.sampler import Sampler
 from ..config import EvalConfig
 from ..envs import dataset_name, open_simulator, refuse_images
@@ -215,7 +215,7 @@ class Evaluator:
         Sampler(policy, self.backend, self.precision)
         try:
             with _workers_explained():
-                self._pool.prepare(dumps(policy))
+                self._pool.prepare(policy.file_bytes)
         except BaseException:
             self.close()
             raise
@@ -268,11 +268,27 @@ class Evaluator:
             The file is no policy, a value is out of its bounds, the policy does not fit the
             environment, a worker died, or the record cannot be read or written.
         """
-        policy = load(policy_path)
-        _check_grid(policy, Path(policy_path), steps, candidates, episodes, seed)
+        policy, path = load(policy_path), Path(policy_path)
+        return self._evaluate(
+            policy, path, steps, candidates, episodes, seed, progress, record, fresh
+        )
+
+    def _evaluate(
+        self,
+        policy: Policy,
+        path: Path,
+        steps: Sequence[int],
+        candidates: Sequence[int],
+        episodes: int,
+        seed: int,
+        progress: Progress | None,
+        record: str | os.PathLike[str] | None,
+        fresh: bool,
+    ) -> dict[str, Any]:
+        _check_grid(policy, path, steps, candidates, episodes, seed)
         sampler = Sampler(policy, self.backend, self.precision)
         context = {
-            "policy": digest(policy),
+            "policy": policy.digest,
             "env": self.env,
             "success_timing": self.success_timing,
             "versions": package_versions(("numpy", "ogbench", "gymnasium", "mujoco")),
@@ -297,7 +313,7 @@ class Evaluator:
     def _run_all(self, policy: Policy, tasks: list[Task], kept: Record, progress: Progress) -> None:
         done = 0
         with _workers_explained():
-            for finished in self._pool.run(tasks, dumps(policy)):
+            for finished in self._pool.run(tasks, policy.file_bytes):
                 if finished is not None:
                     kept.add(*finished)
                     done += 1
@@ -323,12 +339,13 @@ def evaluate(
             f"config is a {type(config).__name__}, but must be an EvalConfig: evaluate(policy_path, "
             "config)"
         )
-    env = load(policy_path).env if env is None else env
+    policy = load(policy_path)
+    env = policy.env if env is None else env
     how = (config.success_timing, config.workers, config.backend, config.precision)
     with Evaluator(env, *how) as evaluator:
-        cells = default_cells(load(policy_path), config.steps, config.candidates)
+        cells = default_cells(policy, config.steps, config.candidates)
         grid = (*cells, config.episodes, config.seed)
-        return evaluator.run(policy_path, *grid, progress, record, fresh)
+        return evaluator._evaluate(policy, Path(policy_path), *grid, progress, record, fresh)
 
 
 def _check_grid(

@@ -66,7 +66,7 @@ def run(python, tmp_path, *more):
 def test_the_same_build_twice(other, tmp_path, capsys):
     code, found = run(other(), tmp_path)
     assert code == 0
-    assert [row["way"] for row in found["rows"]] == ["act_into"] * 2
+    assert [row["interface"] for row in found["rows"]] == ["act_into"] * 2
     for row, lane in zip(found["rows"], LANES, strict=True):
         assert sampler.in_lane(row, lane)
         assert row["same_answer"] is True
@@ -140,7 +140,7 @@ def test_a_build_that_hangs_is_ended(other, tmp_path, monkeypatch):
 def test_an_older_build_is_asked_in_a_way_that_it_has(other, tmp_path):
     code, found = run(other("del Sampler.act_into"), tmp_path)
     assert code == 0
-    assert [row["way"] for row in found["rows"]] == ["act", "act"]
+    assert [row["interface"] for row in found["rows"]] == ["act", "act"]
 
 
 REFUSE = """
@@ -220,7 +220,7 @@ class Recorder:
 def test_rounds_are_interleaved_and_prepare_anew():
     log = []
     builds = [Recorder("this", log, 1e6), Recorder("other", log, 2e6)]
-    found = against.take_turns(builds, {"way": "act"}, block=0.03, rounds=4)
+    found = against.take_turns(builds, {"interface": "act"}, block=0.03, rounds=4)
     blocks = [(name, do) for name, do, *_ in log]
     timed = [name for name, do in blocks[4:] if do == "time"]
     assert timed == ["this", "other", "other", "this"] * 2
@@ -233,7 +233,9 @@ def test_rounds_are_interleaved_and_prepare_anew():
 
 def test_a_long_call_is_not_made_to_warm_up():
     log = []
-    against.take_turns([Recorder(n, log, 2e9) for n in "ab"], {"way": "act"}, block=0.1, rounds=1)
+    against.take_turns(
+        [Recorder(n, log, 2e9) for n in "ab"], {"interface": "act"}, block=0.1, rounds=1
+    )
     assert [entry[1:] for entry in log] == [("time", 0, 1)] * 4
 
 
@@ -276,8 +278,8 @@ NO_LEARNER = "import sorl_fast.learn.learner as learner\ndel learner.Learner.loa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("change", "way"), [("", "Learner.update"), (NO_LEARNER, "train")])
-def test_training(other, tmp_path, monkeypatch, capsys, change, way):
+@pytest.mark.parametrize(("change", "interface"), [("", "Learner.update"), (NO_LEARNER, "train")])
+def test_training(other, tmp_path, monkeypatch, capsys, change, interface):
     train = pytest.importorskip("sorl_fast.bench.train")
     questions = train.questions
     monkeypatch.setattr(train, "PAUSE", 0.0)
@@ -291,9 +293,9 @@ def test_training(other, tmp_path, monkeypatch, capsys, change, way):
     )
     found = json.loads(path.read_text())
     assert code == 0
-    assert [(row["precision"], row["way"]) for row in found["rows"]] == [
-        ("fp32", way),
-        ("bf16", way),
+    assert [(row["precision"], row["interface"]) for row in found["rows"]] == [
+        ("fp32", interface),
+        ("bf16", interface),
     ]
     for row in found["rows"]:
         assert row["this_error"] <= 0.05 >= row["other_error"]
@@ -307,13 +309,13 @@ def test_a_training_that_disagrees(tmp_path):
     question = next(train.questions((16,), 1, tmp_path, hidden=16, depth=2))
     with contextlib.ExitStack() as stack:
         builds, _ = against.open_builds(sys.executable, stack)
-        way, request = next(iter(question.requests.items()))
-        answer = builds[0].ask("prepare", way=way, **request)["answer"]
-    assert max(question.judge(way, [answer, answer])) < 1e-4
+        interface, request = next(iter(question.requests.items()))
+        answer = builds[0].ask("prepare", interface=interface, **request)["answer"]
+    assert max(question.judge(interface, [answer, answer])) < 1e-4
     wrong = json.loads(json.dumps(answer))
     wrong["8"]["fm_loss"] *= 1.01
     with pytest.raises(harness.Disagreement, match=r"the other build .*fm_loss is 0\.01"):
-        question.judge(way, [answer, wrong])
+        question.judge(interface, [answer, wrong])
 
 
 def test_whole_trainings_must_be_alike():

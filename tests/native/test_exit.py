@@ -34,7 +34,7 @@ x, z, out = (np.zeros((64, n), "f4") for n in (4, 2, 2))
 saved = np.zeros(net.saved_bytes(64, 4), "u1")
 at = [a.ctypes.data for a in (x, z, out, saved)]
 sizes = [int(np.prod(s)) for s in shapes]
-rest = first, second, targets, sizes, 1, 1e-3, 0.9, 0.999, 1e-8, 1.0, 5e-3
+rest = first, second, targets, sizes, 1, 1e-3, 0.9, 0.999, 1e-8, 1.0, 5e-3, False
 net.pack(params, True, True)
 net.forward(64, 4, True, at[0], at[1], 0, 0, 0.0, 2.0, at[2], at[3])
 """
