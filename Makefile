@@ -1,5 +1,5 @@
 # make run    collect, train, evaluate and report, small; about ten minutes on two cores
-# make test   every test
+# make test   every test, on all cores
 # make check  format, lint, types and the fast tests, on all cores: the everyday loop
 # make bench  the benchmarks of bench/suite, a few minutes; saved, for a comparison of commits (bench/README.md)
 # All make .venv and install what they need into it.
@@ -37,7 +37,7 @@ run: .venv/installed
 	@echo "A short run with three times the paper's learning rate: README.md has a longer one, and what the paper reports."
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
