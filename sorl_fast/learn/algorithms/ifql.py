@@ -19,7 +19,7 @@ from ..losses import flow_loss
 from ..method import Export, Method, NetworkSpec, Trained
 from ..noise import Noise, Normal, Plan, Uniform
 from .common import check_whole, critic, export, flow_actor, value
-from .iql import ImplicitConfig, judge
+from .iql import ImplicitConfig, Iql, judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +50,10 @@ class Ifql(Method[IfqlConfig]):
 
     Config = IfqlConfig
     title = "IFQL: a cloned flow, and the best of N under IQL's critics (arXiv 2502.02538)"
-    metrics: ClassVar = {
-        "value_loss": "Expectile loss of the value",
-        "critic_loss": "TD loss of the critic",
-        "actor_loss": "Flow matching",
-        "v_mean": "Mean V",
-        "q_mean": "Mean Q",
-        "value_grad_norm": "Value's gradient norm",
-        "critic_grad_norm": "Critic's gradient norm",
-        "actor_grad_norm": "Actor's gradient norm",
-    }
-    val_metrics = ("value_loss", "critic_loss", "actor_loss", "v_mean", "q_mean")
-    plots = ("actor_loss", "value_loss", "critic_loss")
-    shown: ClassVar = {"critic": "critic_loss", "actor": "actor_loss", "q": "q_mean"}
+    metrics: ClassVar = Iql.metrics | {"actor_loss": "Flow matching"}
+    val_metrics = Iql.val_metrics
+    plots = Iql.plots
+    shown: ClassVar = Iql.shown
     remedy = "Lower --lr"
 
     def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
