@@ -196,7 +196,7 @@ def test_more_actions_than_the_counter_of_later_noise_has_are_refused():
         (lambda: Diffusion(**STEPS | {"times": (0.0,) * 256}, clip=None), "times is 256 steps, but"),
         (lambda: Direct(reads_noise=False, noise_scale=2.0**128 - 2.0**80), "noise_scale is"),
     ],
-    ids=str,
+    ids=["list", "ascending", "temperature", "clip", "frequencies", "steps", "float32"],
 )  # fmt: skip
 def test_a_form_out_of_its_bounds_is_named(make, message):
     with pytest.raises(BadInput, match=message):
