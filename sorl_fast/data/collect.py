@@ -367,8 +367,9 @@ def _run(
                 done += finished is not None
                 show(done * recipe.steps, total * recipe.steps)
         except WorkerDied as err:
+            where = "before its first episode" if err.task is None else f"in {err.task}"
             raise RuntimeError(
-                f"a collecting process {err.how} in {err.task}; the finished episodes are kept. Check "
+                f"a collecting process {err.how} {where}; the finished episodes are kept. Check "
                 "the memory (about 0.5 GB a worker) and the messages above, then give the same command "
                 "again"
             ) from err
