@@ -175,7 +175,7 @@ void known_noise(const sorl::Kernels& kernels) {
                {0x123456789ABCDEF, 1000, 255, 7, 20, 1.69432044}};
   for (const auto& k : known) {
     std::vector<float> z(size(k.component) + 1);
-    kernels.normals(k.seed, k.call, k.row, k.candidate + 1, k.component + 1, k.candidate, 1, z.data());
+    kernels.normals(k.seed, k.call, k.row, k.candidate + 1, k.component + 1, k.candidate, 1, 0, z.data());
     CHECK(std::fabs(static_cast<double>(z.back()) - k.normal) <= 5e-7);
   }
 }
