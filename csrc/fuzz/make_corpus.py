@@ -145,7 +145,10 @@ FORMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct", **ONE_STEP},
     "direct reading": {
         "kind": "direct",
-        **{"reads_noise": True, "temperature": 0, "noise_scale": 1.0, "noise_clip": None},
+        "reads_noise": True,
+        "temperature": 0,
+        "noise_scale": 1.0,
+        "noise_clip": None,
     },
     "tanh": {"kind": "tanh", **ONE_STEP},
     "diffusion": DIFFUSION,

@@ -145,7 +145,10 @@ def form_mutations():
         for name in ("times", "z_scales", "v_scales", "noise_scales"):
             for value in VALUES if name in form else ():
                 changed = form | {name: [*form[name][:2], value, *form[name][3:]]}
-                yield f"{kind} {name}[2]={value!r:.30}", pack(header, meta | {"form": changed}, body)
+                yield (
+                    f"{kind} {name}[2]={value!r:.30}",
+                    pack(header, meta | {"form": changed}, body),
+                )
         for number in (*SOUND_NUMBERS, "01", "1e999", "NaN", "1.", "-0", "-0.0", "-1e-60", "1e-60"):
             for name in ("temperature", "noise_scale", "noise_clip", "clip", "blocks"):
                 if name in form:
@@ -156,7 +159,10 @@ def form_mutations():
         for name in ("format", "m_disc", "m_btt", "ensemble", "act_dim"):
             for value in VALUES:
                 yield f"{kind} {name}={value!r:.30}", pack(header, meta | {name: value}, body)
-        yield f"{kind} without form", pack(header, {k: v for k, v in meta.items() if k != "form"}, body)
+        yield (
+            f"{kind} without form",
+            pack(header, {k: v for k, v in meta.items() if k != "form"}, body),
+        )
         alone = unpack(dumps(form_policy(FORMS[kind], E=0)))
         yield f"{kind} alone", pack(*alone)
         for name, entry in header.items():

@@ -81,7 +81,7 @@ def test_a_key_draws_the_noise_of_the_definition(monkeypatch, form, precision, i
     assert error.action <= ACTION[precision]
     # another call's noise is another's, where any is read
     other = s.act(obs, seed=7, call=6, row_offset=2, temperature=T)
-    assert (np.abs(other - drawn).max() > 1e-3) == True  # noqa: E712
+    assert np.abs(other - drawn).max() > 1e-3
 
 
 @pytest.mark.parametrize("isa", _native.isas("fp32"))
@@ -201,14 +201,17 @@ def test_a_temperature_is_of_one_call(monkeypatch, name):
     np.testing.assert_array_equal(s.act(obs, seed=3), own)
     session = s._session._session
     for value in (-1.0, NAN, INF):
-        with pytest.raises(ValueError, match="temperature is .*, but must be a finite number"):
+        with pytest.raises(ValueError, match=r"temperature is .*, but must be a finite number"):
             session.act_into(obs, np.zeros((4, 3), "f4"), 1, 1, 0, 0, 0, temperature=value)
 
 
 @pytest.mark.parametrize("factor", [1e-46, 1e-30, 1e38])
 def test_odd_products_of_scale_and_temperature(monkeypatch, factor):
     """A product that rounds to 0 is no 0, and one beyond float32 is infinite: as in the definition."""
-    for form in (Direct(reads_noise=False, noise_scale=3.0), Tanh(reads_noise=False, noise_scale=30.0)):
+    for form in (
+        Direct(reads_noise=False, noise_scale=3.0),
+        Tanh(reads_noise=False, noise_scale=30.0),
+    ):
         policy = make(form)
         obs, noise = observations(policy, 3), noise_for(policy, 3, 1)
         noise[1, 0, 0] = NAN

@@ -115,7 +115,9 @@ class NativeSession:
         status = np.empty(B, np.uint32)
         key, z = (noise, None) if isinstance(noise, NoiseKey) else (NoiseKey(0, 0, 0), noise)
         try:
-            self.act_into(obs, action, steps, candidates, *key, z, candidate, q, status, temperature)
+            self.act_into(
+                obs, action, steps, candidates, *key, z, candidate, q, status, temperature
+            )
         except ValueError as err:
             raise BadInput(str(err)) from None
         if q is None:
