@@ -55,10 +55,21 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                                   const std::vector<std::vector<Floats>>& actor,
                                   const std::vector<std::vector<Floats>>& critic,
                                   const std::string& precision_name,
-                                  const std::optional<std::string>& wanted) {
-  for (const int n : {obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt})
+                                  const std::optional<std::string>& wanted,
+                                  const std::optional<std::string>& form_text) {
+  for (const int n : {obs_dim, act_dim, hidden, depth, form_text ? 1 : ensemble, m_disc, m_btt})
     if (n < 1) throw py::value_error("a dimension is below 1");
+  if (ensemble < 0) throw py::value_error("ensemble is below 0");
   if ((m_disc & (m_disc - 1)) != 0) throw py::value_error("m_disc must be a power of two");
+  Form form = Form::shortcut(m_disc);
+  if (form_text) {
+    std::string error;
+    const char* remedy = nullptr;
+    form = Form{};
+    if (!parse_form({form_text->data(), form_text->size()}, form, error, remedy)) throw py::value_error(error);
+    if (form.draws() > 1 && act_dim >= kMostNoisyAct)
+      throw py::value_error("act_dim must be below 2^26 where later steps add noise");
+  }
   const py::ssize_t O = obs_dim, A = act_dim, H = hidden, E = ensemble;
   expect_shape(low, "action_low", {A});
   expect_shape(high, "action_high", {A});
@@ -66,7 +77,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   if (mean) expect_shape(*mean, "obs_mean", {O});
   if (std) expect_shape(*std, "obs_std", {O});
   const auto layers = static_cast<std::size_t>(depth) + 1;
-  if (actor.size() != layers || critic.size() != layers)
+  if (actor.size() != layers || critic.size() != (ensemble == 0 ? 0 : layers))
     throw py::value_error("actor and critic must have depth + 1 layers");
   std::vector<LayerView> actor_view, critic_view;
   for (std::size_t l = 0; l < layers; ++l) {
@@ -78,6 +89,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
     expect_shape(actor[l][1], "actor/" + i + "/b", {out});
     actor_view.push_back({actor[l][0].data(), actor[l][1].data(), nullptr, nullptr,
                           static_cast<int>(in), static_cast<int>(out)});
+    if (ensemble == 0) continue;
     const py::ssize_t q_in = l == 0 ? O + A + 1 : H, q_out = last ? 1 : H;
     const auto& c = critic[l];
     if (c.size() != (last ? 2u : 4u)) throw py::value_error("critic layer " + i + " has the wrong parts");
@@ -92,7 +104,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                            static_cast<int>(q_out)});
   }
   const PolicyView view{obs_dim,    act_dim,    hidden,     depth,
-                        ensemble,   m_disc,     m_btt,      q_min,
+                        ensemble,   m_disc,     m_btt,      q_min, &form,
                         low.data(), high.data(), mean ? mean->data() : nullptr,
                         std ? std->data() : nullptr, actor_view.data(), critic_view.data()};
   const Precision precision = parse_precision(precision_name);
@@ -142,14 +154,21 @@ class Session {
   void act_into(const py::object& obs, const py::object& actions, int steps, int candidates,
                 std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
                 const py::object& noise, const py::object& candidate, const py::object& q,
-                const py::object& status) {
+                const py::object& status, const std::optional<double>& temperature) {
     const py::ssize_t O = model_->obs_dim(), A = model_->act_dim(), N = candidates;
     const auto rows = count_rows(obs, O);
     const bool single = py::reinterpret_borrow<py::array>(obs).ndim() == 1;
     if (N < 1) check(static_cast<int>(Result::bad_candidates), steps, candidates);
+    if (N > 1 && model_->ensemble() == 0) check(static_cast<int>(Result::no_critic), steps, candidates);
+    if (temperature && !(*temperature >= 0 && *temperature <= std::numeric_limits<double>::max()))
+      throw py::value_error("temperature is " + std::to_string(*temperature) +
+                            ", but must be a finite number of at least 0");
     const float* x = borrow<float>(obs, "obs", {rows, O}, single, false);
     float* out = borrow<float>(actions, "actions", {rows, A}, single, true);
-    const float* z = noise.is_none() ? nullptr : borrow<float>(noise, "noise", {rows, N, A}, single, false);
+    const float* z = nullptr;
+    if (!noise.is_none())
+      z = model_->form().draws() == 1 ? borrow<float>(noise, "noise", {rows, N, A}, single, false)
+                                      : borrow<float>(noise, "noise", {rows, N, model_->form().draws(), A}, single, false);
     std::int32_t* c =
         candidate.is_none() ? nullptr : borrow<std::int32_t>(candidate, "candidate", {rows}, false, true);
     float* value = q.is_none() ? nullptr : borrow<float>(q, "q", {rows}, false, true);
@@ -161,10 +180,12 @@ class Session {
                             std::to_string(most));
     reserve(static_cast<int>(rows), candidates);
     int result;
+    if (temperature) engine_->set_temperature(*temperature);
     without_gil([&] {
       result = engine_->act(x, z, static_cast<int>(rows), steps, candidates, seed, call, row_offset,
                             out, c, value, bits);
     });
+    if (temperature) engine_->set_temperature(static_cast<double>(model_->form().temperature));
     check(result, steps, candidates);
   }
 
@@ -190,7 +211,7 @@ class Session {
       }
     }
     const std::uint64_t M = numbers[0], N = numbers[1];
-    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > 1 << 20 ||
+    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > (model_->ensemble() == 0 ? 1 : 1 << 20) ||
         numbers[2] > UINT32_MAX - static_cast<std::uint64_t>(rows) || numbers[3] > UINT32_MAX)
       return py::none();
     reserve(static_cast<int>(rows), static_cast<int>(N));
@@ -211,6 +232,7 @@ class Session {
   // For the benchmarks, which call past Python: plain_call.hpp.
   py::capsule plain_call(int rows, int candidates) {
     if (candidates < 1) check(static_cast<int>(Result::bad_candidates), 1, candidates);
+    if (candidates > 1 && model_->ensemble() == 0) check(static_cast<int>(Result::no_critic), 1, candidates);
     reserve(rows, candidates);
     const auto act = [](void* engine, const float* obs, int B, int steps, int N, std::uint32_t call,
                         float* actions) noexcept {
@@ -253,13 +275,23 @@ class Session {
     switch (static_cast<Result>(result)) {
       case Result::ok: return;
       case Result::bad_steps:
-        throw py::value_error("steps is " + std::to_string(steps) +
-                              ", but must be a power of two of at most m_disc = " +
-                              std::to_string(model_->m_disc()));
+        throw py::value_error("steps is " + std::to_string(steps) + ", but " + allowed());
       case Result::bad_candidates:
         throw py::value_error("candidates is " + std::to_string(candidates) + ", but must be at least 1");
+      case Result::no_critic:
+        throw py::value_error("candidates is " + std::to_string(candidates) +
+                              ", but this policy has no critic to choose the best by: give candidates=1");
       default: throw py::value_error("bad arguments");
     }
+  }
+
+  std::string allowed() const {
+    const std::vector<int>& counts = model_->form().counts;
+    if (model_->form().kind == Form::Kind::shortcut)
+      return "must be a power of two of at most m_disc = " + std::to_string(counts.back());
+    std::string text = "this policy acts with ";
+    for (const int m : counts) text += (m == counts.front() ? "" : ", ") + std::to_string(m);
+    return text;
   }
 
   std::shared_ptr<Model> model_;
@@ -268,14 +300,15 @@ class Session {
 };
 
 Floats normals(std::uint64_t seed, int rows, int candidates, int act_dim, std::uint32_t call,
-               std::uint32_t row_offset, const std::optional<std::string>& isa) {
+               std::uint32_t row_offset, const std::optional<std::string>& isa, int draw) {
+  if (draw < 0 || draw > 255) throw py::value_error("draw is " + std::to_string(draw) + ", but must be from 0 to 255");
   if (rows < 0 || candidates < 1 || act_dim < 1) throw py::value_error("a dimension is too small");
   if (std::int64_t{rows} * candidates > std::numeric_limits<int>::max())
     throw py::value_error("rows * candidates is " + std::to_string(std::int64_t{rows} * candidates) +
                           ", but must be below 2^31");
   Floats z({rows, candidates, act_dim});
   const Kernels& kernels = *find_kernels(parse_isa(Precision::fp32, isa), Precision::fp32);
-  kernels.normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates, z.mutable_data());
+  kernels.normals(seed, call, row_offset, candidates, act_dim, 0, rows * candidates, draw, z.mutable_data());
   return z;
 }
 
@@ -294,7 +327,8 @@ Any number of sessions on any number of threads may share it. It keeps nothing o
 Parameters
 ----------
 obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt
-    Sizes as in the policy file: O, A, H, hidden layers, E, the most Euler steps (a power of two).
+    Sizes as in the policy file: O, A, H, hidden layers, E, the most Euler steps (a power of two) where there
+    is no form. E may be 0 where there is one.
 q_min
     Whether the ensemble aggregates by min, not by mean.
 action_low, action_high
@@ -305,23 +339,25 @@ actor
     depth + 1 layers (w [in, out], b [out]), float32; the first reads [x, z, t, log2 M].
 critic
     depth + 1 layers (w [E, in, out], b [E, out]), the hidden ones also g and c [E, out]; the first reads
-    [x, a, M].
+    [x, a, M]. None where E is 0.
 precision
     fp32, bf16 or int8.
 isa
     An instruction set of `isas(precision)`; None: SORL_CPU_ISA's, or the fastest.
+form
+    The form of the policy as JSON, as `Form.to_json` has it; None: a shortcut actor's Euler steps.
 
 Raises
 ------
 ValueError
-    A shape or size is wrong, or the instruction set is not there.
+    A shape or size is wrong, the form is, or the instruction set is not there.
 RuntimeError
     Memory is short.
 )")
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
-           arg("critic"), arg("precision"), arg("isa") = py::none())
+           arg("critic"), arg("precision"), arg("isa") = py::none(), arg("form") = py::none())
       .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
                              "The instruction set that it is packed for.");
 
@@ -348,6 +384,7 @@ ValueError
       .def("act_into", &Session::act_into, arg("obs"), arg("actions"), arg("steps"),
            arg("candidates"), arg("seed"), arg("call"), arg("row_offset"), arg("noise") = py::none(),
            arg("candidate") = py::none(), arg("q") = py::none(), arg("status") = py::none(),
+           arg("temperature") = py::none(),
            R"(Act, into the caller's arrays: contiguous ones, none of which is copied.
 
 Parameters
@@ -357,16 +394,19 @@ obs
 actions
     To be written: [A] or [B, A], float32.
 steps
-    M Euler steps, a power of two of at most m_disc.
+    M, one of the policy's step counts: without a form a power of two of at most m_disc.
 candidates
-    N candidates an observation, at least 1; of several the critic's best one acts.
+    N candidates an observation, at least 1; of several the critic's best one acts. 1 without critics.
 seed, call, row_offset
     The key of the noise: 64, 32 and 32 bits; the first row is row_offset.
 noise
-    [B, N, A] float32 (of one observation [N, A]) instead of the key's.
+    [B, N, A] float32 (of one observation [N, A]) instead of the key's; [B, N, S, A] where the form draws
+    S > 1 numbers.
 candidate, q, status
-    To be written, or None: the chosen candidate [B], int32, -1 where none is good; its Q [B], float32; status
-    bits [B], uint32, as sorl.h has them.
+    To be written, or None: the chosen candidate [B], int32, -1 where none is good; its Q [B], float32, NaN
+    without critics; status bits [B], uint32, as sorl.h has them.
+temperature
+    What multiplies the noise that the form adds, finite and at least 0; None: the form's own.
 
 Raises
 ------
@@ -413,7 +453,7 @@ ValueError
 )");
   m.def("_assume_tiles_for_test", &assume_tiles_for_test, "For a test that emulates the instructions.");
   m.def("normals", &normals, arg("seed"), arg("rows"), arg("candidates"), arg("act_dim"),
-        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), R"(The noise of a call.
+        arg("call") = 0, arg("row_offset") = 0, arg("isa") = py::none(), arg("draw") = 0, R"(The noise of a call.
 
 Parameters
 ----------
@@ -423,6 +463,8 @@ rows, candidates, act_dim
     B, N and A.
 isa
     An instruction set of `isas("fp32")`; None: SORL_CPU_ISA's, or the fastest.
+draw
+    Which of a candidate's normal numbers, 0 to 255; above 0, A is below 2^26.
 
 Returns
 -------

@@ -2,12 +2,14 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine.hpp"
 #include "policy_file.hpp"
@@ -159,6 +161,7 @@ std::int32_t result_code(int result) noexcept {
     case sorl::Result::bad_steps: return SORL_ERROR_STEPS;
     case sorl::Result::bad_rows:
     case sorl::Result::bad_candidates:
+    case sorl::Result::no_critic:
     case sorl::Result::null_pointer: return SORL_ERROR_ARGUMENT;
     case sorl::Result::too_large: return SORL_ERROR_TOO_LARGE;
   }
@@ -178,7 +181,7 @@ const char* sorl_error_name(int32_t code) noexcept {
     case SORL_ERROR_POLICY: return "the file is no sound policy";
     case SORL_ERROR_ISA: return "the instruction set is not there";
     case SORL_ERROR_MEMORY: return "memory or threads are short";
-    case SORL_ERROR_STEPS: return "the policy was not trained for that number of steps";
+    case SORL_ERROR_STEPS: return "the policy does not act with that number of steps";
     case SORL_ERROR_TOO_LARGE: return "more rows or candidates than the session was made for";
     case SORL_ERROR_INTERNAL: return "a fault of the library";
     default: return code >= 0 ? "ok" : "unknown error code";
@@ -216,7 +219,16 @@ int32_t sorl_policy_act_dim(const sorl_policy* policy) noexcept { return policy-
 int32_t sorl_policy_hidden(const sorl_policy* policy) noexcept { return policy->view.hidden; }
 int32_t sorl_policy_depth(const sorl_policy* policy) noexcept { return policy->view.depth; }
 int32_t sorl_policy_ensemble(const sorl_policy* policy) noexcept { return policy->view.ensemble; }
-int32_t sorl_policy_max_steps(const sorl_policy* policy) noexcept { return policy->view.m_disc; }
+int32_t sorl_policy_max_steps(const sorl_policy* policy) noexcept { return policy->view.form->counts.back(); }
+int32_t sorl_policy_default_steps(const sorl_policy* policy) noexcept { return policy->view.form->counts.front(); }
+int32_t sorl_policy_steps(const sorl_policy* policy, int32_t index) noexcept {
+  const std::vector<int>& counts = policy->view.form->counts;
+  const bool there = index >= 0 && static_cast<std::size_t>(index) < counts.size();
+  return there ? counts[static_cast<std::size_t>(index)] : 0;
+}
+const char* sorl_policy_form(const sorl_policy* policy) noexcept { return policy->view.form->name(); }
+int32_t sorl_policy_draws(const sorl_policy* policy) noexcept { return policy->view.form->draws(); }
+float sorl_policy_temperature(const sorl_policy* policy) noexcept { return policy->view.form->temperature; }
 const float* sorl_policy_action_low(const sorl_policy* policy) noexcept {
   return policy->view.action_low;
 }
@@ -259,6 +271,11 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
       text = out_of_bounds("max_rows * max_candidates", total, "at most 2^30 / the action's dimension");
       return SORL_ERROR_ARGUMENT;
     }
+    if (options.max_candidates > 1 && policy->view.ensemble == 0) {
+      text = out_of_bounds("max_candidates", options.max_candidates,
+                           "1: this policy has no critic to choose the best by");
+      return SORL_ERROR_ARGUMENT;
+    }
     auto handle = std::make_unique<sorl_session>();
     handle->engine = Engine::make(std::move(model), options.threads, options.max_rows,
                                   options.max_candidates, text);
@@ -286,6 +303,13 @@ int32_t sorl_act(sorl_session* session, const float* obs, int32_t rows, int32_t 
   }
   session->last = code;
   return code;
+}
+
+int32_t sorl_session_set_temperature(sorl_session* session, float temperature) noexcept {
+  const bool sound = temperature >= 0 && temperature <= std::numeric_limits<float>::max();
+  if (session == nullptr || !sound || !session->engine->model().form().has_temperature()) return SORL_ERROR_ARGUMENT;
+  session->engine->set_temperature(static_cast<double>(temperature));
+  return SORL_OK;
 }
 
 int32_t sorl_last_status(const sorl_session* session) noexcept { return session->last; }

@@ -31,6 +31,13 @@ bool finite(float x) {
   return (u & 0x7F800000u) != 0x7F800000u;
 }
 
+// NaN and infinities stay: they are judged later.
+float clip_finite(float x, float bound) {
+  if (!finite(x)) return x;
+  x = x < -bound ? -bound : x;
+  return x > bound ? bound : x;
+}
+
 // One thread's working memory for up to `rows` rows of any block.
 struct Scratch {
   float* obs;          // [rows][O] normalised
@@ -43,6 +50,7 @@ struct Scratch {
   float* pre;          // [rows][width] a critic's layer before its LayerNorm
   RowAffine* affine;   // [rows] a critic's LayerNorm, in int8
   float* velocity;     // [rows][head_width]
+  float* added;        // [rows][A] a step's noise, where the form adds any
 
   void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
     const auto wider = [&](std::size_t Side::*stride) {
@@ -62,13 +70,16 @@ struct Scratch {
     pre = bump.take<float>(held * width);
     affine = bump.take<RowAffine>(held);
     velocity = bump.take<float>(held * head);
+    added = bump.take<float>(p.form.has_temperature() ? held * p.act_dim : 0);
     bump.take<char>(0, 256);  // neighbours' lines apart
   }
 };
 
 struct Call {
   const float *obs, *noise;
-  int rows, steps, candidates;
+  const Schedule* schedule;
+  double temperature;
+  int rows, candidates;
   std::uint64_t seed;
   std::uint32_t call, row_offset;
   bool want_q;
@@ -93,12 +104,18 @@ struct Engine::Impl {
   std::uint32_t* status = nullptr;    // [B]
   float* last = nullptr;              // [A] last good action
   float* held = nullptr;              // [A] what rows of this call get that have none
+  double temperature;
   Call call{};
   int team_size = 1;  // threads of this call
   std::atomic<int> next_block{0};
 
   Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
-      : model(std::move(m)), p(model->packed()), team(threads), max_rows(rows), max_candidates(candidates) {
+      : model(std::move(m)),
+        p(model->packed()),
+        team(threads),
+        max_rows(rows),
+        max_candidates(candidates),
+        temperature(static_cast<double>(p.form.temperature)) {
     const std::size_t total = static_cast<std::size_t>(rows) * candidates;
     const int block = std::max(p.many_side.kernels->block_rows, p.many_side.kernels->together_rows);
     capacity = static_cast<int>(std::min<std::size_t>(total, block));
@@ -162,6 +179,39 @@ struct Engine::Impl {
     call.side->kernels->dense(d);
   }
 
+  // The candidates' normal number `d` of `count` rows from `first` on: the caller's, or the key's.
+  void draw(int d, int first, int count, float* to) const noexcept {
+    const int A = p.act_dim;
+    const std::size_t draws = p.draws, row = A * sizeof(float);
+    if (call.noise == nullptr) {
+      call.side->kernels->normals(call.seed, call.call, call.row_offset, call.candidates, A, first, count, d, to);
+    } else if (draws == 1) {
+      std::memcpy(to, call.noise + static_cast<std::size_t>(first) * A, count * row);
+    } else {
+      for (int r = 0; r < count; ++r)
+        std::memcpy(to + r * A, call.noise + ((first + r) * draws + d) * A, row);
+    }
+  }
+
+  // A step's end, for `count` rows from `first` on: from the velocity in `own` to the next z.
+  void advance(const Step& step, const Scratch& own, const Side& side, int first, int count, float* z_mine) const
+      noexcept {
+    const int A = p.act_dim, stride = side.head_width;
+    if (p.form.kind == Form::Kind::tanh) side.kernels->tanh(own.velocity, count * stride);
+    for (int r = 0; r < count; ++r)
+      for (int a = 0; a < A; ++a)
+        z_mine[r * A + a] = step.a * z_mine[r * A + a] + step.b * own.velocity[static_cast<std::size_t>(r) * stride + a];
+    // In double, as the definition multiplies them.
+    const double scale = step.s * call.temperature;
+    if (scale != 0) {
+      draw(step.draw, first, count, own.added);
+      for (int i = 0; i < count * A; ++i)
+        z_mine[i] += clip_finite(static_cast<float>(scale) * own.added[i], p.form.noise_clip);
+    }
+    if (p.form.clip != Form::kNoClip)
+      for (int i = 0; i < count * A; ++i) z_mine[i] = clip_finite(z_mine[i], p.form.clip);
+  }
+
   // Rows [first, first + n) of the call. Together: all threads run this at once over the same rows.
   void sample(int thread, int first, int n) noexcept {
     const Side& side = *call.side;
@@ -169,7 +219,7 @@ struct Engine::Impl {
     const bool together = call.together;
     const Scratch& own = scratch[thread];
     const Scratch& shared = together ? scratch[0] : own;
-    const int A = p.act_dim, N = call.candidates, M = call.steps;
+    const int A = p.act_dim, N = call.candidates;
     // Where a thread's columns may begin and end: with int8 at whole groups only.
     const int unit = k.int8 == nullptr ? k.panel : kInt8Group, units = p.width / unit;
     const int unit_begin = together ? share(units, thread) : 0;
@@ -193,17 +243,16 @@ struct Engine::Impl {
     char* in_all = split ? shared.in : own.in;
     float* z_mine = z_all + static_cast<std::size_t>(begin) * A;
     char* in_mine = in_all + begin * side.in_stride;
-    if (call.noise != nullptr)
-      std::memcpy(z_mine, call.noise + static_cast<std::size_t>(first + begin) * A, (end - begin) * z_row);
+    if (p.form.reads_noise)
+      draw(0, first + begin, end - begin, z_mine);
     else
-      k.normals(call.seed, call.call, call.row_offset, N, A, first + begin, end - begin, z_mine);
+      std::memset(z_mine, 0, (end - begin) * z_row);
     k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
     if (split) team.barrier();
 
-    const float h = 1.0f / static_cast<float>(M);
     int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
     const std::vector<PackedLayer>& hidden = side.actor.hidden;
-    for (int i = 0; i < M; ++i) {
+    for (const Step& step : call.schedule->steps) {
       Dense d{};
       d.rows = n;
       d.panel_begin = panel_begin;
@@ -214,7 +263,7 @@ struct Engine::Impl {
       d.x_stride = side.in_stride;
       d.k = side.in_k;
       d.w = side.actor.in_w;
-      d.bias = side.actor.bias + static_cast<std::size_t>(M - 1 + i) * p.width;
+      d.bias = step.bias;
       d.init = own.init;
       d.y = shared.act[turn & 1];
       for (std::size_t l = 0; l <= hidden.size(); ++l) {
@@ -247,9 +296,7 @@ struct Engine::Impl {
       }
       velocities(side, shared.act[turn & 1] + begin * side.act_stride, end - begin, own.velocity);
       ++turn;
-      for (int r = 0; r < end - begin; ++r)
-        for (int a = 0; a < A; ++a)
-          z_mine[r * A + a] += h * own.velocity[static_cast<std::size_t>(r) * side.head_width + a];
+      advance(step, own, side, first + begin, end - begin, z_mine);
       k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
       if (split) team.barrier();
     }
@@ -297,8 +344,6 @@ struct Engine::Impl {
     for (int r = 0; r < n; ++r)
       s.init[r] = s.obs_part + static_cast<std::size_t>((first + r) / call.candidates - first_obs) * p.width;
 
-    int log2_steps = 0;
-    while (call.steps >> (log2_steps + 1) != 0) ++log2_steps;
     Dense d{};
     d.rows = n;
     d.panel_begin = 0;
@@ -311,7 +356,7 @@ struct Engine::Impl {
     d.x_stride = side.in_stride;
     d.k = side.in_k;
     d.w = net.in_w;
-    d.bias = net.bias + static_cast<std::size_t>(log2_steps) * p.width;
+    d.bias = call.schedule->critic_bias + static_cast<std::size_t>(e) * p.width;
     d.init = s.init;
     Norm norm{};
     norm.x = s.pre;
@@ -455,7 +500,7 @@ struct Engine::Impl {
       }
       if (candidate != nullptr) candidate[b] = best;
       if (q_out != nullptr) {
-        if (best < 0) {
+        if (best < 0 || p.ensemble == 0) {
           const std::uint32_t nan = 0x7FC00000u;
           std::memcpy(q_out + b, &nan, sizeof nan);
         } else {
@@ -481,6 +526,8 @@ std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int thr
     return refuse("threads", threads, "in [1, " + std::to_string(max_threads) + "]");
   if (max_rows < 1) return refuse("max_rows", max_rows, "at least 1");
   if (max_candidates < 1) return refuse("max_candidates", max_candidates, "at least 1");
+  if (max_candidates > 1 && model->ensemble() == 0)
+    return refuse("max_candidates", max_candidates, "1: this policy has no critic to choose the best by");
   const std::int64_t total = static_cast<std::int64_t>(max_rows) * max_candidates;
   if (total > max_numbers / model->act_dim())
     return refuse("max_rows * max_candidates", total, "at most 2^30 / act_dim");
@@ -500,9 +547,11 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
                 std::int32_t* candidate, float* q, std::uint32_t* status) noexcept {
   Impl& m = *impl_;
   const auto code = [](Result result) { return static_cast<int>(result); };
-  if (steps < 1 || steps > m.p.m_disc || (steps & (steps - 1)) != 0) return code(Result::bad_steps);
+  const Schedule* const schedule = m.p.schedule(steps);
+  if (schedule == nullptr) return code(Result::bad_steps);
   if (rows < 0) return code(Result::bad_rows);
   if (candidates < 1) return code(Result::bad_candidates);
+  if (candidates > 1 && m.p.ensemble == 0) return code(Result::no_critic);
   if (rows > m.max_rows || candidates > m.max_candidates) return code(Result::too_large);
   if (rows == 0) return code(Result::ok);
   if (obs == nullptr || actions == nullptr) return code(Result::null_pointer);
@@ -510,13 +559,14 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   Call& c = m.call;
   c.obs = obs;
   c.noise = noise;
+  c.schedule = schedule;
+  c.temperature = m.temperature;
   c.rows = rows;
-  c.steps = steps;
   c.candidates = candidates;
   c.seed = seed;
   c.call = call;
   c.row_offset = row_offset;
-  c.want_q = candidates > 1 || q != nullptr;
+  c.want_q = m.p.ensemble > 0 && (candidates > 1 || q != nullptr);
   c.total = rows * candidates;
   c.side = &m.p.side(c.total);
   const FlushDenormals flush;
@@ -533,9 +583,11 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
+void Engine::set_temperature(double temperature) noexcept { impl_->temperature = temperature; }
 void Engine::reset() noexcept { impl_->reset(); }
 void Engine::continue_from(const Engine& other) noexcept {
   std::memcpy(impl_->last, other.impl_->last, impl_->p.act_dim * sizeof(float));
+  impl_->temperature = other.impl_->temperature;
 }
 const Model& Engine::model() const noexcept { return *impl_->model; }
 int Engine::threads() const noexcept { return impl_->team.size(); }

@@ -2,13 +2,14 @@
 // one session over it. Nothing here reads files (policy_file.hpp) or sees Python (bindings.cpp).
 //
 // Shape letters: B rows (observations) of a call, O observation, A action, H hidden width, E ensemble,
-// N candidates an observation, M Euler steps. All arrays are row-major and float unless said.
+// N candidates an observation, M steps. All arrays are row-major and float unless said.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <string>
 
+#include "form.hpp"
 #include "isa.hpp"
 
 namespace sorl {
@@ -26,22 +27,24 @@ struct LayerView {
 struct PolicyView {
   int obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt;
   bool q_min;                // the ensemble aggregates by min, not by mean
+  const Form* form;          // never null; ensemble may be 0 where it is no shortcut's
   const float* action_low;   // [A]
   const float* action_high;  // [A]
   const float* obs_mean;     // [O] or null
   const float* obs_std;      // [O] or null
   const LayerView* actor;    // input order z after x: concat[x, z, t, log2 M]
-  const LayerView* critic;   // concat[x, a, M]
+  const LayerView* critic;   // concat[x, a, k]; not read where ensemble is 0
 };
 
 // What Engine::act returns. Anything but ok left every output untouched.
 enum class Result : int {
   ok = 0,
-  bad_steps = 1,       // steps is not one of 1, 2, 4, ..., m_disc
+  bad_steps = 1,       // steps is not one of the form's counts
   bad_rows = 2,        // rows < 0
   bad_candidates = 3,  // candidates < 1
   too_large = 4,       // rows > max_rows or candidates > max_candidates of the session
   null_pointer = 5,    // obs or actions is null
+  no_critic = 6,       // candidates > 1, but the policy has no critic to choose by
 };
 
 // Status bits of a row.
@@ -68,7 +71,8 @@ class Model {
 
   int obs_dim() const noexcept;
   int act_dim() const noexcept;
-  int m_disc() const noexcept;
+  int ensemble() const noexcept;
+  const Form& form() const noexcept;
   Precision precision() const noexcept;
   Isa isa() const noexcept;
   const Packed& packed() const noexcept { return *packed_; }
@@ -85,16 +89,17 @@ class Engine {
   static constexpr int max_threads = 64;
   static constexpr std::int64_t max_numbers = std::int64_t{1} << 30;  // of all candidates' actions of a call
 
-  // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1. Null and `error` otherwise, or
-  // when memory or threads are short.
+  // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1, and 1 without critics. Null and
+  // `error` otherwise, or when memory or threads are short.
   static std::unique_ptr<Engine> make(std::shared_ptr<const Model> model, int threads, int max_rows,
                                       int max_candidates, std::string& error);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Samples `rows` actions. obs [B][O]; noise [B][N][A], or null: Philox of (seed, call, row_offset);
-  // actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is not null.
+  // Samples `rows` actions. obs [B][O]; noise [B][N][S][A], S the form's draws, or null: Philox of (seed,
+  // call, row_offset); actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is
+  // not null; without critics q is NaN.
   // On one thread: no allocation, lock or system call; with more, at most one wake of each worker,
   // sched_yield while it waits long for them and, after the caller has moved to another core, the calls
   // that keep the workers off it. In a child of fork the first call starts the workers anew.
@@ -102,9 +107,12 @@ class Engine {
           std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
           std::int32_t* candidate, float* q, std::uint32_t* status) noexcept;
 
+  // What multiplies the noise that the form adds, at least 0 and finite; at first the form's own.
+  void set_temperature(double temperature) noexcept;
+
   // Forgets the last good action: held rows get clip(0, low, high) again.
   void reset() noexcept;
-  // Takes over the last good action of another session of the same action dimension.
+  // Takes over the last good action and the temperature of another session of the same model.
   void continue_from(const Engine& other) noexcept;
 
   const Model& model() const noexcept;

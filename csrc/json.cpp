@@ -231,11 +231,18 @@ bool Reader::integer(std::int64_t& out) {
   return true;
 }
 
+bool Reader::boolean(bool& out) {
+  if (kind() != Kind::boolean) return fail("expected true or false");
+  out = *at_ == 't';
+  return literal(out ? "true" : "false");
+}
+
 bool Reader::skip() {
   const char* first = nullptr;
   const char* last = nullptr;
   bool whole = false;
   double value = 0;
+  bool truth = false;
   switch (kind()) {
     case Kind::object: {
       std::vector<std::string> keys;
@@ -260,7 +267,7 @@ bool Reader::skip() {
       seek(start);
       return number(value);
     }
-    case Kind::boolean: return literal(*at_ == 't' ? "true" : "false");
+    case Kind::boolean: return boolean(truth);
     case Kind::null: return literal("null");
     case Kind::invalid: break;
   }

@@ -59,7 +59,8 @@ class Reader {
   /// Reads a number without fraction and exponent.
   bool integer(std::int64_t& out);
 
-  /// Reads null.
+  /// Reads true or false.
+  bool boolean(bool& out);
 
   /// Reads any value, whole and valid, and forgets it. Objects with a duplicate key are refused.
   bool skip();

@@ -111,9 +111,12 @@ struct Kernels {
   const Int8* int8;  // or null: hidden layers are like the others. With it, activations are fp32
   void (*norm)(const Norm&) noexcept;
   void (*head)(const Head&) noexcept;  // null where activations are bf16
-  // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate.
+  // tanh of n floats, whole panels of them, in place; of what is not finite a NaN.
+  void (*tanh)(float* x, int n) noexcept;
+  // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate; `draw`, below
+  // 256, is which of the candidate's.
   void (*normals)(std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, int candidates,
-                  int act_dim, int first, int count, float* z) noexcept;
+                  int act_dim, int first, int count, int draw, float* z) noexcept;
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;

@@ -1,6 +1,5 @@
 #include "model.hpp"
 
-#include <cmath>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -9,12 +8,6 @@ namespace sorl {
 
 namespace {
 
-int log2_of(int power_of_two) {
-  int n = 0;
-  while (power_of_two >> (n + 1) != 0) ++n;
-  return n;
-}
-
 // Lays one side of `view` out in `bump`; run once over nothing, to count, and once over memory.
 class Packer {
  public:
@@ -22,6 +15,25 @@ class Packer {
 
   void constants() {
     p_.zero = bump_.take<float>(p_.width);
+  }
+
+  // Every input that a step or a call holds constant, folded into the biases of the first layers.
+  void schedule(Schedule& schedule) {
+    const int inputs = v_.obs_dim + v_.act_dim, H = v_.hidden;
+    const LayerView& actor = v_.actor[0];
+    for (Step& step : schedule.steps) {
+      float* bias = bump_.take<float>(p_.width);
+      fold(bias, actor.b, actor.w, inputs, step.t, step.log2_steps, 2);
+      step.bias = bias;
+    }
+    float* bias = bump_.take<float>(static_cast<std::size_t>(v_.ensemble) * p_.width);
+    for (int e = 0; e < v_.ensemble && !bump_.counting(); ++e) {
+      const LayerView& critic = v_.critic[0];
+      const std::size_t at = static_cast<std::size_t>(e) * H;
+      fold(bias + static_cast<std::size_t>(e) * p_.width, critic.b + at, critic.w + at * (inputs + 1), inputs,
+           schedule.k, 0, 1);
+    }
+    schedule.critic_bias = bias;
   }
 
   void side(Side& side, const Kernels* kernels) {
@@ -111,31 +123,19 @@ class Packer {
             rows[static_cast<std::size_t>(a) * W + i] = last.w[static_cast<std::size_t>(i) * A + a];
       net.head_rows = rows;
     }
-    float* bias = bump_.take<float>(static_cast<std::size_t>(2 * v_.m_disc - 1) * W);
-    for (int M = 1; M <= v_.m_disc; M *= 2)
-      for (int i = 0; i < M; ++i)
-        fold(bump_.counting() ? nullptr : bias + static_cast<std::size_t>(M - 1 + i) * W, first.b,
-             first.w, O + A, static_cast<double>(i) / M, log2_of(M), 2);
-    net.bias = bias;
     net.obs_w = panels(k, first.w, O, H, side.obs_k, W, split);
     return net;
   }
 
   Net critic(const Kernels& k, const Side& side, int e) {
     const int O = v_.obs_dim, A = v_.act_dim, H = v_.hidden, W = p_.width;
-    const LayerView& first = v_.critic[0];
-    const float* w = first.w + static_cast<std::size_t>(e) * (O + A + 1) * H;
+    const float* w = v_.critic[0].w + static_cast<std::size_t>(e) * (O + A + 1) * H;
     const bool split = k.bf16_activations;
     Net net{};
     net.obs_w = panels(k, w, O, H, side.obs_k, W, split);
     net.in_w = panels(k, w + static_cast<std::size_t>(O) * H, A, H, side.in_k, W, split);
-    float* bias = bump_.take<float>(static_cast<std::size_t>(log2_of(v_.m_disc) + 1) * W);
-    for (int m = 0; m <= log2_of(v_.m_disc); ++m)
-      fold(bump_.counting() ? nullptr : bias + static_cast<std::size_t>(m) * W,
-           first.b + static_cast<std::size_t>(e) * H, w, O + A, 1 << m, 0, 1);
-    net.bias = bias;
-    net.g = row(first.g + static_cast<std::size_t>(e) * H, H, W);
-    net.c = row(first.c + static_cast<std::size_t>(e) * H, H, W);
+    net.g = row(v_.critic[0].g + static_cast<std::size_t>(e) * H, H, W);
+    net.c = row(v_.critic[0].c + static_cast<std::size_t>(e) * H, H, W);
     for (int l = 1; l < v_.depth; ++l) {
       const LayerView& layer = v_.critic[l];
       const std::size_t at = static_cast<std::size_t>(e) * H;
@@ -179,7 +179,6 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     p->hidden = view.hidden;
     p->depth = view.depth;
     p->ensemble = view.ensemble;
-    p->m_disc = view.m_disc;
     p->width = round_up(view.hidden, kWidthAlign);
     p->q_min = view.q_min;
     p->precision = precision;
@@ -190,6 +189,9 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       p->mean.assign(view.obs_mean, view.obs_mean + view.obs_dim);
       p->std.assign(view.obs_std, view.obs_std + view.obs_dim);
     }
+    p->form = *view.form;
+    p->draws = p->form.draws();
+    for (const int steps : p->form.counts) p->schedules.push_back(p->form.schedule(steps));
     p->few_rows = 2;
     const auto lay_out = [&](char* base) {
       Bump bump(base);
@@ -197,6 +199,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       if (many->few != nullptr) packer.side(p->few_side, many->few);
       packer.side(p->many_side, many);
       packer.constants();
+      for (Schedule& schedule : p->schedules) packer.schedule(schedule);
       return bump.used();
     };
     p->pages = Pages(lay_out(nullptr));
@@ -212,7 +215,8 @@ Model::Model(std::unique_ptr<Packed> packed) : packed_(std::move(packed)) {}
 Model::~Model() = default;
 int Model::obs_dim() const noexcept { return packed_->obs_dim; }
 int Model::act_dim() const noexcept { return packed_->act_dim; }
-int Model::m_disc() const noexcept { return packed_->m_disc; }
+int Model::ensemble() const noexcept { return packed_->ensemble; }
+const Form& Model::form() const noexcept { return packed_->form; }
 Precision Model::precision() const noexcept { return packed_->precision; }
 Isa Model::isa() const noexcept { return packed_->isa; }
 

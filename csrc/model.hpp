@@ -14,13 +14,10 @@ struct PackedLayer {
 };
 
 // One actor or one critic. Its first layer is split: obs_w takes the observation (once a call), in_w
-// the partly denoised action or the action; t, log2 M and k are in the bias tables.
+// the partly denoised action or the action; t, log2 M and k are in the schedules' biases.
 struct Net {
   const void* obs_w;
   const void* in_w;
-  // Actor: [M][i][width] for M = 1, 2, 4, ...; i < M: M's tables start at (M - 1) * width.
-  // Critic: [log2 M][width].
-  const float* bias;
   const float *g, *c;  // the first layer's LayerNorm, critic only
   std::vector<PackedLayer> hidden;
   const void* head_w;         // actor: panels [width][head_width]; critic: float [width]
@@ -39,13 +36,22 @@ struct Side {
 };
 
 struct Packed {
-  int obs_dim, act_dim, hidden, depth, ensemble, m_disc;
+  int obs_dim, act_dim, hidden, depth, ensemble;
   int width;  // hidden, padded
   bool q_min;
   Precision precision;
   Isa isa;
   std::vector<float> low, high, mean, std;  // mean and std empty where there is no normaliser
   const float* zero;                        // [width]
+  Form form;
+  int draws;  // the form's
+  std::vector<Schedule> schedules;  // one for each of the form's counts, in their order
+  // Null where the policy does not act with so many steps.
+  const Schedule* schedule(int steps) const {
+    for (const Schedule& each : schedules)
+      if (each.k == steps) return &each;
+    return nullptr;
+  }
   // Calls of at most `few_rows` rows in all read `few`: with tiles, one row is better served by
   // vectors, whose layout differs.
   int few_rows;

@@ -56,6 +56,7 @@ PolicyView PolicyFile::view() const {
   view.m_disc = m_disc_;
   view.m_btt = m_btt_;
   view.q_min = q_min_;
+  view.form = &form_;
   view.action_low = action_low_.data();
   view.action_high = action_high_.data();
   view.obs_mean = obs_mean_.empty() ? nullptr : obs_mean_.data();

@@ -3,7 +3,8 @@
 // The file is safetensors: a u64 length, a JSON header, float32 data; the header's one metadata key
 // `sorl_fast` holds a JSON object with the dimensions and bounds and the SHA-256 of the whole file,
 // its own 64 digits taken as '0'. Whatever the bytes are, loading neither crashes nor holds more than
-// twice their number (and a few KiB), and says which field, which value and which bound failed.
+// twice their number (and a few KiB), and says which field, which value and which bound failed. Refused too is
+// the one form that the Python loader takes and the native runtime does not run, a residual diffusion.
 // As in the Python loader, env has at most 4096 bytes; config is nested at most 60 deep,
 // with at most 256 keys an object and 256 bytes a key.
 #pragma once
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "engine.hpp"
+#include "form.hpp"
 
 namespace sorl {
 
@@ -58,6 +60,7 @@ class PolicyFile {
   int m_disc_ = 0;
   int m_btt_ = 0;
   bool q_min_ = false;
+  Form form_;
   std::string env_;
   std::string sha256_;
   std::vector<float> action_low_;

@@ -20,8 +20,7 @@ namespace {
 #error "policy files hold little-endian floats; this host is big-endian"
 #endif
 
-constexpr std::int64_t kFormat = 1;
-constexpr std::int64_t kMostSteps = 1 << 10;
+constexpr std::int64_t kWithForm = 2;  // the format that has the field `form`; 1 is without
 constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;
@@ -42,13 +41,15 @@ enum Field {
   kFieldActionHigh,
   kFieldObsMean,
   kFieldObsStd,
+  kFieldForm,
   kFieldConfig,
   kFieldSha256,
   kFields
 };
 constexpr std::array<const char*, kFields> kFieldNames = {
-    "format", "obs_dim", "act_dim",    "hidden",      "depth",    "ensemble", "m_disc", "m_btt",
-    "q_agg",  "env",     "action_low", "action_high", "obs_mean", "obs_std",  "config", "sha256"};
+    "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt", "q_agg",
+    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "config", "sha256"};
+constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
 
 /// Text from the file as it may stand in a message: short, and harmless to a terminal.
 std::string quoted(const std::string& text) {
@@ -88,7 +89,7 @@ class PolicyParser {
 
   bool run(PolicyFile::Digest digest) {
     return envelope() && find_metadata() && index_metadata() &&
-           digest_matches(digest) && dimensions() && bounds() && tensors() && offsets() && weights();
+           digest_matches(digest) && form() && dimensions() && bounds() && tensors() && offsets() && weights();
   }
 
   const std::string& message() const { return message_; }
@@ -97,8 +98,7 @@ class PolicyParser {
   char* bytes() const { return reinterpret_cast<char*>(policy_.storage_.get()); }
   json::Reader header() const { return {bytes() + kPrefix, header_size_}; }
 
-  bool refuse(const std::string& what,
-              const char* remedy = "It is damaged or was not written by sorl-fast: save the policy again.") {
+  bool refuse(const std::string& what, const char* remedy = kSaveAgain) {
     message_ = name_ + ": " + what + ". " + remedy;
     return false;
   }
@@ -172,7 +172,9 @@ class PolicyParser {
     if (!reader.object(member) || !reader.finish()) return refuse_json("metadata", reader);
     // Another format may have other fields, so it is looked at first.
     if (seen[kFieldFormat] && !format()) return false;
+    if (seen[kFieldForm] && !has_form_ && unknown_.empty()) unknown_ = quoted(kFieldNames[kFieldForm]);
     for (std::size_t field = 0; field < kFields; ++field) {
+      if (field == kFieldForm && !has_form_) continue;
       if (!seen[field]) return refuse("the metadata lacks the field " + std::string(kFieldNames[field]));
     }
     if (!unknown_.empty()) return refuse("the metadata has the unknown field " + unknown_);
@@ -189,10 +191,10 @@ class PolicyParser {
   bool format() {
     json::Reader reader = at(kFieldFormat);
     std::int64_t value = 0;
-    if (!reader.integer(value)) return refuse_field(kFieldFormat, "no integer", std::to_string(kFormat));
-    if (value == kFormat) return true;
-    return refuse("format is " + std::to_string(value) + ", but this version reads " +
-                      std::to_string(kFormat),
+    if (!reader.integer(value)) return refuse_field(kFieldFormat, "no integer", "1 or 2");
+    has_form_ = value == kWithForm;
+    if (has_form_ || value == 1) return true;
+    return refuse("format is " + std::to_string(value) + ", but this version reads 1 or 2",
                   "Install a sorl-fast that reads that format, or save the policy with this one.");
   }
 
@@ -221,14 +223,25 @@ class PolicyParser {
                   "The file was changed or damaged after it was saved: copy or save it again.");
   }
 
+  bool form() {
+    if (!has_form_) return true;
+    std::string error;
+    const char* remedy = nullptr;
+    return parse_form(at(kFieldForm), policy_.form_, error, remedy) ||
+           refuse(error, remedy != nullptr ? remedy : kSaveAgain);
+  }
+
   // A dimension beyond the number of floats in the file cannot be true; refused before it is used.
-  bool dimension(Field field, int& out) {
+  bool dimension(Field field, int& out, int least = 1) {
     const auto most = static_cast<std::int64_t>(std::min<std::uint64_t>(
         data_size_ / sizeof(float), static_cast<std::uint64_t>(std::numeric_limits<int>::max() / 4)));
     json::Reader reader = at(field);
     std::int64_t value = 0;
-    if (!reader.integer(value)) return refuse_field(field, "no integer", "an integer of at least 1");
-    if (value < 1) return refuse_field(field, std::to_string(value), "an integer of at least 1");
+    const bool read = reader.integer(value);
+    if (!read || value < least) {
+      return refuse_field(field, read ? std::to_string(value) : "no integer",
+                          "an integer of at least " + std::to_string(least));
+    }
     if (value > most) {
       return refuse_field(field, std::to_string(value),
                           "at most " + std::to_string(most) + ", the floats that the file holds");
@@ -249,12 +262,28 @@ class PolicyParser {
     return true;
   }
 
+  // A form has its own step counts, may do without critics, and counts its noise in a word that A shares.
+  bool of_a_form() {
+    if (!has_form_) {
+      policy_.form_ = Form::shortcut(policy_.m_disc_);
+      return true;
+    }
+    for (const auto& [field, value] : {std::pair{kFieldMDisc, policy_.m_disc_}, {kFieldMBtt, policy_.m_btt_}}) {
+      if (value != 1) {
+        return refuse_field(field, std::to_string(value), "1 where there is a form, which has its own step counts");
+      }
+    }
+    return policy_.form_.draws() == 1 || policy_.act_dim_ < kMostNoisyAct ||
+           refuse_field(kFieldActDim, std::to_string(policy_.act_dim_),
+                        "below " + std::to_string(kMostNoisyAct) + " where later steps add noise");
+  }
+
   bool dimensions() {
     return dimension(kFieldObsDim, policy_.obs_dim_) && dimension(kFieldActDim, policy_.act_dim_) &&
            dimension(kFieldHidden, policy_.hidden_) && dimension(kFieldDepth, policy_.depth_) &&
-           dimension(kFieldEnsemble, policy_.ensemble_) &&
+           dimension(kFieldEnsemble, policy_.ensemble_, has_form_ ? 0 : 1) &&
            power_of_two(kFieldMDisc, kMostSteps, policy_.m_disc_) &&
-           power_of_two(kFieldMBtt, policy_.m_disc_, policy_.m_btt_) && q_agg() && env() &&
+           power_of_two(kFieldMBtt, policy_.m_disc_, policy_.m_btt_) && of_a_form() && q_agg() && env() &&
            first_layer_fits();
   }
 
@@ -275,6 +304,11 @@ class PolicyParser {
     return refuse_field(kFieldEnv, "malformed", "a string of at most 4096 bytes");
   }
 
+  // actor w, b of each layer; critic w, b of each, g, c of all but the last.
+  std::uint64_t count_tensors(std::uint64_t depth) const {
+    return policy_.ensemble_ == 0 ? 2 * depth + 2 : 6 * depth + 4;
+  }
+
   // So much that the arrays of bounds() and the table of tensors() stay smaller than the file.
   bool first_layer_fits() {
     const std::uint64_t floats = data_size_ / sizeof(float);
@@ -287,7 +321,7 @@ class PolicyParser {
     }
     constexpr std::uint64_t kLeastEntry = sizeof "\"actor/0/w\":{\"dtype\":\"F32\",\"shape\":[1],"
                                                  "\"data_offsets\":[0,4]}";
-    if ((6 * layers + 4) * kLeastEntry > header_size_) {
+    if (count_tensors(layers) * kLeastEntry > header_size_) {
       return refuse("depth is " + std::to_string(layers) + ", more layers than its header names");
     }
     return true;
@@ -360,14 +394,14 @@ class PolicyParser {
     const std::int64_t H = policy_.hidden_;
     const std::int64_t E = policy_.ensemble_;
     const int depth = policy_.depth_;
-    tensors_.reserve(static_cast<std::size_t>(6) * static_cast<std::size_t>(depth) + 4);
+    tensors_.reserve(count_tensors(static_cast<std::uint64_t>(depth)));
     for (int i = 0; i <= depth; ++i) {
       const std::int64_t in = i == 0 ? O + A + 2 : H;  // observation, z, t, log2(1/h)
       const std::int64_t out = i == depth ? A : H;
       tensors_.push_back({{in, out, 0}, 2});
       tensors_.push_back({{out, 0, 0}, 1});
     }
-    for (int i = 0; i <= depth; ++i) {
+    for (int i = 0; E != 0 && i <= depth; ++i) {
       const std::int64_t in = i == 0 ? O + A + 1 : H;  // observation, action, k
       const std::int64_t out = i == depth ? 1 : H;
       tensors_.push_back({{E, in, out}, 3});
@@ -497,7 +531,7 @@ class PolicyParser {
     const auto layers = static_cast<std::size_t>(policy_.depth_) + 1;
     policy_.actor_.reserve(layers);
     policy_.critic_.reserve(layers);
-    for (std::size_t i = 0; i < 2 * layers; ++i) {
+    for (std::size_t i = 0; next < tensors_.size(); ++i) {
       const bool critic = i >= layers;
       const bool last = i + 1 == layers || i + 1 == 2 * layers;
       const std::array<std::int64_t, 3>& shape = tensors_[next].shape;
@@ -531,6 +565,7 @@ class PolicyParser {
   std::size_t header_size_ = 0;
   std::size_t data_size_ = 0;
   std::string metadata_;
+  bool has_form_ = false;
   std::array<std::size_t, kFields> position_{};
   std::array<json::Kind, kFields> kind_{};
   std::string unknown_;

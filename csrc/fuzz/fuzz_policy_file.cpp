@@ -19,23 +19,42 @@ void all_finite(const float* values, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) require(std::isfinite(values[i]));
 }
 
+void check(const sorl::Form& form) {
+  require(!form.counts.empty() && form.counts.size() <= sorl::kMostCounts && form.draws() <= sorl::kMostNoisy + 1);
+  require(std::isfinite(form.temperature) && form.temperature >= 0 && form.noise_scale >= 0);
+  require(form.noise_clip > 0 && form.clip > 0);
+  for (const int steps : form.counts) {
+    require(steps >= 1 && steps <= sorl::kMostSteps);
+    const sorl::Schedule schedule = form.schedule(steps);
+    require(schedule.k == steps && schedule.steps.size() == static_cast<std::size_t>(steps));
+    for (const sorl::Step& step : schedule.steps) {
+      require(std::isfinite(step.t) && std::isfinite(step.log2_steps) && std::isfinite(step.a) && std::isfinite(step.b));
+      require(std::isfinite(step.s) && step.s >= 0 && (step.s == 0 || step.draw < form.draws()));
+    }
+  }
+}
+
 // Reads every float that the view offers: the address sanitizer sees a wrong bound.
 void check(const sorl::PolicyView& view) {
   require(view.obs_dim >= 1 && view.act_dim >= 1 && view.hidden >= 1 && view.depth >= 1);
-  require(view.ensemble >= 1 && view.m_disc >= 1 && view.m_btt >= 1 && view.m_btt <= view.m_disc);
+  require(view.ensemble >= 0 && view.m_disc >= 1 && view.m_btt >= 1 && view.m_btt <= view.m_disc);
+  check(*view.form);
+  require(view.ensemble >= 1 || view.form->kind != sorl::Form::Kind::shortcut);
+  require(view.form->draws() == 1 || view.act_dim < sorl::kMostNoisyAct);
   require((view.m_disc & (view.m_disc - 1)) == 0 && (view.m_btt & (view.m_btt - 1)) == 0);
   const auto E = static_cast<std::size_t>(view.ensemble);
   for (int i = 0; i <= view.depth; ++i) {
     const sorl::LayerView& actor = view.actor[i];
-    const sorl::LayerView& critic = view.critic[i];
     require(actor.in == (i == 0 ? view.obs_dim + view.act_dim + 2 : view.hidden));
-    require(critic.in == (i == 0 ? view.obs_dim + view.act_dim + 1 : view.hidden));
     require(actor.out == (i == view.depth ? view.act_dim : view.hidden));
-    require(critic.out == (i == view.depth ? 1 : view.hidden));
     const auto actor_out = static_cast<std::size_t>(actor.out);
-    const std::size_t critic_out = E * static_cast<std::size_t>(critic.out);
     all_finite(actor.w, static_cast<std::size_t>(actor.in) * actor_out);
     all_finite(actor.b, actor_out);
+    if (E == 0) continue;
+    const sorl::LayerView& critic = view.critic[i];
+    require(critic.in == (i == 0 ? view.obs_dim + view.act_dim + 1 : view.hidden));
+    require(critic.out == (i == view.depth ? 1 : view.hidden));
+    const std::size_t critic_out = E * static_cast<std::size_t>(critic.out);
     all_finite(critic.w, static_cast<std::size_t>(critic.in) * critic_out);
     all_finite(critic.b, critic_out);
     require((critic.g != nullptr) == (i < view.depth) && (critic.c != nullptr) == (i < view.depth));

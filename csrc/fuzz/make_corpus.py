@@ -20,17 +20,19 @@ def policy(
     H: int = 1,
     D: int = 1,
     E: int = 1,
+    form: dict[str, Any] | None = None,
     config_text: bytes = b"{}",
     ends_there: bool = False,
     **changes: Any,
 ) -> bytes:
-    """Return a policy file of random weights.
+    """Return a policy file of random weights, of format 2 where there is a form; E = 0: without critics.
 
     `changes` replace metadata fields; `config_text` stands where the configuration would, JSON or not,
     and the metadata may end there.
     """
     shapes: dict[str, list[int]] = {}
-    for network, inputs, outputs in (("actor", O + A + 2, A), ("critic", O + A + 1, 1)):
+    networks = [("actor", O + A + 2, A), ("critic", O + A + 1, 1)]
+    for network, inputs, outputs in networks if E else networks[:1]:
         axis = [E] if network == "critic" else []
         widths = [inputs, *[H] * D, outputs]
         for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
@@ -48,13 +50,13 @@ def policy(
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     meta = {
-        "format": 1,
+        "format": 1 if form is None else 2,
         "obs_dim": O,
         "act_dim": A,
         "hidden": H,
         "depth": D,
         "ensemble": E,
-        "m_disc": 2,
+        "m_disc": 2 if form is None else 1,
         "m_btt": 1,
         "q_agg": "mean",
         "env": "e",
@@ -62,6 +64,7 @@ def policy(
         "action_high": [1.0] * A,
         "obs_mean": None,
         "obs_std": None,
+        **({} if form is None else {"form": form}),
         "config": "CONFIG",
         "sha256": "0" * 64,
     }
@@ -122,6 +125,44 @@ JSON = (
 JSON_ENDS = (b"", b"{", b'{"a":"b', b'{"a":"\\', b'{"a":"\\u00')
 
 
+# A form of each kind, and some that stand at a bound.
+ONE_STEP = {"reads_noise": False, "temperature": 0.5, "noise_scale": 0.2, "noise_clip": 0.5}
+DIFFUSION = {
+    "kind": "diffusion",
+    "times": [0.9, 0.4, 0],
+    "z_scales": [1.5, 1.25, 1.0],
+    "v_scales": [-0.5, -0.25, -1e-3],
+    "noise_scales": [0.5, 0.0, 0.0],
+    "clip": 1.0,
+    "temperature": 1.0,
+    "blocks": 0,
+    "frequencies": 0,
+}
+FORMS: dict[str, dict[str, Any]] = {
+    "euler": {"kind": "euler", "counts": [3, 10]},
+    "euler most": {"kind": "euler", "counts": [*range(1014, 1025)]},
+    "euler too many": {"kind": "euler", "counts": [*range(1, 13)]},
+    "direct": {"kind": "direct", **ONE_STEP},
+    "direct reading": {
+        "kind": "direct",
+        "reads_noise": True,
+        "temperature": 0,
+        "noise_scale": 1.0,
+        "noise_clip": None,
+    },
+    "tanh": {"kind": "tanh", **ONE_STEP},
+    "diffusion": DIFFUSION,
+    "diffusion free": DIFFUSION | {"clip": None},
+    "diffusion uneven": DIFFUSION | {"z_scales": [1.0]},
+    "residual": DIFFUSION | {"blocks": 1, "frequencies": 1},
+    "half residual": DIFFUSION | {"blocks": 1},
+    "kind unknown": {"kind": "sac"},
+    "field missing": {"kind": "euler"},
+    "field unknown": {"kind": "euler", "counts": [1], "colour": 1},
+    "field of another": {"kind": "euler", "counts": [1], "clip": None},
+}
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
@@ -138,6 +179,10 @@ def seeds() -> dict[str, bytes]:
         "cut": good[: len(good) // 2],
         "empty": b"",
         "weights": struct.pack("<Q", 2) + b"{}",
+        **{name: policy(form=form) for name, form in FORMS.items()},
+        "without critics": policy(A=2, E=0, form=FORMS["diffusion"]),
+        "form null": policy(format=2, m_disc=1, form=None),
+        "form with steps": policy(form=FORMS["direct"], m_disc=2),
         "not UTF-8": struct.pack("<Q", 4) + b'{"\xff"',
         **{f"json {i}": policy(config_text=text) for i, text in enumerate(JSON)},
         **{

@@ -199,6 +199,7 @@ Kernels make() {
   k.input = input_bf16;
   k.dense = dense;
   k.norm = norm<V, StoreBf16>;
+  k.tanh = tanh<V>;
   k.normals = philox_normals;
   k.enter = enter;
   k.leave = leave;

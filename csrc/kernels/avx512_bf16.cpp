@@ -105,6 +105,7 @@ Kernels make() {
   k.input = input_bf16;
   k.dense = dense;
   k.norm = norm<V, StoreBf16>;
+  k.tanh = tanh<V>;
   k.normals = philox_normals;
   return k;
 }

@@ -48,13 +48,9 @@ inline std::uint32_t to_bf16(float x) {
   return (u + 0x7FFF + ((u >> 16) & 1)) >> 16;
 }
 
-// GELU, tanh form, as x / (1 + 2^(-2 log2(e) sqrt(2/pi) (x + 0.044715 x^3))): one exponential, one
-// reciprocal, relative error about 2e-7. The clamp keeps the reciprocal of a huge sum from a NaN;
-// a NaN in x comes back out through the last product.
+// 2^e, e clamped: of a NaN a number, of what is huge no infinity.
 template <class V>
-inline typename V::f gelu(typename V::f x) {
-  const auto square = V::mul(x, x);
-  auto e = V::mul(x, V::fma(square, V::set(-0.10294324f), V::set(-2.3022082f)));
+inline typename V::f exp2(typename V::f e) {
   e = V::clamp(e);
   const auto n = V::round(e), f = V::sub(e, n);
   auto p = V::set(0.00015345813f);
@@ -64,7 +60,27 @@ inline typename V::f gelu(typename V::f x) {
   p = V::fma(p, f, V::set(0.24022646f));
   p = V::fma(p, f, V::set(0.69314718f));
   p = V::fma(p, f, V::set(1.0f));
-  return V::mul(x, V::recip(V::add(V::scale(p, n), V::set(1.0f))));
+  return V::scale(p, n);
+}
+
+// GELU, tanh form, as x / (1 + 2^(-2 log2(e) sqrt(2/pi) (x + 0.044715 x^3))): one exponential, one
+// reciprocal, relative error about 2e-7. The clamp keeps the reciprocal of a huge sum from a NaN;
+// a NaN in x comes back out through the last product.
+template <class V>
+inline typename V::f gelu(typename V::f x) {
+  const auto square = V::mul(x, x);
+  const auto e = V::mul(x, V::fma(square, V::set(-0.10294324f), V::set(-2.3022082f)));
+  return V::mul(x, V::recip(V::add(exp2<V>(e), V::set(1.0f))));
+}
+
+// tanh as 1 - 2 / (1 + 2^(2 log2(e) x)), to 3e-7. What is not finite comes out as a NaN, through the last product.
+template <class V>
+inline void tanh(float* x, int n) noexcept {
+  for (int i = 0; i < n; i += V::W) {
+    const auto v = V::load(x + i);
+    const auto rest = V::recip(V::add(exp2<V>(V::mul(v, V::set(2.8853901f))), V::set(1.0f)));
+    V::store(x + i, V::fma(v, V::zero(), V::fma(rest, V::set(-2.0f), V::set(1.0f))));
+  }
 }
 
 // Weights in fp32: a panel row is panel_vectors vectors.

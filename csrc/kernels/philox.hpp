@@ -94,7 +94,8 @@ inline void box_muller(const std::uint32_t* w0, const std::uint32_t* w1, float* 
 
 // Normals of rows first .. first + count - 1 of the linear index row * candidates + candidate.
 inline void philox_normals(std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
-                           int candidates, int act_dim, int first, int count, float* z) noexcept {
+                           int candidates, int act_dim, int first, int count, int draw, float* z) noexcept {
+  const std::uint32_t drawn = static_cast<std::uint32_t>(draw) << 24;
   const int quads = (act_dim + 3) / 4;
   const std::int64_t blocks = static_cast<std::int64_t>(count) * quads;
   int row = first / candidates, candidate = first % candidates, quad = 0;
@@ -106,7 +107,7 @@ inline void philox_normals(std::uint64_t seed, std::uint32_t call, std::uint32_t
     int keep[kLanes];
     const int live = blocks - done < kLanes ? static_cast<int>(blocks - done) : kLanes;
     for (int l = 0; l < kLanes; ++l) {
-      block.w[0][l] = static_cast<std::uint32_t>(quad);
+      block.w[0][l] = drawn + static_cast<std::uint32_t>(quad);
       block.w[1][l] = static_cast<std::uint32_t>(candidate);
       block.w[2][l] = static_cast<std::uint32_t>(row) + row_offset;
       block.w[3][l] = call;

@@ -23,6 +23,7 @@ Kernels table(Isa isa, int block_rows) {
   k.dense = Layer<V, Weights>::run;
   k.norm = norm<V, StoreF32<V>>;
   k.head = head<V>;
+  k.tanh = tanh<V>;
   k.normals = philox_normals;
   return k;
 }

@@ -21,7 +21,21 @@ struct Spec {
   int m_disc = 8;
   bool q_min = false;
   bool normaliser = true;
+  std::string form = "";  // JSON; none: a shortcut's, of format 1
 };
+
+// A form of each kind that the native runtime runs.
+inline const std::string kEuler = "{\"kind\":\"euler\",\"counts\":[3,10]}";
+inline const std::string kDirect =
+    "{\"kind\":\"direct\",\"reads_noise\":false,\"temperature\":0.5,\"noise_scale\":0.75,\"noise_clip\":0.25}";
+inline const std::string kReading =
+    "{\"kind\":\"direct\",\"reads_noise\":true,\"temperature\":0,\"noise_scale\":1.0,\"noise_clip\":null}";
+inline const std::string kTanh =
+    "{\"kind\":\"tanh\",\"reads_noise\":false,\"temperature\":0.0,\"noise_scale\":0.2,\"noise_clip\":null}";
+inline const std::string kDiffusion =
+    "{\"kind\":\"diffusion\",\"times\":[0.75,0.5,0.25,0],\"z_scales\":[2.0,1.5,1.25,1],"
+    "\"v_scales\":[-0.75,-0.5,-0.25,-0.1],\"noise_scales\":[0.5,0,0.25,0.0],\"clip\":1.5,\"temperature\":1.0,"
+    "\"blocks\":0,\"frequencies\":0}";
 
 /// The parts of a policy file before they are joined; tests change them.
 struct Parts {
@@ -64,7 +78,7 @@ inline Parts make_parts(const Spec& s) {
     add(layer + "w", {in, out}, 0, bound(in, out));
     add(layer + "b", {out}, 0, 0.1f);
   }
-  for (int i = 0; i <= s.depth; ++i) {
+  for (int i = 0; s.ensemble != 0 && i <= s.depth; ++i) {
     const std::string layer = "critic/" + std::to_string(i) + "/";
     const long in = i == 0 ? s.obs_dim + s.act_dim + 1 : s.hidden;
     const long out = i == s.depth ? 1 : s.hidden;
@@ -79,16 +93,17 @@ inline Parts make_parts(const Spec& s) {
     for (int i = 0; i < count; ++i) out += (i != 0 ? "," : "") + std::string(value);
     return out + "]";
   };
-  parts.metadata = "{\"format\":1,\"obs_dim\":" + std::to_string(s.obs_dim) +
+  const bool formed = !s.form.empty();
+  parts.metadata = std::string("{\"format\":") + (formed ? "2" : "1") + ","\"obs_dim\":" + std::to_string(s.obs_dim) +
                    ",\"act_dim\":" + std::to_string(s.act_dim) +
                    ",\"hidden\":" + std::to_string(s.hidden) + ",\"depth\":" + std::to_string(s.depth) +
                    ",\"ensemble\":" + std::to_string(s.ensemble) +
-                   ",\"m_disc\":" + std::to_string(s.m_disc) + ",\"m_btt\":1,\"q_agg\":\"" +
+                   ",\"m_disc\":" + std::to_string(formed ? 1 : s.m_disc) + ",\"m_btt\":1,\"q_agg\":\"" +
                    (s.q_min ? "min" : "mean") + "\",\"env\":\"test-v0\",\"action_low\":" +
                    repeat("-1.0", s.act_dim) + ",\"action_high\":" + repeat("0.75", s.act_dim) +
                    ",\"obs_mean\":" + (s.normaliser ? repeat("0.25", s.obs_dim) : "null") +
                    ",\"obs_std\":" + (s.normaliser ? repeat("1.5", s.obs_dim) : "null") +
-                   ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
+                   (formed ? ",\"form\":" + s.form : "") + ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
                    std::string(64, '0') + "\"}";
   return parts;
 }

@@ -34,6 +34,7 @@ __attribute__((noinline)) void operator delete(void* p, std::size_t) noexcept { 
 
 static_assert(noexcept(sorl_act(nullptr, nullptr, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr)), "");
 static_assert(noexcept(sorl_session_reset(nullptr)) && noexcept(sorl_last_status(nullptr)), "");
+static_assert(noexcept(sorl_session_set_temperature(nullptr, 0)) && noexcept(sorl_policy_steps(nullptr, 0)), "");
 static_assert(noexcept(sorl_policy_load(nullptr, nullptr, nullptr, 0)), "");
 static_assert(noexcept(sorl_session_create(nullptr, nullptr, nullptr, nullptr, 0)), "");
 
@@ -62,6 +63,60 @@ void facts() {
   CHECK(sorl_policy_ensemble(policy.get()) == 2);
   CHECK(policy.action_low()[2] == -1 && policy.action_high()[2] == 0.75f);
   CHECK(std::strcmp(policy.env(), "test-v0") == 0 && std::strlen(policy.sha256()) == 64);
+  CHECK(std::strcmp(policy.form(), "shortcut") == 0 && policy.draws() == 1 && policy.default_steps() == 1);
+  CHECK(policy.steps(3) == 8 && policy.steps(4) == 0 && policy.steps(-1) == 0 && policy.temperature() == 0);
+}
+
+void forms() {
+  const float obs[4] = {0.1f, -0.2f, 0.3f, 0.4f};
+  const auto of = [](const std::string& form, int ensemble = 2) {
+    return make({4, 3, 16, 2, ensemble, 8, false, true, form});
+  };
+  const struct {
+    std::string form;
+    const char* name;
+    int first, last, draws;
+    float temperature;
+    bool has_temperature;
+  } cases[] = {{kEuler, "euler", 3, 10, 1, 0, false},
+               {kDirect, "direct", 1, 1, 1, 0.5f, true},
+               {kReading, "direct", 1, 1, 1, 0, false},
+               {kTanh, "tanh", 1, 1, 1, 0, true},
+               {kDiffusion, "diffusion", 4, 4, 4, 1, true}};
+  for (const auto& c : cases) {
+    const Policy policy = of(c.form);
+    CHECK(std::strcmp(policy.form(), c.name) == 0 && policy.draws() == c.draws);
+    CHECK(policy.default_steps() == c.first && policy.max_steps() == c.last && policy.steps(0) == c.first);
+    CHECK(policy.temperature() == c.temperature);
+    Session session(policy);
+    float own[3], hot[3], again[3];
+    CHECK((session.act(obs, own, c.last, 1, 1, 0) & ~SORL_STATUS_CLIPPED) == 0);
+    CHECK(session.act(obs, hot, c.last + 1, 1, 1, 0) == SORL_ERROR_STEPS);
+    for (const float bad : {-1.0f, kNan, kInf}) CHECK(session.set_temperature(bad) == SORL_ERROR_ARGUMENT);
+    CHECK(session.set_temperature(0.25f) == (c.has_temperature ? SORL_OK : SORL_ERROR_ARGUMENT));
+    session.act(obs, hot, c.last, 1, 1, 0);
+    CHECK((std::memcmp(own, hot, sizeof own) != 0) == c.has_temperature);
+    session.set_temperature(c.temperature);
+    session.act(obs, again, c.last, 1, 1, 0);
+    CHECK(std::memcmp(own, again, sizeof own) == 0);
+
+    const Policy alone = of(c.form, 0);
+    CHECK(sorl_policy_ensemble(alone.get()) == 0);
+    Session uncritical(alone);
+    float q = 0;
+    std::int32_t candidate = -1;
+    CHECK((sorl_act(uncritical.get(), obs, 1, c.last, 1, 1, 0, 0, nullptr, again, &candidate, &q, nullptr) &
+           ~SORL_STATUS_CLIPPED) == 0);
+    CHECK(std::isnan(q) && candidate == 0 && std::memcmp(own, again, sizeof own) == 0);
+    CHECK(uncritical.act(obs, again, c.last, 2, 1, 0) == SORL_ERROR_ARGUMENT);
+    Options options;
+    options.max_candidates = 2;
+    char text[256] = "";
+    sorl_session* none = nullptr;
+    CHECK(sorl_session_create(alone.get(), &options, &none, text, sizeof text) == SORL_ERROR_ARGUMENT);
+    CHECK(std::strstr(text, "max_candidates is 2, but must be 1: this policy has no critic") != nullptr);
+  }
+  CHECK(sorl_session_set_temperature(nullptr, 1) == SORL_ERROR_ARGUMENT);
 }
 
 void load_errors() {
@@ -321,6 +376,7 @@ void lifetimes() {
 
 int main() {
   facts();
+  forms();
   load_errors();
   session_errors();
   other_versions();

@@ -175,9 +175,29 @@ void known_noise(const sorl::Kernels& kernels) {
                {0x123456789ABCDEF, 1000, 255, 7, 20, 1.69432044}};
   for (const auto& k : known) {
     std::vector<float> z(size(k.component) + 1);
-    kernels.normals(k.seed, k.call, k.row, k.candidate + 1, k.component + 1, k.candidate, 1, z.data());
+    kernels.normals(k.seed, k.call, k.row, k.candidate + 1, k.component + 1, k.candidate, 1, 0, z.data());
     CHECK(std::fabs(static_cast<double>(z.back()) - k.normal) <= 5e-7);
   }
+}
+
+// tanh, in place over whole panels: to 3e-7, and of what is not finite nothing finite.
+void tanh_is_close(const sorl::Kernels& kernels) {
+  const int n = 4096 * kernels.panel;
+  std::vector<float> x(size(n));
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double u = 2 * static_cast<double>(i) / static_cast<double>(x.size() - 1) - 1;  // dense at 0, to +-2000
+    x[i] = static_cast<float>(std::copysign(std::pow(std::fabs(u), 5), u) * 2000);
+  }
+  const float odd[] = {0.0f, -0.0f, 1e-41f, 3.4e38f, -3.4e38f};
+  std::copy(std::begin(odd), std::end(odd), x.begin());
+  std::vector<float> y = x;
+  kernels.tanh(y.data(), n);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    CHECK(std::fabs(static_cast<double>(y[i]) - std::tanh(static_cast<double>(x[i]))) <= 3e-7);
+  const float bad[] = {INFINITY, -INFINITY, NAN};
+  std::copy(std::begin(bad), std::end(bad), x.begin());
+  kernels.tanh(x.data(), kernels.panel);
+  for (std::size_t i = 0; i < size(kernels.panel); ++i) CHECK((i < 3) == !std::isfinite(x[i]));
 }
 
 }  // namespace
@@ -191,7 +211,10 @@ int main() {
   const std::vector<Case> of_papers = {{1, 8, 1}, {1, 2, 8}, {1, 1, 64}, {40, 1, 1}};
   for (const int precision : {SORL_PRECISION_FP32, SORL_PRECISION_BF16, SORL_PRECISION_INT8}) {
     const auto p = static_cast<sorl::Precision>(precision);
-    for (const sorl::Isa isa : sorl::available_isas(p)) known_noise(*sorl::find_kernels(isa, p));
+    for (const sorl::Isa isa : sorl::available_isas(p)) {
+      known_noise(*sorl::find_kernels(isa, p));
+      tanh_is_close(*sorl::find_kernels(isa, p));
+    }
   }
   double worst[3] = {0, 0, 0};
   std::string ran;

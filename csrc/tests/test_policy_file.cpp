@@ -219,8 +219,10 @@ void metadata_fields() {
     refused(with(key + value + ",", ""), std::string("lacks the field ") + field);
     refused(with(key + value, key + value + "," + key + value), std::string(field) + " stands twice");
   }
-  refused(with("\"format\":1", "\"format\":2"), "format is 2, but this version reads 1");
-  refused(with("\"format\":1", "\"format\":2,\"novel\":3"), "format is 2");
+  refused(with("\"format\":1", "\"format\":3"), "format is 3, but this version reads 1 or 2");
+  refused(with("\"format\":1", "\"format\":3,\"novel\":3"), "format is 3");
+  refused(with("\"format\":1", "\"format\":2"), "lacks the field form");
+  refused(with("\"config\"", "\"form\":{},\"config\""), "unknown field \"form\"");
   refused(with("\"obs_dim\":3", "\"obs_dim\":4"), "obs_mean");
   refused(with("\"act_dim\":2", "\"act_dim\":1"), "action_low");
   refused(with("\"hidden\":5", "\"hidden\":6"), "tensor actor/0/w");
@@ -271,6 +273,63 @@ void metadata_fields() {
   refused(join(parts), "sha256 is 1111");
   parts.metadata = replaced(good.metadata, zeros, "\\u0061" + std::string(63, '2'));
   refused(join(parts), "written with escapes");
+}
+
+// Of format 2. Every value of VALUES is in tests/native/test_loader.py: here that messages name the field.
+void forms() {
+  using Kind = sorl::Form::Kind;
+  const auto spec = [](const std::string& form, int ensemble = 2) {
+    return Spec{3, 2, 5, 2, ensemble, 8, false, true, form};
+  };
+  const auto loaded = [&](const std::string& form, Kind kind, const std::vector<int>& counts, int draws) {
+    for (const int ensemble : {0, 2}) {
+      const PolicyFile::Result result = parse(make_policy(spec(form, ensemble)));
+      if (!result.policy) std::fprintf(stderr, "%s\n", result.message.c_str());
+      CHECK(result.outcome == Outcome::loaded);
+      const sorl::PolicyView view = result.policy->view();
+      CHECK(view.ensemble == ensemble && view.m_disc == 1 && view.m_btt == 1);
+      CHECK(view.form->kind == kind && view.form->counts == counts && view.form->draws() == draws);
+    }
+  };
+  loaded(kEuler, Kind::euler, {3, 10}, 1);
+  loaded(kDirect, Kind::direct, {1}, 1);
+  loaded(kReading, Kind::direct, {1}, 1);
+  loaded(kTanh, Kind::tanh, {1}, 1);
+  loaded(kDiffusion, Kind::diffusion, {4}, 4);
+  loaded(replaced(kDiffusion, "0.25,0.0]", "0.0,0.0]"), Kind::diffusion, {4}, 2);
+  loaded(replaced(kDiffusion, "[0.5,0,0.25,0.0]", "[0,0,0,-0.0]"), Kind::diffusion, {4}, 1);
+  loaded(replaced(kDiffusion, "1.5,\"temp", "null,\"temp"), Kind::diffusion, {4}, 4);
+  const auto wrong = [&](const std::string& form, const std::string& from, const std::string& to,
+                         const std::string& expected) {
+    refused(make_policy(spec(replaced(form, from, to))), expected);
+  };
+  for (const char* bad : {"[]", "null", "3", "[0]", "[3,3]", "[3,1025]", "[3.0]", "[1,2,3,4,5,6,7,8,9,10,11,12]"})
+    wrong(kEuler, "[3,10]", bad, "form counts is ");
+  wrong(kEuler, "\"counts\"", "\"clip\"", "form counts is missing");
+  wrong(kEuler, "[3,10]", "[3,10],\"clip\":null", "form clip is there, but must be absent");
+  wrong(kEuler, "[3,10]", "[3,10],\"colour\":1", "form has a field that no form of the kind euler has");
+  wrong(kEuler, "[3,10]", "[3,10],\"counts\":[3]", "stands twice");
+  wrong(kEuler, "\"euler\"", "\"sac\"", "form kind is none of them");
+  wrong(kEuler, kEuler, "[1]", "form is no object");
+  wrong(kDirect, "false", "0", "form reads_noise is neither");
+  wrong(kDirect, "false", "true", "form temperature is not 0, but must be 0 where reads_noise is true");
+  for (const char* bad : {"-0.5", "null", "1e39", "\"1\"", "true", "-1e-60"})
+    wrong(kDirect, "0.75", bad, "form noise_scale is wrong, but must be a finite float32 number of at least 0");
+  for (const char* bad : {"0", "-1", "1e-60", "true"})
+    wrong(kDirect, "0.25", bad, "form noise_clip is wrong, but must be null, or");
+  wrong(kDiffusion, "[0.75,0.5,0.25,0]", "[]", "form times is a list of 0");
+  wrong(kDiffusion, "[2.0,1.5,1.25,1]", "[2.0]", "form z_scales is a list of 1, but must be a list of 4 numbers");
+  wrong(kDiffusion, "[0.5,0,", "[0.5,-1,", "form noise_scales is wrong");
+  wrong(kDiffusion, "\"blocks\":0", "\"blocks\":65", "form blocks is 65, but must be an integer from 0 to 64");
+  wrong(kDiffusion, "\"blocks\":0", "\"blocks\":1", "form frequencies is 0");
+  wrong(kDiffusion, "\"blocks\":0,\"frequencies\":0", "\"blocks\":1,\"frequencies\":2",
+        "the native runtime does not run. Act with it from Python: backend numpy or torch.");
+  Parts parts = make_parts(spec(kEuler));
+  parts.metadata = replaced(parts.metadata, "\"m_disc\":1", "\"m_disc\":2");
+  refused(join(parts), "m_disc is 2, but must be 1 where there is a form");
+  parts = make_parts(spec(kEuler, 0));
+  parts.metadata = replaced(parts.metadata, "\"ensemble\":0", "\"ensemble\":1");
+  refused(join(parts), "the tensor critic/0/w is missing");
 }
 
 void tensor_entries() {
@@ -418,6 +477,7 @@ int main() {
   loads();
   damage();
   metadata_fields();
+  forms();
   tensor_entries();
   envelopes();
   memory();

@@ -124,7 +124,7 @@ class Loop {
         session_(policy_, options(precision, isa, threads)),
         obs_(observations(70, policy_.obs_dim())),
         bad_(obs_),
-        noise_(static_cast<std::size_t>(140 * policy_.act_dim()), 0.25f),
+        noise_(static_cast<std::size_t>(140 * policy_.act_dim() * policy_.draws()), 0.25f),
         answer_(70, policy_.act_dim()) {
     bad_[1] = std::nanf("");
     for (int a = 0; a < policy_.act_dim(); ++a) noise_[static_cast<std::size_t>(a)] = std::nanf("");
@@ -133,7 +133,11 @@ class Loop {
   // Mostly the usual call: one observation, all steps, one candidate.
   void act(long i) {
     const bool usual = i % 16 != 0;
-    const Shape& s = kShapes[usual ? 0 : static_cast<std::size_t>(i / 16) % kShapes.size()];
+    Shape s = kShapes[usual ? 0 : static_cast<std::size_t>(i / 16) % kShapes.size()];
+    if (std::strcmp(policy_.form(), "shortcut") != 0) {  // its own steps, and another temperature each time
+      s.steps = policy_.max_steps();
+      session_.set_temperature(static_cast<float>(i % 3));
+    }
     const auto call = [&](const std::vector<float>& obs, const float* noise, bool outputs) {
       const std::int32_t status = sorl_act(
           session_.get(), obs.data(), s.rows, s.steps, s.candidates, 99, static_cast<std::uint32_t>(i), 0, noise,
@@ -146,6 +150,7 @@ class Loop {
       case 0: call(obs_, nullptr, true); break;
       case 1: CHECK((call(bad_, nullptr, true) & SORL_STATUS_HELD) != 0); break;
       case 2:
+        session_.set_temperature(1);  // at 0 a step's noise is not read
         CHECK((call(obs_, noise_.data(), true) & (SORL_STATUS_HELD | SORL_STATUS_CANDIDATE_REJECTED)) != 0);
         break;
       case 3: call(obs_, nullptr, false); break;
@@ -526,6 +531,12 @@ int main(int argc, char** argv) {
   wide.depth = 3;
   wide.normaliser = false;
   const Policy small_policy(small), wide_policy(wide);
+  std::vector<Policy> formed;
+  for (const std::string& form : {sorl_test::kDirect, sorl_test::kTanh, sorl_test::kDiffusion, sorl_test::kEuler}) {
+    Spec spec = small;
+    spec.form = form;
+    formed.emplace_back(spec);
+  }
   test_the_counters();
   test_choice();
   for (const Precision precision : {Precision::fp32, Precision::bf16, Precision::int8}) {
@@ -534,6 +545,10 @@ int main(int argc, char** argv) {
       test_allocations_and_faults(small_policy, precision, isa, calls);
       test_no_system_call(small_policy, precision, isa);
       test_one_wake_at_most(small_policy, precision, isa);
+      for (const Policy& policy : formed) {
+        test_allocations_and_faults(policy, precision, isa, calls / 4);
+        test_no_system_call(policy, precision, isa);
+      }
       for (const Policy* policy : {&small_policy, &wide_policy}) {
         test_floating_point_mode(*policy, precision, isa);
         test_threads_and_forks(*policy, precision, isa);

@@ -22,6 +22,7 @@ MAX_COUNTS = 11  # as many as there are powers of two
 MAX_NOISY = 255  # steps of a diffusion: a step's number is a byte of the noise's counter
 MAX_BLOCKS = 64
 MAX_DIM = 1 << 31
+RESIDUAL = "residual diffusion"  # the name of a diffusion by a residual network
 WIDER = 4  # inner width of a residual score network's block over H
 
 
@@ -230,7 +231,7 @@ class Diffusion(Form):
     @property
     def name(self) -> str:
         """What a backend says that it runs."""
-        return "residual diffusion" if self.residual else self.kind
+        return RESIDUAL if self.residual else self.kind
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -251,7 +252,7 @@ class Diffusion(Form):
 
 FORMS: dict[str, type[Form]] = {f.kind: f for f in (Euler, Direct, Tanh, Diffusion)}
 SHORTCUT = "shortcut"  # the name of no form
-NAMES = (SHORTCUT, *FORMS, "residual diffusion")
+NAMES = (SHORTCUT, *FORMS, RESIDUAL)
 
 
 def name_of(form: Form | None) -> str:

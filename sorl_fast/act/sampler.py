@@ -216,7 +216,7 @@ class Sampler:
         self,
         obs: NDArray[np.float32],
         out: NDArray[np.float32],
-        steps: int = 1,
+        steps: int | None = None,
         candidates: int = 1,
         *,
         seed: int | None = None,
@@ -242,7 +242,8 @@ class Sampler:
         call
             In [0, 2^32); read only with a seed, for without one this Sampler counts its calls.
         noise
-            float32 [N, A] or [B, N, A] to be used instead of the seed's, or None.
+            float32 [N, A] or [B, N, A] to be used instead of the seed's, or None; [N, S, A] or
+            [B, N, S, A] where the policy draws S > 1 numbers.
         status
             uint32 [B], written, or None.
 
@@ -251,6 +252,7 @@ class Sampler:
         BadInput
             The backend is another one, or a number, shape or dtype is wrong.
         """
+        steps = self._steps if steps is None else steps
         if seed is None:
             seed, call = self._seed, self._calls & 0xFFFFFFFF
             self._calls += 1

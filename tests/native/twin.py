@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from sorl_fast.act.policy_file import Policy
-from sorl_fast.act.reference import best_of_n, denoise
+from sorl_fast.act.reference import best_of_n
 from sorl_fast.layout import Layout
 
 
@@ -54,19 +54,15 @@ def make_policy(
     )
 
 
-def errors(policy, obs, noise, steps, action, info):
+def errors(policy, obs, noise, steps, action, info, temperature=None):
     """Compare with float64: errors of the action and its Q, and how much better the best Q is."""
-    exact = best_of_n(policy, obs, noise, steps, dtype=np.float64)
-    rows = np.arange(len(obs))
-    x = obs.astype("f8")
-    if policy.obs_mean is not None:
-        x = (x - policy.obs_mean) / policy.obs_std
-    actor = [tuple(part.astype("f8") for part in layer) for layer in policy.actor]
-    z = denoise(actor, x, noise[rows, info.candidate].astype("f8"), steps)
-    twin = np.clip(z, policy.action_low, policy.action_high)
-    alone = best_of_n(policy, obs, noise[rows, info.candidate][:, None], steps, dtype=np.float64)
+    chosen = noise[np.arange(len(obs)), info.candidate][:, None]
+    exact, alone = (
+        best_of_n(policy, obs, z, steps, temperature=temperature, dtype=np.float64)
+        for z in (noise, chosen)
+    )
     return SimpleNamespace(
-        action=np.abs(action - twin).max(initial=0),
+        action=np.abs(action - alone.action).max(initial=0),
         q=np.abs(info.q - alone.q).max(initial=0),
         regret=(exact.q - alone.q).max(initial=0),
         relative_regret=((exact.q - alone.q) / np.abs(exact.q)).max(initial=0),

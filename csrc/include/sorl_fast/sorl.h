@@ -1,5 +1,5 @@
 /*
- * sorl-fast: sample actions from a trained any-step shortcut policy, from C.
+ * sorl-fast: sample actions from a trained policy, an any-step shortcut policy or one of another form, from C.
  *
  * Two handles. A sorl_policy is a policy file in memory: immutable, shared by any number of threads.
  * A sorl_session samples from it: it owns scratch memory, the last good action and, where asked for,
@@ -15,8 +15,8 @@
  * the process has locked its memory (mlockall). Everything else belongs before the loop. In a child of
  * fork() the first call of a session with threads > 1 starts its workers anew: it is a warm-up again.
  *
- * Shape letters: O observation, A action, B rows (observations) of a call, N candidates, M Euler
- * steps. Arrays are dense, row-major, float unless said, and belong to the caller.
+ * Shape letters: O observation, A action, B rows (observations) of a call, N candidates, M steps of an
+ * action, S normal numbers that a candidate takes for each component of its action. Arrays are dense, row-major, float unless said, and belong to the caller.
  *
  * The library makes no claim of physical safety: actions are finite and within the policy's bounds,
  * which says nothing of what they do to a machine.
@@ -54,7 +54,7 @@ extern "C" {
 #define SORL_ERROR_POLICY (-3)    /* the file is damaged, incomplete or no policy */
 #define SORL_ERROR_ISA (-4)       /* the instruction set is unknown, not on this machine or not of this precision */
 #define SORL_ERROR_MEMORY (-5)    /* memory or threads are short */
-#define SORL_ERROR_STEPS (-6)     /* M is not one of 1, 2, 4, ..., sorl_policy_max_steps() */
+#define SORL_ERROR_STEPS (-6)     /* M is none of the policy's step counts, sorl_policy_steps() */
 #define SORL_ERROR_TOO_LARGE (-7) /* more rows or candidates than the session was made for */
 #define SORL_ERROR_INTERNAL (-8)  /* a fault of the library; please report it */
 
@@ -135,10 +135,26 @@ SORL_API int32_t sorl_policy_act_dim(const sorl_policy *policy) SORL_NOEXCEPT;
 SORL_API int32_t sorl_policy_hidden(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Number of hidden layers. */
 SORL_API int32_t sorl_policy_depth(const sorl_policy *policy) SORL_NOEXCEPT;
-/* Number of critics. */
+/* Number of critics; 0: there is no Q, and N is 1. */
 SORL_API int32_t sorl_policy_ensemble(const sorl_policy *policy) SORL_NOEXCEPT;
-/* M_disc: the largest number of Euler steps; 1, 2, 4, ... up to it are allowed. */
+/* How the networks become an action:
+ *   "shortcut"   M Euler steps of a shortcut actor, M = 1, 2, 4, ...
+ *   "euler"      M Euler steps of a flow, M one of the file's own counts
+ *   "direct"     one evaluation f(x, z), z the noise; or f(x, 0) + clip(temperature * scale * noise)
+ *   "tanh"       the same of tanh(f)
+ *   "diffusion"  M steps z <- clip(a z + b v + temperature * s * noise), M the file's own number
+ * Never NULL, never to be freed. */
+SORL_API const char *sorl_policy_form(const sorl_policy *policy) SORL_NOEXCEPT;
+/* The step counts M that the policy acts with, ascending: that of an index from 0 on; 0 behind the last. */
+SORL_API int32_t sorl_policy_steps(const sorl_policy *policy, int32_t index) SORL_NOEXCEPT;
+/* The largest of them. */
 SORL_API int32_t sorl_policy_max_steps(const sorl_policy *policy) SORL_NOEXCEPT;
+/* The smallest of them, which Python takes where a call names none. */
+SORL_API int32_t sorl_policy_default_steps(const sorl_policy *policy) SORL_NOEXCEPT;
+/* S: 1, but for a diffusion with noise in its steps, whose last noisy step i makes it i + 2. */
+SORL_API int32_t sorl_policy_draws(const sorl_policy *policy) SORL_NOEXCEPT;
+/* What multiplies the noise that the form adds, unless a session is told otherwise; 0 where it adds none. */
+SORL_API float sorl_policy_temperature(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Bounds of an action, A floats each in the environment's own units; valid while the handle lives. */
 SORL_API const float *sorl_policy_action_low(const sorl_policy *policy) SORL_NOEXCEPT;
 SORL_API const float *sorl_policy_action_high(const sorl_policy *policy) SORL_NOEXCEPT;
@@ -182,16 +198,18 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  *
  * obs         [B, O] in the environment's own units (the policy's normaliser is applied inside)
  * rows        B, 0 to max_rows
- * steps       M Euler steps: 1, 2, 4, ..., sorl_policy_max_steps()
+ * steps       M, one of the policy's step counts: sorl_policy_steps()
  * candidates  N actions drawn for each observation, 1 to max_candidates; the one of the highest Q is
- *             returned, the first of equals. N = 1 does not run the critic unless `q` asks for it
+ *             returned, the first of equals. N = 1 does not run the critic unless `q` asks for it; 1 for
+ *             a policy without critics
  * seed, call  the noise is a pure function of (seed, call, row_offset + row, candidate): give a
  *             control loop one seed and count its calls
  * row_offset  number of the first row, so that a batch may be split over calls or sessions
- * noise       [B, N, A] standard normals to use instead, or NULL
+ * noise       [B, N, S, A] standard normals to use instead, S = sorl_policy_draws(), or NULL: z_0, then
+ *             those of the steps 0, 1, ...; what a step multiplies by 0 is not read
  * actions     [B, A], written: always finite, always within the policy's bounds
  * candidate   [B] index of the winner, -1 where the row is held; or NULL
- * q           [B] the winner's Q, a NaN where the row is held; or NULL
+ * q           [B] the winner's Q, a NaN where the row is held or the policy has no critic; or NULL
  * status      [B] SORL_STATUS_* bits, or NULL
  *
  * A row with a non-finite observation or result gets the session's last good action as it was before
@@ -214,6 +232,14 @@ SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,
                           uint32_t *status) SORL_NOEXCEPT;
+
+/* Sets what multiplies the noise that the policy's form adds, from the session's next sorl_act() on, in place
+ * of sorl_policy_temperature(). At 0 no noise is added.
+ *
+ * Returns SORL_OK, or SORL_ERROR_ARGUMENT, with nothing changed, where `temperature` is negative or not finite,
+ * or where the form adds no noise: "shortcut", "euler", and "direct" or "tanh" that read theirs as z.
+ * Same thread as sorl_act(); real-time safe. */
+SORL_API int32_t sorl_session_set_temperature(sorl_session *session, float temperature) SORL_NOEXCEPT;
 
 /* What the session's last sorl_act() returned; SORL_OK before the first. Same thread as sorl_act();
  * real-time safe. */

@@ -56,7 +56,12 @@ class Policy {
 
   std::int32_t obs_dim() const noexcept { return sorl_policy_obs_dim(get()); }
   std::int32_t act_dim() const noexcept { return sorl_policy_act_dim(get()); }
+  const char* form() const noexcept { return sorl_policy_form(get()); }
+  std::int32_t steps(std::int32_t index) const noexcept { return sorl_policy_steps(get(), index); }
   std::int32_t max_steps() const noexcept { return sorl_policy_max_steps(get()); }
+  std::int32_t default_steps() const noexcept { return sorl_policy_default_steps(get()); }
+  std::int32_t draws() const noexcept { return sorl_policy_draws(get()); }
+  float temperature() const noexcept { return sorl_policy_temperature(get()); }
   const float* action_low() const noexcept { return sorl_policy_action_low(get()); }
   const float* action_high() const noexcept { return sorl_policy_action_high(get()); }
   const char* env() const noexcept { return sorl_policy_env(get()); }
@@ -88,6 +93,9 @@ class Session {
     return sorl_act(get(), obs, 1, steps, candidates, seed, call, 0, nullptr, action, nullptr,
                     nullptr, nullptr);
   }
+
+  /// Of the noise that the form adds, from the next call on; returns SORL_OK or SORL_ERROR_ARGUMENT. Real-time safe.
+  std::int32_t set_temperature(float temperature) noexcept { return sorl_session_set_temperature(get(), temperature); }
 
   std::int32_t last_status() const noexcept { return sorl_last_status(get()); }
   const char* isa() const noexcept { return sorl_isa_name(get()); }

@@ -3,6 +3,7 @@
 Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
+import json
 import os
 from importlib import import_module
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...cores import unpin
 from ...errors import BadInput
-from ..form import SHORTCUT
+from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
 from ..session import Backend, Info, NoiseKey, as_floats
 
@@ -42,8 +43,11 @@ def make_model(native: Any, policy: Policy, precision: str, isa: str | None = No
         The instruction set is not there.
     """
     fields = {name: getattr(policy, name) for name in _SAME_NAME}
+    fields |= {"q_min": policy.q_agg == "min", "precision": precision, "isa": isa}
+    if policy.form is not None:
+        fields["form"] = json.dumps(policy.form.to_json())
     try:
-        return native.Model(**fields, q_min=policy.q_agg == "min", precision=precision, isa=isa)
+        return native.Model(**fields)
     except ValueError as err:
         raise BadInput(str(err)) from None
 
@@ -103,10 +107,7 @@ class NativeSession:
         want_q: bool,
         temperature: float = 0.0,
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
-
-        A shortcut actor adds no noise, so that there is no temperature.
-        """
+        """Act on obs [B, O] with noise [B, N, A] or [B, N, S, A], or that of the key; see `Session.act`."""
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
@@ -114,7 +115,9 @@ class NativeSession:
         status = np.empty(B, np.uint32)
         key, z = (noise, None) if isinstance(noise, NoiseKey) else (NoiseKey(0, 0, 0), noise)
         try:
-            self.act_into(obs, action, steps, candidates, *key, z, candidate, q, status)
+            self.act_into(
+                obs, action, steps, candidates, *key, z, candidate, q, status, temperature
+            )
         except ValueError as err:
             raise BadInput(str(err)) from None
         if q is None:
@@ -133,7 +136,7 @@ def _why_not(precision: str) -> str:
 BACKEND = Backend(
     name="native",
     precisions=("fp32", "bf16", "int8"),
-    forms=(SHORTCUT,),
+    forms=tuple(name for name in NAMES if name != RESIDUAL),
     why_not=_why_not,
     make=NativeSession,
 )
