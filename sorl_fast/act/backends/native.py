@@ -14,6 +14,7 @@ from ...cores import unpin
 from ...errors import BadInput
 from ..form import SHORTCUT
 from ..policy_file import Policy
+from ..rules import ARGMAX, Rule
 from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
@@ -99,13 +100,16 @@ class NativeSession:
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: Any,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
 
-        A shortcut actor adds no noise, so that there is no temperature.
+        A shortcut actor adds no noise, so that there is no temperature; steps and rule are such as
+        `BACKEND` says.
         """
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
@@ -134,6 +138,8 @@ BACKEND = Backend(
     name="native",
     precisions=("fp32", "bf16", "int8"),
     forms=(SHORTCUT,),
+    rules=("argmax",),
+    schedules=False,
     why_not=_why_not,
     make=NativeSession,
 )
