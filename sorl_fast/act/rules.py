@@ -47,6 +47,7 @@ class Rule(NamedTuple):
         The highest Q.
     medoid:p
         Of the part p best by Q, the one with the smallest sum of distances to the others of that part.
+        (Of an even number on a line the middle two tie, and rounding may decide.)
     nearest:p
         Of the part p nearest to the mean of the good candidates, the one with the highest Q. Two
         candidates are equally near to their mean.
