@@ -333,4 +333,4 @@ def best_of_n(
 
 def plan_for(policy: Policy, steps: int | Schedule) -> Plan:
     """Return what a policy's networks read at each step."""
-    return plan_of(schedule_of(steps), policy.m_disc if policy.form is None else None)
+    return plan_of(schedule_of(steps), policy.finest)

@@ -40,8 +40,8 @@ class Sampler:
         The trained policy; samplers may share it.
     backend
         numpy (the definition), native, torch or triton. None: what the environment variable
-        SORL_BACKEND names, or else native where it is installed and runs the policy's form, numpy
-        where not.
+        SORL_BACKEND names, or else native where it is installed and runs the policy's form and its own
+        rule and steps, numpy where not.
     precision
         fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
         hidden layers in 8 bits, other weights in bf16), tf32 or fp16 (triton).
@@ -79,7 +79,10 @@ class Sampler:
         # the whole of a native call in one step, where its arguments need no conversion
         self._act_plain: Callable[..., Any] | None = getattr(self._session, "act_plain", None)
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
-        self._rule, self._steps, self._candidates = ARGMAX, policy.default_steps, 1
+        own = policy.own
+        self._rule = ARGMAX if own.rule == ARGMAX else own.rule  # as `act` tells it by its identity
+        self._steps: int | Schedule = own.steps.count if own.steps.is_even else own.steps
+        self._candidates = own.candidates
         self._seed = secrets.randbits(64)
         self._calls = 0
 
@@ -275,21 +278,21 @@ class Sampler:
         BadInput
             The backend is another one, or a number, shape or dtype is wrong.
         """
-        steps = self._steps if steps is None else steps
-        candidates = self._candidates if candidates is None else candidates
+        M: Any = self._steps if steps is None else steps
+        N = self._candidates if candidates is None else candidates
         if rule is not None or self._rule is not ARGMAX:
-            self._check_rule(self._rule if rule is None else rule, candidates)
+            self._check_rule(
+                self._rule if rule is None else rule, _integer("candidates", N, 1, 2**31)
+            )
         if seed is None:
             seed, call = self._seed, self._calls & 0xFFFFFFFF
             self._calls += 1
         try:
-            self._act_into(
-                obs, out, steps, candidates, seed, call, row_offset, noise, None, None, status
-            )
+            self._act_into(obs, out, M, N, seed, call, row_offset, noise, None, None, status)
         except (TypeError, ValueError) as err:
-            self._check_steps(steps)
+            self._check_steps(M)
             for name, value, low, end in (
-                ("candidates", candidates, 1, 2**31),
+                ("candidates", N, 1, 2**31),
                 ("seed", seed, 0, 2**64),
                 ("call", call, 0, 2**32),
                 ("row_offset", row_offset, 0, 2**32),
@@ -306,9 +309,8 @@ class Sampler:
     def _check_steps(self, steps: Any) -> int | Schedule:
         """Return M where the steps are equal, else the schedule: what the session takes."""
         schedule, policy = schedule_of(steps), self.policy
-        m_disc = policy.m_disc if policy.form is None else None
-        check_fit(schedule, m_disc, policy.train_steps)
-        if not BACKENDS[self.backend].schedules and schedule.key not in policy.train_steps:
+        check_fit(schedule, policy.finest, policy.train_steps)
+        if not _takes(BACKENDS[self.backend], policy, schedule):
             able = _able(policy, lambda has: has.schedules)
             raise BadInput(
                 f"steps is {schedule}, but the {self.backend} backend takes "
@@ -320,7 +322,7 @@ class Sampler:
     def _check_rule(self, value: Any, candidates: int) -> Rule:
         rule = rule_of(value)
         check_critic(rule, candidates, bool(self.policy.critic))
-        if rule.name not in (has := BACKENDS[self.backend].rules):
+        if candidates > 1 and rule.name not in (has := BACKENDS[self.backend].rules):
             able = _able(self.policy, lambda backend: rule.name in backend.rules)
             raise BadInput(
                 f"rule is '{rule}', but the {self.backend} backend has {', '.join(has)} only: choose "
@@ -373,6 +375,11 @@ class Sampler:
         return z[None] if single else z
 
 
+def _takes(backend: Backend, policy: Policy, schedule: Schedule) -> bool:
+    """Whether a backend makes the steps, which the policy takes."""
+    return backend.schedules or schedule.key in policy.train_steps
+
+
 def _able(policy: Policy, does: Callable[[Backend], bool]) -> str:
     """Return the backends that run a policy's form and do something, for a message."""
     form = name_of(policy.form)
@@ -392,8 +399,13 @@ def _choose(backend: str | None, policy: Policy) -> str:
 
 
 def fastest(policy: Policy) -> str:
-    """Return the fastest backend for one observation that is installed, needs no GPU and runs the form."""
-    runs = name_of(policy.form) in BACKENDS["native"].forms
+    """Return the fastest backend for one observation that is installed, needs no GPU and runs the policy.
+
+    It runs the policy's form, and its own rule and steps.
+    """
+    native, own = BACKENDS["native"], policy.own
+    runs = name_of(policy.form) in native.forms and _takes(native, policy, own.steps)
+    runs = runs and (own.candidates == 1 or own.rule.name in native.rules)
     return "native" if runs and find_spec("sorl_fast._native") is not None else "numpy"
 
 
