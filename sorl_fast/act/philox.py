@@ -98,3 +98,28 @@ def normals(
     out[..., 0] = np.moveaxis(radius * np.cos(angle), 0, -1)
     out[..., 1] = np.moveaxis(radius * np.sin(angle), 0, -1)
     return np.ascontiguousarray(out.reshape(rows, candidates, 4 * quads)[..., :act_dim])
+
+
+def uniforms(seed: int, rows: int, call: int = 0, row_offset: int = 0) -> NDArray[np.float64]:
+    """Uniform numbers, one a row: what a rule of choosing draws by, apart from the noise.
+
+    u = (w >> 8) 2^-24 with w word 0 of Philox4x32-10 at counter = (0, 2^32 - 1, row_offset + row, call
+    mod 2^32) and the key of `normals`; no sampler has a candidate 2^32 - 1.
+
+    Parameters
+    ----------
+    seed, rows, call, row_offset
+        As in `normals`.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        [B], in [0, 1), exact in float32 too.
+    """
+    counter = np.empty((4, rows), np.uint32)
+    counter[0] = 0
+    counter[1] = 0xFFFFFFFF
+    counter[2] = np.arange(row_offset, row_offset + rows, dtype=np.uint64)
+    counter[3] = call & 0xFFFFFFFF
+    words = philox4x32(counter, (seed & 0xFFFFFFFF, seed >> 32))
+    return (words[0] >> np.uint32(8)) * 2.0**-24

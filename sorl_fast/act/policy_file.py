@@ -3,7 +3,8 @@
 A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}/{w,b,g,c}) and one
 metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
 the digest's own 64 digits set to 0. A policy that needs a `form` is of format 2, which has that field
-more; all others keep format 1 and its bytes. Nothing in it depends on time, host or path: equal policies
+more, and one with a `choice` of its own of format 3, which has both, the form null where there is none;
+all others keep format 1 and its bytes. Nothing in it depends on time, host or path: equal policies
 give equal bytes.
 
 Shape letters: O observation, A action, H hidden, E critics, D hidden layers.
@@ -29,10 +30,13 @@ from ..atomic import write_bytes
 from ..config import euler_steps
 from ..errors import BadInput
 from ..layout import named
+from .choice import PolicyChoice, choice_from_json
 from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
+from .plain import is_text, plain
 from .refusal import Words, is_ints, is_number, refuse
+from .schedule import schedule_of
 
-FORMATS = (1, 2)  # 2 has one field more, the form, and is written only where there is one
+FORMATS = (1, 2, 3)  # 2 has the form more, 3 form and choice; each is written only where it must be
 METADATA_KEY = "sorl_fast"
 
 # The order in which the fields of each format are written.
@@ -40,7 +44,11 @@ _FIRST = (
     *("format", "obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "q_agg"),
     *("env", "action_low", "action_high", "obs_mean", "obs_std"),
 )
-_FIELDS = {1: (*_FIRST, "config", "sha256"), 2: (*_FIRST, "form", "config", "sha256")}
+_FIELDS = {
+    1: (*_FIRST, "config", "sha256"),
+    2: (*_FIRST, "form", "config", "sha256"),
+    3: (*_FIRST, "form", "choice", "config", "sha256"),
+}
 # A header is parsed into many small objects, so it is bounded apart from the file: a network of a
 # thousand layers stays below.
 _MAX_HEADER = 1 << 20
@@ -49,8 +57,6 @@ _MAX_DIM = 1 << 31
 _MAX_NOISY_ACT = 1 << 26  # a step's number stands above 24 bits of a quad's in the noise's counter
 # What follows bounds the memory of the native runtime's reader.
 _MAX_ENV = 4096
-_MAX_LEVELS = 60
-_MAX_KEYS = 256
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "Copy the file again from where it was trained, or write it again with sorl_fast"
 
@@ -107,6 +113,9 @@ class Policy:
     form
         How the networks become an action where that is not by a shortcut actor's Euler steps: see
         `form`, also for the layers of a residual score network and its critics.
+    choice
+        The rule, steps and candidates of a call that names none: see `own`. A policy with another
+        choice is made by `dataclasses.replace(policy, choice=...)`.
 
     Raises
     ------
@@ -131,6 +140,7 @@ class Policy:
     obs_std: NDArray[np.float32] | None = None
     config: dict[str, Any] = field(default_factory=dict)
     form: Form | None = None
+    choice: PolicyChoice | None = None
 
     def __post_init__(self) -> None:
         _check_scalars(vars(self))
@@ -156,7 +166,11 @@ class Policy:
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
             refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
-        config = _plain(self.config)
+        config = plain(self.config)
+        if self.choice is not None:
+            if not isinstance(self.choice, PolicyChoice):
+                refuse("choice", self.choice, "None, or a PolicyChoice")
+            self.choice.check(self.finest, self.train_steps, self.ensemble > 0)
 
         actor, critic = _layers(arrays, shapes)
         for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
@@ -199,9 +213,14 @@ class Policy:
         return euler_steps(self.m_disc) if self.form is None else self.form.steps
 
     @property
-    def default_steps(self) -> int:
-        """Step count of a call that names none: 1, or else the smallest that there is."""
-        return self.train_steps[0]
+    def finest(self) -> int | None:
+        """The finest grid that a shortcut actor was trained for, m_disc; None with a form."""
+        return self.m_disc if self.form is None else None
+
+    @property
+    def own(self) -> PolicyChoice:
+        """How a call acts that does not say: the `choice`, or argmax, N = 1 and the smallest M."""
+        return self.choice or PolicyChoice(steps=schedule_of(self.train_steps[0]))
 
     @property
     def temperature(self) -> float:
@@ -316,10 +335,11 @@ def describe(policy: Policy) -> dict[str, Any]:
 
 def _fields(policy: Policy) -> dict[str, Any]:
     """Return the metadata's fields but for the digest, as plain values in the order of the file."""
-    values: dict[str, Any] = {"format": 1 if policy.form is None else 2}
+    number = 3 if policy.choice is not None else 1 if policy.form is None else 2
+    values: dict[str, Any] = {"format": number}
     for name in _FIELDS[values["format"]][1:-1]:
         value = getattr(policy, name)
-        if isinstance(value, Form):
+        if isinstance(value, Form | PolicyChoice):
             value = value.to_json()
         values[name] = value.tolist() if isinstance(value, np.ndarray) else value
     return values
@@ -339,7 +359,11 @@ def _parse(data: bytes) -> Policy:
         refuse("sha256", meta["sha256"], f"{actual.hexdigest()}, the digest of what the file holds")
 
     values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
-    form = values["form"] = from_json(values["form"]) if "form" in values else None
+    if values.get("form") is not None or meta["format"] == 2:
+        values["form"] = from_json(values["form"])
+    form = values.setdefault("form", None)
+    if "choice" in values:
+        values["choice"] = choice_from_json(values["choice"])
     _check_scalars(values)
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
         values[name] = _numbers(name, values[name], null=name.startswith("obs"))
@@ -377,7 +401,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
     values = _json(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
     # an unknown format may have other fields, so it is looked at first
     if type(values.get("format")) is not int or values["format"] not in FORMATS:
-        known = " or ".join(map(str, FORMATS))
+        known = ", ".join(map(str, FORMATS))
         refuse("format", values.get("format"), f"{known}, those that this version reads")
     fields = _FIELDS[values["format"]]
     for name in fields:
@@ -481,41 +505,8 @@ def _check_scalars(values: Mapping[str, Any]) -> None:
     if values["q_agg"] not in ("mean", "min"):
         refuse("q_agg", values["q_agg"], "mean or min")
     env = values["env"]
-    if not isinstance(env, str) or not _is_text(env, _MAX_ENV):
+    if not isinstance(env, str) or not is_text(env, _MAX_ENV):
         refuse("env", env, f"text of at most {_MAX_ENV} bytes of UTF-8")
-
-
-def _is_text(value: str, most: int) -> bool:
-    """Whether `value` has at most `most` bytes of UTF-8, and no half of a surrogate pair."""
-    try:
-        return len(value.encode()) <= most
-    except UnicodeEncodeError:
-        return False
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """Return a copy of `config` as JSON would give it back, keys in order."""
-    try:
-        text = json.dumps(config, sort_keys=True, allow_nan=False, ensure_ascii=False)
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as err:
-        refuse("config", type(config).__name__, f"a dict of plain finite JSON values ({err})")
-    plain = json.loads(text)
-    if not isinstance(plain, dict):
-        refuse("config", plain, "a dict")
-    layer: list[Any] = [plain]  # the lists and dicts of one level
-    for level in range(_MAX_LEVELS + 1):
-        if level == _MAX_LEVELS and layer:
-            refuse("config", Words("nested deeper"), f"at most {_MAX_LEVELS} levels deep")
-        dicts = [value for value in layer if isinstance(value, dict)]
-        for keys in dicts:
-            if len(keys) > _MAX_KEYS or not all(_is_text(key, _MAX_KEYS) for key in keys):
-                bound = f"at most {_MAX_KEYS} keys in each dict, each of at most {_MAX_KEYS} bytes"
-                refuse("config", keys, bound)
-        lists = [value for value in layer if isinstance(value, list)]
-        values = [v for inner in (*lists, *(d.values() for d in dicts)) for v in inner]
-        layer = [v for v in values if isinstance(v, dict | list)]
-    return plain
 
 
 def _numbers(name: str, value: Any, null: bool) -> list[float] | None:

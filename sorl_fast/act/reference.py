@@ -16,6 +16,8 @@ from numpy.typing import DTypeLike, NDArray
 from ..status import Status
 from .form import Diffusion, Direct, Form, Tanh, is_residual
 from .policy_file import Policy
+from .rules import ARGMAX, Rule, pick, scale_of
+from .schedule import Plan, Schedule, Step, plan_of, schedule_of
 
 Array = NDArray[np.floating[Any]]
 Layers = Sequence[Sequence[Array]]
@@ -70,12 +72,17 @@ def actor_velocity(actor: Layers, obs: Array, z: Array, t: float, log2_steps: fl
     return x @ w + b
 
 
+def euler(actor: Layers, obs: Array, noise: Array, steps: Sequence[Step]) -> Array:
+    """Return z_1 [R, A] after steps z <- z + h s(z, t, h | x) of a `schedule.plan_of`, unclipped."""
+    z = noise
+    for t, log2_steps, h in steps:
+        z = z + h * actor_velocity(actor, obs, z, t, log2_steps)
+    return z
+
+
 def denoise(actor: Layers, obs: Array, noise: Array, steps: int) -> Array:
     """Return z_1 [R, A] after M = `steps` Euler steps z <- z + s(z, i/M, 1/M | x)/M, unclipped."""
-    z = noise
-    for i in range(steps):
-        z = z + actor_velocity(actor, obs, z, i / steps, math.log2(steps)) / steps
-    return z
+    return euler(actor, obs, noise, plan_of(schedule_of(steps), None).steps)
 
 
 def rollout(
@@ -200,11 +207,16 @@ def relu_critic_values(critic: Layers, obs: Array, actions: Array) -> Array:
 
 
 def propose(
-    form: Form | None, actor: Layers, obs: Array, noise: Array, steps: int, temperature: float
+    form: Form | None,
+    actor: Layers,
+    obs: Array,
+    noise: Array,
+    steps: Sequence[Step],
+    temperature: float,
 ) -> Array:
     """Return candidates [R, A] of a policy's form, before the clip to its bounds.
 
-    `noise` is [R, A], or [R, S, A] where the form draws S > 1 numbers.
+    `noise` is [R, A], or [R, S, A] where the form draws S > 1 numbers. Only Euler steps read `steps`.
     """
     if isinstance(form, Direct):
         return one_step(actor, obs, noise, form, temperature)
@@ -212,7 +224,7 @@ def propose(
         return diffuse(
             actor, obs, noise.reshape(len(obs), form.draws, noise.shape[-1]), form, temperature
         )
-    return denoise(actor, obs, noise, steps)
+    return euler(actor, obs, noise, steps)
 
 
 def aggregate(q: Array, q_agg: str) -> Array:
@@ -225,19 +237,21 @@ def best_of_n(
     policy: Policy,
     obs: Array,
     noise: Array,
-    steps: int,
+    steps: int | Schedule,
     *,
+    rule: Rule = ARGMAX,
+    u: Array | None = None,
     want_q: bool = True,
     temperature: float | None = None,
     dtype: DTypeLike = np.float32,
 ) -> Choice:
-    """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
+    """Sample N candidates an observation and keep one, by default that with the highest Q(x, a, k).
 
     Candidate n of observation b starts from noise[b, n], and becomes an action by the policy's form.
-    That is clipped to the policy's bounds once, at the end, and is what the critic sees, at k = M. A
-    candidate whose action (before the clip) or Q is not finite is rejected; of the others the highest
-    aggregated Q wins, ties going to the smallest index. With N = 1 there is nothing to choose: Q
-    rejects nothing. A policy without critics has no Q, which is NaN, and N = 1.
+    That is clipped to the policy's bounds once, at the end, and is what the critic sees, at k = M (see
+    `schedule.critic_steps`). A candidate whose action (before the clip) is not finite is rejected, and
+    so is one whose Q is not where the rule reads Q; of the others the `rule` chooses. With N = 1 there
+    is nothing to choose: Q rejects nothing. A policy without critics has no Q, which is NaN.
 
     Parameters
     ----------
@@ -247,9 +261,13 @@ def best_of_n(
         Observations [B, O] as the environment gives them, and z_0 [B, N, A], or [B, N, S, A] where the
         form draws S > 1 numbers; any value.
     steps
-        M, one of `policy.train_steps`.
+        M equal steps, or a schedule; one that `schedule.check_fit` allows the policy.
+    rule
+        How the candidate is chosen: `rules.Rule`. One that reads Q needs a critic where N > 1.
+    u
+        [B], in [0, 1), as `philox.uniforms` makes them; only a rule that draws reads them.
     want_q
-        Whether Q is wanted even if N = 1, where choosing does not need it.
+        Whether Q is wanted even if choosing does not need it.
     temperature
         What multiplies the noise that the form adds; None: its own.
     dtype
@@ -259,34 +277,45 @@ def best_of_n(
     form = policy.form
     if temperature is None:
         temperature = policy.temperature
+    plan = plan_for(policy, steps)
     actor, critic = (
         [[a.astype(dtype, copy=False) for a in layer] for layer in layers]
         for layers in (policy.actor, policy.critic)
     )
+    low, high = (a.astype(dtype) for a in (policy.action_low, policy.action_high))
+    choosing = N > 1 and rule.reads_q
     with np.errstate(all="ignore"):  # a NaN is a status here, never a warning
         x = obs.astype(dtype, copy=False)
         if policy.obs_mean is not None and policy.obs_std is not None:
             x = (x - policy.obs_mean.astype(dtype)) / policy.obs_std.astype(dtype)
         rows = np.repeat(x, N, axis=0)
         flat = noise.reshape(B * N, *draw).astype(dtype, copy=False)
-        z = propose(form, actor, rows, flat, steps, temperature)
-        actions = np.clip(z, policy.action_low.astype(dtype), policy.action_high.astype(dtype))
+        z = propose(form, actor, rows, flat, plan.steps, temperature)
+        actions = np.clip(z, low, high)
         good = np.isfinite(z).all(1)
         q = np.full(B * N, np.nan, dtype)
-        if critic and (N > 1 or want_q):
+        if critic and (choosing or want_q):
             values = (
                 relu_critic_values(critic, rows, actions)
                 if is_residual(form)
-                else critic_values(critic, rows, actions, steps)
+                else critic_values(critic, rows, actions, plan.k)
             )
             q = aggregate(values, policy.q_agg)
-        if N > 1:
+        if choosing:
             good &= np.isfinite(q)
 
         good, q = good.reshape(B, N), q.reshape(B, N)
         seen = np.isfinite(obs).all(1)
         left = seen & good.any(1)
-        best = np.argmax(np.where(good, q, -np.inf), axis=1)
+        drawn = np.zeros(B) if u is None else u
+        candidates, w = actions.reshape(B, N, policy.act_dim), scale_of(low, high)
+        best = np.array(
+            [
+                pick(rule, candidates[b], q[b], good[b], w, drawn[b]) if N > 1 else 0
+                for b in range(B)
+            ],
+            np.int64,
+        )
         row = np.arange(B)
         won = row * N + best
         clipped = (actions[won] != z[won]).any(1)
@@ -300,3 +329,8 @@ def best_of_n(
             np.where(left, q[row, best], np.nan).astype(dtype, copy=False),
             status.astype(np.uint32),
         )
+
+
+def plan_for(policy: Policy, steps: int | Schedule) -> Plan:
+    """Return what a policy's networks read at each step."""
+    return plan_of(schedule_of(steps), policy.finest)

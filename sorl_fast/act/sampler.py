@@ -22,7 +22,9 @@ from . import policy_file
 from .backends import BACKENDS
 from .form import name_of
 from .policy_file import Policy
-from .session import Info, NoiseKey, Session, Status
+from .rules import ARGMAX, Rule, check_critic, rule_of
+from .schedule import Schedule, check_fit, schedule_of
+from .session import Backend, Info, NoiseKey, Session, Status
 
 __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 
@@ -38,8 +40,8 @@ class Sampler:
         The trained policy; samplers may share it.
     backend
         numpy (the definition), native, torch or triton. None: what the environment variable
-        SORL_BACKEND names, or else native where it is installed and runs the policy's form, numpy
-        where not.
+        SORL_BACKEND names, or else native where it is installed and runs the policy's form and its own
+        rule and steps, numpy where not.
     precision
         fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
         hidden layers in 8 bits, other weights in bf16), tf32 or fp16 (triton).
@@ -77,7 +79,10 @@ class Sampler:
         # the whole of a native call in one step, where its arguments need no conversion
         self._act_plain: Callable[..., Any] | None = getattr(self._session, "act_plain", None)
         self._act_into = getattr(self._session, "act_into", self._no_act_into)
-        self._steps = policy.default_steps
+        own = policy.own
+        self._rule = ARGMAX if own.rule == ARGMAX else own.rule  # as `act` tells it by its identity
+        self._steps: int | Schedule = own.steps.count if own.steps.is_even else own.steps
+        self._candidates = own.candidates
         self._seed = secrets.randbits(64)
         self._calls = 0
 
@@ -110,9 +115,10 @@ class Sampler:
     def act(
         self,
         obs: Any,
-        steps: int | None = None,
-        candidates: int = 1,
+        steps: Any = None,
+        candidates: int | None = None,
         *,
+        rule: str | Rule | None = None,
         seed: int | None = None,
         call: int | None = None,
         noise: Any = None,
@@ -120,7 +126,7 @@ class Sampler:
         return_info: bool = False,
         temperature: float | None = None,
     ) -> Any:
-        """Return the action, or best of N actions, for one observation or a batch.
+        """Return the action, or one chosen of N actions, for one observation or a batch.
 
         A non-finite observation or result never raises: that row's action is the last good action of
         this Sampler as it was before the call (before any: 0 clipped to the bounds), and its status
@@ -132,10 +138,16 @@ class Sampler:
             [O] or [B, O], B at least 0; real floating point or integer, converted to float32. With the
             torch and triton backends, a tensor gives tensors, on its device.
         steps
-            M, one of `policy.train_steps`; None: 1, or else the smallest of them.
+            M Euler steps, or step sizes that sum to 1, such as [0.5, 0.25, 0.25] or "1/2,1/4,1/4", at
+            most 2 m_disc of them; of a policy with a form one of `policy.train_steps`. None: the
+            policy's own: 1, or else the smallest that there is, unless its file says otherwise.
         candidates
-            N, at least 1: N actions are sampled and the one with the highest Q is returned. 1 for a
-            policy without critics.
+            N, at least 1: N actions are sampled, and one is chosen. None: the policy's own, 1 unless its
+            file says otherwise.
+        rule
+            How it is chosen: argmax, the highest Q; medoid, nearest, better, soft, each with a parameter
+            after a colon if need be; or centre, the only one for a policy without critics. See
+            `rules.Rule`. None: the policy's own, argmax unless its file says otherwise.
         seed
             In [0, 2^64). The same seed gives the same action for ever. None: this Sampler's own seed,
             drawn when it was made, and a count of the calls.
@@ -144,11 +156,12 @@ class Sampler:
             None: 0.
         noise
             The caller's own standard normal noise, [N, A] for one observation and [B, N, A] for a
-            batch, instead of a seed; [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers
-            (`policy.draws`). A NaN in what is read of it counts as a non-finite result.
+            batch, instead of a seed, which only a rule that draws (better, soft) then reads;
+            [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers (`policy.draws`). A NaN in
+            what is read of it counts as a non-finite result.
         row_offset
             Number of the first row, so that a batch may be split: rows b of a call with row_offset = r
-            get the noise of rows r + b. No effect with `noise`.
+            get the noise of rows r + b. No effect with `noise`, unless the rule draws.
         return_info
             Also return an `Info`. The action is the same.
         temperature
@@ -166,7 +179,9 @@ class Sampler:
             A shape, dtype or number is wrong; the message names it, the bound and the remedy.
         """
         steps = self._steps if steps is None else steps
-        plain_call = noise is None and temperature is None and not return_info
+        candidates = self._candidates if candidates is None else candidates
+        rule = self._rule if rule is None else rule
+        plain_call = noise is None and temperature is None and not return_info and rule is ARGMAX
         if self._act_plain is not None and plain_call:
             own = seed is None and call is None
             key = (
@@ -176,8 +191,8 @@ class Sampler:
             )
             try:
                 plain = self._act_plain(obs, steps, candidates, *key, row_offset)
-            except ValueError as err:
-                raise BadInput(str(err)) from None
+            except ValueError:
+                plain = None  # what is wrong is said below
             if plain is not None:
                 self._calls += own
                 return plain
@@ -193,15 +208,26 @@ class Sampler:
             x = x[None]
         steps = self._check_steps(steps)
         candidates = _integer("candidates", candidates, 1, 2**31)
-        if candidates > 1 and not self.policy.critic:
-            raise BadInput(
-                f"candidates is {candidates}, but this policy has no critic to choose the best by: "
-                "give candidates=1"
-            )
+        rule = self._check_rule(rule, candidates)
         factor = self._check_temperature(temperature)
         row_offset = _integer("row_offset", row_offset, 0, 2**32 - max(len(x), 1) + 1)
-        source = self._noise(noise, seed, call, row_offset, len(x), candidates, single)
-        action, info = self._session.act(x, source, candidates, steps, return_info, factor)
+        source: Any
+        if noise is None:
+            source = draw = self._key(seed, call, row_offset)
+        elif rule.draws:
+            source = self._noise(noise, len(x), candidates, single)
+            draw = self._key(seed, call, row_offset)
+        elif seed is not None or call is not None:
+            raise BadInput(
+                f"noise is given together with seed or call, which {rule} does not read: give one or the "
+                "other"
+            )
+        else:
+            source, draw = self._noise(noise, len(x), candidates, single), None
+        action, info = self._session.act(
+            *(x, source, candidates, steps, return_info, factor, rule),
+            draw if rule.draws else None,
+        )
         if not _is_tensor(obs):
             status = np.asarray(info.status).astype(np.uint32, copy=False)
             action = np.asarray(action)
@@ -217,8 +243,9 @@ class Sampler:
         obs: NDArray[np.float32],
         out: NDArray[np.float32],
         steps: int | None = None,
-        candidates: int = 1,
+        candidates: int | None = None,
         *,
+        rule: str | Rule | None = None,
         seed: int | None = None,
         call: int = 0,
         noise: NDArray[np.float32] | None = None,
@@ -237,7 +264,7 @@ class Sampler:
             float32 [O] or [B, O].
         out
             float32 [A] or [B, A], written.
-        steps, candidates, seed, row_offset
+        steps, candidates, rule, seed, row_offset
             As in `act`.
         call
             In [0, 2^32); read only with a seed, for without one this Sampler counts its calls.
@@ -252,18 +279,21 @@ class Sampler:
         BadInput
             The backend is another one, or a number, shape or dtype is wrong.
         """
-        steps = self._steps if steps is None else steps
+        M: Any = self._steps if steps is None else steps
+        N = self._candidates if candidates is None else candidates
+        if rule is not None or self._rule is not ARGMAX:
+            self._check_rule(
+                self._rule if rule is None else rule, _integer("candidates", N, 1, 2**31)
+            )
         if seed is None:
             seed, call = self._seed, self._calls & 0xFFFFFFFF
             self._calls += 1
         try:
-            self._act_into(
-                obs, out, steps, candidates, seed, call, row_offset, noise, None, None, status
-            )
+            self._act_into(obs, out, M, N, seed, call, row_offset, noise, None, None, status)
         except (TypeError, ValueError) as err:
+            self._check_steps(M)
             for name, value, low, end in (
-                ("steps", steps, 1, 2**31),
-                ("candidates", candidates, 1, 2**31),
+                ("candidates", N, 1, 2**31),
                 ("seed", seed, 0, 2**64),
                 ("call", call, 0, 2**32),
                 ("row_offset", row_offset, 0, 2**32),
@@ -277,18 +307,29 @@ class Sampler:
             "load it with backend='native'"
         )
 
-    def _check_steps(self, steps: int) -> int:
-        allowed = self.policy.train_steps
-        value = _integer("steps", steps, 1, 2**31)
-        if value not in allowed:
+    def _check_steps(self, steps: Any) -> int | Schedule:
+        """Return M where the steps are equal, else the schedule: what the session takes."""
+        schedule, policy = schedule_of(steps), self.policy
+        check_fit(schedule, policy.finest, policy.train_steps)
+        if not _takes(BACKENDS[self.backend], policy, schedule):
+            able = _able(policy, lambda has: has.schedules)
             raise BadInput(
-                f"steps is {value}, but this policy was trained for {', '.join(map(str, allowed))} "
-                "Euler steps: give one of these, or train with a larger --m-disc"
-                if self.policy.form is None
-                else f"steps is {value}, but this policy acts with {', '.join(map(str, allowed))}: "
-                "give that, or leave steps out"
+                f"steps is {schedule}, but the {self.backend} backend takes "
+                f"{', '.join(map(str, policy.train_steps))} only: give one of these, or choose "
+                f"backend {able}"
             )
-        return value
+        return schedule.count if schedule.is_even else schedule
+
+    def _check_rule(self, value: Any, candidates: int) -> Rule:
+        rule = rule_of(value)
+        check_critic(rule, candidates, bool(self.policy.critic))
+        if candidates > 1 and rule.name not in (has := BACKENDS[self.backend].rules):
+            able = _able(self.policy, lambda backend: rule.name in backend.rules)
+            raise BadInput(
+                f"rule is '{rule}', but the {self.backend} backend has {', '.join(has)} only: choose "
+                f"backend {able}"
+            )
+        return rule
 
     def _check_temperature(self, value: float | None) -> float:
         if value is None:
@@ -309,28 +350,19 @@ class Sampler:
             )
         return number
 
-    def _noise(
-        self,
-        noise: Any,
-        seed: int | None,
-        call: int | None,
-        row_offset: int,
-        rows: int,
-        candidates: int,
-        single: bool,
-    ) -> Any | NoiseKey:
-        """Return the caller's noise [B, N, A] or [B, N, S, A], checked, or the key to make it from."""
-        if noise is None:
-            if seed is None:
-                if call is not None:
-                    raise BadInput(f"call is {call!r} without a seed: give seed= too, or neither")
-                self._calls += 1
-                return NoiseKey(self._seed, (self._calls - 1) % 2**32, row_offset)
-            seed = _integer("seed", seed, 0, 2**64)
-            number = 0 if call is None else _integer("call", call, 0, 2**64)
-            return NoiseKey(seed, number % 2**32, row_offset)
-        if seed is not None or call is not None:
-            raise BadInput("noise is given together with seed or call: give one or the other")
+    def _key(self, seed: int | None, call: int | None, row_offset: int) -> NoiseKey:
+        """Return what the caller's seed and call, checked, or this Sampler's own, make of the noise."""
+        if seed is None:
+            if call is not None:
+                raise BadInput(f"call is {call!r} without a seed: give seed= too, or neither")
+            self._calls += 1
+            return NoiseKey(self._seed, (self._calls - 1) % 2**32, row_offset)
+        seed = _integer("seed", seed, 0, 2**64)
+        number = 0 if call is None else _integer("call", call, 0, 2**64)
+        return NoiseKey(seed, number % 2**32, row_offset)
+
+    def _noise(self, noise: Any, rows: int, candidates: int, single: bool) -> Any:
+        """Return the caller's noise [B, N, A] or [B, N, S, A], checked."""
         z = self._session.array("noise", noise)
         draws = self.policy.draws
         shape = ([] if single else [rows]) + [candidates] + [draws] * (draws > 1)
@@ -342,6 +374,17 @@ class Sampler:
                 "action components"
             )
         return z[None] if single else z
+
+
+def _takes(backend: Backend, policy: Policy, schedule: Schedule) -> bool:
+    """Whether a backend makes the steps, which the policy takes."""
+    return backend.schedules or schedule.key in policy.train_steps
+
+
+def _able(policy: Policy, does: Callable[[Backend], bool]) -> str:
+    """Return the backends that run a policy's form and do something, for a message."""
+    form = name_of(policy.form)
+    return " or ".join(has.name for has in BACKENDS.values() if form in has.forms and does(has))
 
 
 def _choose(backend: str | None, policy: Policy) -> str:
@@ -357,8 +400,13 @@ def _choose(backend: str | None, policy: Policy) -> str:
 
 
 def fastest(policy: Policy) -> str:
-    """Return the fastest backend for one observation that is installed, needs no GPU and runs the form."""
-    runs = name_of(policy.form) in BACKENDS["native"].forms
+    """Return the fastest backend for one observation that is installed, needs no GPU and runs the policy.
+
+    It runs the policy's form, and its own rule and steps.
+    """
+    native, own = BACKENDS["native"], policy.own
+    runs = name_of(policy.form) in native.forms and _takes(native, policy, own.steps)
+    runs = runs and (own.candidates == 1 or own.rule.name in native.rules)
     return "native" if runs and find_spec("sorl_fast._native") is not None else "numpy"
 
 

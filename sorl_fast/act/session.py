@@ -13,6 +13,8 @@ from ..errors import BadInput
 from ..status import Status as Status
 from .philox import normals
 from .policy_file import Policy
+from .rules import ARGMAX, Rule
+from .schedule import Schedule
 
 
 class Info(NamedTuple):
@@ -62,11 +64,13 @@ class Session(Protocol):
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: int | Schedule,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
-        """Choose the best of N actions for each observation.
+        """Choose one of N actions for each observation.
 
         Parameters
         ----------
@@ -76,11 +80,16 @@ class Session(Protocol):
             float32 [B, N, A], or [B, N, S, A] where the policy draws S > 1 numbers, from `array`, or
             the key that it follows from: `noise_of`.
         candidates, steps
-            N, at least 1, and M, one of the policy's step counts.
+            N, at least 1, and M equal steps or, where the backend has `schedules`, a schedule of the
+            policy's.
         want_q
-            Whether Q is wanted even if N = 1, where choosing does not need it.
+            Whether Q is wanted even if choosing does not need it.
         temperature
             What multiplies the noise that the policy's form adds; for a form that adds none, 0.
+        rule
+            How one is chosen, of the backend's `rules`.
+        draw
+            What the numbers follow from that a rule chooses by; given where the rule draws.
 
         Returns
         -------
@@ -98,6 +107,9 @@ class Backend(NamedTuple):
     name: str
     precisions: tuple[str, ...]
     forms: tuple[str, ...]  # of `form.NAMES`, those that it runs
+    rules: tuple[str, ...]  # of `rules.NAMES`, those that it chooses by
+    # whether it takes any schedule of steps; where not, a shortcut policy's are 1, 2, 4, ..., m_disc
+    schedules: bool
     why_not: Callable[[str], str]  # precision -> why it cannot serve here and now; "" if it can
     # policy, precision, threads -> session. BadInput: a value is one that it cannot serve
     make: Callable[[Policy, str, int], Session]

@@ -26,6 +26,17 @@ def clip_finite(x: Tensor, bound: float | None) -> Tensor:
     return x if bound is None else finite_part(lambda v: v.clamp(-bound, bound), x)
 
 
+def euler(
+    actor: Layers, obs: Tensor, noise: Tensor, steps: Sequence[tuple[float, float, float]]
+) -> Tensor:
+    """Return z_1 [R, A] after steps (t, log2_steps, h) of z <- z + h v(x, z, t, log2_steps), unclipped."""
+    z = noise
+    for t, log2_steps, h in steps:
+        fed = [obs.new_full(obs.shape[:1], number) for number in (t, log2_steps)]
+        z = z + h * velocity(actor, obs, z, *fed)
+    return z
+
+
 def one_step(
     actor: Layers,
     obs: Tensor,

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from ..status import Status
+from .rules import highest
 
 Layers = Sequence[tuple[Tensor, ...]]
 
@@ -180,29 +181,34 @@ def best_of_parts(
     high: Tensor | float,
     *,
     want_q: bool,
+    pick: Callable[[Tensor, Tensor, Tensor], Tensor] = lambda actions, q, good: highest(q, good),
+    reads_q: bool = True,
 ) -> Best:
     """Do what `best_of_n` does, of `denoise` and `critic_ensemble` with their networks given.
 
     They may be any that make candidates [B N, A] of noise [B, N, ...], and Q [E, B N] of those; without
-    `score` there is no Q, and N is 1.
+    `score` there is no Q, and N is 1 where choosing reads it. `pick` is another rule of choosing: of
+    actions [B, N, A], Q [B, N] and good [B, N] it returns the index [B], and `reads_q` says whether of Q.
     """
     B, N, *draw = noise.shape
     rows = obs.repeat_interleave(N, 0)
     z = denoise(rows, noise.reshape(B * N, *draw), steps)
     actions = clip(z, low, high)
     good = z.isfinite().all(1)
-    scored = score is not None and (N > 1 or want_q)
+    choosing = N > 1 and reads_q
+    scored = score is not None and (choosing or want_q)
     q = z.new_full((B * N,), torch.nan)
     if score is not None and scored:
         q = aggregate(score(rows, actions, steps), q_agg)
-    if N > 1:
+    if choosing:
         good = good & q.isfinite()
 
     good, q = good.view(B, N), q.view(B, N)
-    ranked = torch.where(good, q, -torch.inf)
-    # argmax leaves open which of equal entries it returns: the smallest index is the rule
-    tied = ranked == ranked.amax(1, keepdim=True)
-    index = torch.where(tied, torch.arange(N, device=z.device), N - 1).amin(1)
+    index = (
+        pick(actions.view(B, N, z.shape[1]), q, good)
+        if N > 1
+        else z.new_zeros(B, dtype=torch.int64)
+    )
     won = torch.arange(B, device=z.device) * N + index
     some, best_q = good.any(1), q.gather(1, index[:, None])[:, 0]
     action = actions[won]

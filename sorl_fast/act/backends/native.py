@@ -15,6 +15,7 @@ from ...cores import unpin
 from ...errors import BadInput
 from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
+from ..rules import ARGMAX, Rule
 from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
@@ -103,11 +104,16 @@ class NativeSession:
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: Any,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or [B, N, S, A], or that of the key; see `Session.act`."""
+        """Act on obs [B, O] with noise [B, N, A] or [B, N, S, A], or that of the key; see `Session.act`.
+
+        Steps and rule are such as `BACKEND` says.
+        """
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
@@ -137,6 +143,8 @@ BACKEND = Backend(
     name="native",
     precisions=("fp32", "bf16", "int8"),
     forms=tuple(name for name in NAMES if name != RESIDUAL),
+    rules=("argmax",),
+    schedules=False,
     why_not=_why_not,
     make=NativeSession,
 )

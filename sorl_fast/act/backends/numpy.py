@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import rules
 from ..form import NAMES
+from ..philox import uniforms
 from ..policy_file import Policy
 from ..reference import best_of_n
+from ..rules import ARGMAX, Rule
+from ..schedule import Schedule
 from ..session import Backend, Info, NoiseKey, Status, as_floats, noise_of, rest
 
 
@@ -40,15 +44,19 @@ class NumpySession:
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: int | Schedule,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         policy = self._policy
         if isinstance(noise, NoiseKey):
             noise = noise_of(noise, len(obs), candidates, policy.act_dim, policy.draws)
-        choice = best_of_n(policy, obs, noise, steps, want_q=want_q, temperature=temperature)
+        u = None if draw is None else uniforms(draw.seed, len(obs), draw.call, draw.row_offset)
+        options: dict[str, Any] = {"want_q": want_q, "temperature": temperature}
+        choice = best_of_n(policy, obs, noise, steps, rule=rule, u=u, **options)
         held = choice.candidate < 0
         action = np.where(held[:, None], self._last, choice.action)
         good = np.flatnonzero(~held)
@@ -62,6 +70,8 @@ BACKEND = Backend(
     name="numpy",
     precisions=("fp32",),
     forms=NAMES,
+    rules=rules.NAMES,
+    schedules=True,
     why_not=lambda precision: "",
     make=lambda policy, precision, threads: NumpySession(policy),
 )

@@ -4,10 +4,16 @@ Shape letters: B observations (rows), N candidates, O observation, A action.
 """
 
 import functools
+from fractions import Fraction
 from typing import Any
 
+from .. import rules
 from ..form import NAMES, Diffusion, Direct, Tanh, is_residual
+from ..philox import uniforms
 from ..policy_file import Policy
+from ..reference import plan_for
+from ..rules import ARGMAX, Rule, scale_of
+from ..schedule import Plan, Schedule
 from ..session import (
     Backend,
     Info,
@@ -50,8 +56,10 @@ class TorchSession:
         import torch
 
         from ...ops import forms, reference  # PyTorch's own arithmetic, on any device
+        from ...ops.rules import pick
 
         self._torch = torch
+        self._pick: Any = pick
         self._forms: Any = forms
         self._reference: Any = reference
         self._policy = policy
@@ -77,9 +85,11 @@ class TorchSession:
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: int | Schedule,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`."""
         torch, policy = self._torch, self._policy
@@ -88,20 +98,35 @@ class TorchSession:
             noise = torch.from_numpy(drawn)
         with torch.no_grad():
             actor, critic, low, high, *_ = self._on(obs.device)
+            plan = plan_for(policy, steps)
             best = self._reference.best_of_parts(
-                *self._parts(actor, critic, temperature),
+                *self._parts(actor, critic, temperature, plan),
                 self._normalised(obs),
                 noise.to(obs.device),
-                steps,
+                plan.k,
                 policy.q_agg,
                 low,
                 high,
                 want_q=want_q,
+                pick=self._rule(rule, obs, draw),
+                reads_q=rule.reads_q,
             )
             action, info, self._last = self._settle(obs, best, self._last.to(obs.device))
             return action, info
 
-    def _parts(self, actor: Any, critic: Any, temperature: float) -> tuple[Any, Any]:
+    def _rule(self, rule: Rule, obs: Any, draw: NoiseKey | None) -> Any:
+        """Return what chooses, of actions [B, N, A], Q [B, N] and which are good [B, N]."""
+        torch, policy = self._torch, self._policy
+        u: Any = None
+        if draw is not None:
+            drawn = uniforms(draw.seed, len(obs), draw.call, draw.row_offset)
+            u = torch.from_numpy(drawn).to(obs.device, torch.float32)
+        w = torch.from_numpy(scale_of(policy.action_low, policy.action_high)).to(obs.device)
+        p = rule.parameter or Fraction(1)
+        parameter = p.numerator, p.denominator
+        return lambda actions, q, good: self._pick(rule.name, parameter, actions, q, good, w, u)
+
+    def _parts(self, actor: Any, critic: Any, temperature: float, plan: Plan) -> tuple[Any, Any]:
         """Return what makes candidates and what scores them; without critics None scores."""
         form, forms, reference = self._policy.form, self._forms, self._reference
         score: Any = None
@@ -133,7 +158,7 @@ class TorchSession:
                 return forms.diffuse(network, obs, noise, coefficients, form.clip)
 
             return diffuse, score
-        return functools.partial(reference.denoise, actor), score
+        return lambda obs, noise, steps: forms.euler(actor, obs, noise, plan.steps), score
 
     def _normalised(self, obs: Any) -> Any:
         *_, mean, std = self._on(obs.device)
@@ -191,6 +216,8 @@ BACKEND = Backend(
     name="torch",
     precisions=("fp32",),
     forms=NAMES,
+    rules=rules.NAMES,
+    schedules=True,
     why_not=lambda precision: why_not("torch"),
     make=_make,
 )

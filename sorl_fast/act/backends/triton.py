@@ -16,6 +16,7 @@ from typing import Any
 from ...errors import BadInput
 from ..form import SHORTCUT
 from ..policy_file import Policy
+from ..rules import ARGMAX, Rule
 from ..session import Backend, Info, NoiseKey, Session
 from .torch import TorchSession, why_not
 
@@ -74,13 +75,16 @@ class TritonSession(TorchSession):
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: int,
+        steps: Any,
         want_q: bool,
         temperature: float = 0.0,
+        rule: Rule = ARGMAX,
+        draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
 
-        A shortcut actor adds no noise, so that there is no temperature.
+        A shortcut actor adds no noise, so that there is no temperature; steps and rule are such as
+        `BACKEND` says.
         """
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
@@ -233,6 +237,8 @@ BACKEND = Backend(
     name="triton",
     precisions=("fp32", "tf32", "bf16", "fp16"),
     forms=(SHORTCUT,),
+    rules=("argmax",),
+    schedules=False,
     why_not=_why_not,
     make=_make,
 )
