@@ -323,7 +323,12 @@ def _report(args: argparse.Namespace) -> int:
     with _extra("train"):
         from .report import write_report
     out = None if args.out is None else Path(args.out)
-    print(write_report([Path(run) for run in args.runs], out))
+    runs = [Path(run) for run in args.runs]
+    with show_progress(" cells timed", shown=args.progress) as progress:
+        path = write_report(
+            runs, out, seconds=args.seconds, again=args.again, progress=progress, say=print
+        )
+    print(path)
     return 0
 
 
@@ -331,7 +336,7 @@ def _recommend(args: argparse.Namespace) -> int:
     from .recommend import recommend, text
 
     with show_progress(" options", shown=args.progress) as progress:
-        result = recommend(args.run, args.budget_us, evaluation=args.evaluation, progress=progress)
+        result = recommend(args.runs, args.budget_us, evaluation=args.evaluation, progress=progress)
     print(text(result))
     return 0
 
@@ -439,7 +444,13 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     _add_flags(sub, EvalConfig, "evaluation")
     sub.set_defaults(run_command=_eval)
 
-    sub = commands.add_parser("report", help="one page of pictures and tables about runs")
+    sub = commands.add_parser(
+        "report",
+        help="one page of pictures and tables about runs",
+        description="Write report.html about runs of any methods: for each environment one picture of "
+        "actions a second against success, learning curves, losses, tables; and print the Pareto front of "
+        "speed and success over all of them. Each cell's speed is measured here, once (speeds.json).",
+    )
     sub.add_argument("runs", metavar="RUN", nargs="+", type=path_argument, help="a run's folder")
     sub.add_argument(
         "--out",
@@ -447,13 +458,33 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         type=path_argument,
         help="where to write (default: the first run's folder)",
     )
+    sub.add_argument(
+        "--seconds",
+        type=float,
+        default=0.2,
+        help="time for each cell whose speed is measured, at least 200 calls (default: 0.2)",
+    )
+    sub.add_argument(
+        "--again",
+        action="store_true",
+        help="measure also the speeds that speeds.json beside the report holds",
+    )
+    _add_progress(sub)
     sub.set_defaults(run_command=_report)
 
     sub = commands.add_parser(
-        "recommend", help="the steps, candidates, precision and threads for a time budget"
+        "recommend",
+        help="the method, steps, candidates, precision and threads for a time budget",
+        description="Time every evaluated cell of the runs on this machine, name the most successful one "
+        "whose p99 is within the budget, and print the Pareto front of p99 and success. Several runs "
+        "may be of several methods, evaluated in one environment.",
     )
     sub.add_argument(
-        "run", metavar="RUN", type=path_argument, help="a run's folder that has been evaluated"
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=path_argument,
+        help="a run's folder that has been evaluated",
     )
     sub.add_argument(
         "--budget-us", type=float, required=True, help="microseconds for an action, at p99"

@@ -1,33 +1,31 @@
-"""Which steps, candidates, precision and threads to act with on this machine, for a time budget.
+"""Which run, steps, candidates, precision and threads to act with on this machine, for a time budget.
 
-`sorl-fast recommend RUN --budget-us 500` joins two measurements: how often each cell (steps M, candidates
-N) of the run's evaluation succeeded, and how long an action of that cell takes here.
+`sorl-fast recommend RUN... --budget-us 500` joins two measurements: how often each cell (steps M,
+candidates N) of each run's evaluation succeeded, and how long an action of that cell takes here. The
+runs may be of several methods; their environment is one.
 """
 
-import itertools
 import json
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .act.form import name_of
 from .act.policy_file import Policy, digest, load
 from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
+from .act.timing import act_time
+from .cells import cell_name, pareto_front
+from .config import DEFAULT_METHOD
 from .cores import available_cores
 from .errors import BadInput
+from .machine import cpu_model
 
 PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
-WARM_UP = 50  # calls before those that count: pages, caches and the clock settle
-LEAST_CALLS = 200  # a 99th percentile of fewer is the maximum in disguise
 
 Progress = Callable[[int, int], None]
 
@@ -51,23 +49,33 @@ class Option(NamedTuple):
     p50_us: float  # one action for one observation, called from Python
     p99_us: float
     evaluated: str = "fp32"  # the precision in which the rate was found
+    method: str = DEFAULT_METHOD
+    run: str = "RUN"  # as it was given
+    backend: str = "native"  # what was timed
 
     def __str__(self) -> str:
         return (
-            f"M = {self.rate.steps}, N = {self.rate.candidates}, {self.precision}, "
+            f"{cell_name(*self.rate[:2])}, {self.precision}, "
             f"{self.threads} thread{'s' * (self.threads > 1)}"
         )
 
 
 class Recommendation(NamedTuple):
-    """Every option, in the order of M and N, and the one to take."""
+    """Every option, by run, M and N, and the one to take."""
 
     env: str  # where success was evaluated
     options: tuple[Option, ...]
     budget_us: float
     choice: Option | None  # None: nothing fits the budget
     left_out: Mapping[str, str] = MappingProxyType({})  # precisions that are not there, and why
-    backend: str = "native"  # what was timed
+
+    @property
+    def front(self) -> list[Option]:
+        """The options that no other beats in both p99 and success, fastest first.
+
+        Whatever the budget, the choice is one of them.
+        """
+        return pareto_front(self.options, lambda o: -o.p99_us, lambda o: o.rate.success)
 
 
 def choose(options: Iterable[Option], budget_us: float) -> Option | None:
@@ -91,12 +99,12 @@ def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
 
     The evaluation cannot tell them from the choice. One option a cell, its fastest.
     """
-    cells: dict[tuple[int, int], Option] = {}
+    cells: dict[tuple[str, int, int], Option] = {}
     for option in sorted(options, key=lambda option: option.p99_us):
         rate, best = option.rate, choice.rate
         overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
-        if overlaps and option.p99_us < choice.p99_us and rate != best:
-            cells.setdefault((rate.steps, rate.candidates), option)
+        if overlaps and option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best):
+            cells.setdefault((option.run, *rate[:2]), option)
     return list(cells.values())
 
 
@@ -107,6 +115,7 @@ class Evaluation(NamedTuple):
     precision: str
     rates: tuple[Rate, ...]
     policy: str | None  # the evaluated policy's digest; None: an older file, which states none
+    timing: str | None  # how success was timed; None: not stated
 
 
 def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
@@ -137,7 +146,8 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
         raise BadInput(
             f"evaluation {path}: precision is {precision!r}, but must be one of {known}; {redo}"
         )
-    return Evaluation(str(values.get("env")), precision, rates, values.get("policy"))
+    stated = (values.get(name) for name in ("policy", "success_timing"))
+    return Evaluation(str(values.get("env")), precision, rates, *stated)
 
 
 def _is_of(evaluation: Evaluation, policy: Policy) -> bool:
@@ -166,30 +176,18 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
     return Rate(*(row[name] for name in Rate._fields))
 
 
-def time_acts(
-    sampler: Sampler,
-    steps: int,
-    candidates: int,
-    seconds: float,
-    clock: Callable[[], int] = time.perf_counter_ns,
-) -> NDArray[np.float64]:
-    """Return the microseconds of each of at least 200 calls for one observation, after a warm-up."""
-    obs = np.random.default_rng(0).standard_normal((64, sampler.policy.obs_dim), np.float32)
-    times = []
-    end = clock() + int(seconds * 1e9)
-    for i in itertools.count(-WARM_UP):
-        if i >= LEAST_CALLS and clock() >= end:
-            break
-        x = obs[i % len(obs)]
-        start = clock()
-        sampler.act(x, steps, candidates, seed=0, call=max(i, 0))
-        if i >= 0:
-            times.append((clock() - start) / 1e3)
-    return np.array(times)
+class _Candidate(NamedTuple):
+    """A run that may be recommended."""
+
+    run: str  # as given
+    method: str
+    policy: Policy
+    file: Path  # of its evaluation
+    base: Evaluation
 
 
 def recommend(
-    run: str | os.PathLike[str],
+    run: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     budget_us: float,
     *,
     evaluation: str | os.PathLike[str] | None = None,
@@ -199,17 +197,19 @@ def recommend(
     backend: str | None = None,
     progress: Progress | None = None,
 ) -> Recommendation:
-    """Time every cell of a run's evaluation on this machine and choose the best that fits a budget.
+    """Time every cell of the runs' evaluations on this machine and choose the best that fits a budget.
 
     Parameters
     ----------
     run
-        A run's folder, or a policy file with its evaluation.json beside it.
+        A run's folder, or a policy file with its evaluation.json beside it; or several, of any methods
+        and seeds, evaluated in one environment. Each run stands for itself: it is one that acts.
     budget_us
         Microseconds that an action may take, at the 99th percentile; above 0.
     evaluation
-        Another evaluation.json than the run's. Where an evaluation-PRECISION.json of the same
-        environment lies beside it, that precision's success is read from there, as far as it goes.
+        Another evaluation.json than the run's, where there is one run. Where an
+        evaluation-PRECISION.json of the same environment lies beside it, that precision's success is
+        read from there, as far as it goes.
     precisions, threads
         What to try. Thread counts above this process's cores are left out, and so are precisions that
         this machine or SORL_CPU_ISA does not allow.
@@ -223,7 +223,8 @@ def recommend(
     Raises
     ------
     BadInput
-        The run, its evaluation or the budget is wrong, or this build has no such backend.
+        A run, its evaluation or the budget is wrong, the runs were evaluated in different ways, or this
+        build has no such backend.
     """
     try:
         possible = math.isfinite(budget_us) and budget_us > 0
@@ -234,51 +235,110 @@ def recommend(
             f"budget_us is {budget_us!r}, but must be finite and above 0. Set --budget-us; in "
             "Python: recommend(run, budget_us)"
         )
-    path = Path(run).expanduser()
-    path = path / "policy.safetensors" if path.is_dir() else path
-    policy = load(path)
-    if backend is None:
+    runs = [run] if isinstance(run, str | os.PathLike) else list(run)
+    candidates = _candidates(runs, evaluation)
+    work: list[tuple[_Candidate, str, int, Sampler, list[tuple[Rate, str]]]] = []
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for candidate in candidates:
+        _, _, policy, file, base = candidate
+        samplers, left_out = _samplers(policy, _backend(policy, backend), precisions, threads)
+        for (precision, count), sampler in samplers.items():
+            rates = _rates_in(precision, base, file, policy)
+            work.append((candidate, precision, count, sampler, rates))
+        for precision, reason in left_out.items():
+            reasons.setdefault((precision, reason), []).append(candidate.method)
+    options: list[Option] = []
+    total = sum(len(rates) for *_, rates in work)
+    for candidate, precision, count, sampler, rates in work:
+        for rate, evaluated in rates:
+            times = act_time(sampler, rate.steps, rate.candidates, seconds)
+            about = (evaluated, candidate.method, candidate.run, sampler.backend)
+            options.append(Option(rate, precision, count, *times, *about))
+            if progress is not None:
+                progress(len(options), total)
+    order = {candidate.run: i for i, candidate in enumerate(candidates)}
+    options.sort(key=lambda o: (order[o.run], *o.rate[:2], o.precision, o.threads))
+    left = {}
+    for (precision, reason), methods in reasons.items():
+        of = f" of {', '.join(dict.fromkeys(methods))}" if len(candidates) > 1 else ""
+        left[precision + of] = reason
+    env = candidates[0].base.env
+    return Recommendation(env, tuple(options), budget_us, choose(options, budget_us), left)
+
+
+def _candidates(
+    runs: Sequence[str | os.PathLike[str]], evaluation: str | os.PathLike[str] | None
+) -> list[_Candidate]:
+    """Read the runs and their evaluations, which must be of one environment and timing."""
+    if not runs:
+        raise BadInput("no run to recommend. Give at least one: `sorl-fast recommend RUN`")
+    if evaluation is not None and len(runs) > 1:
+        raise BadInput(
+            f"evaluation is {os.fspath(evaluation)!r}, but there are {len(runs)} runs, each with its own "
+            "evaluation.json: give one run, or leave --evaluation out"
+        )
+    found: list[_Candidate] = []
+    for run in runs:
+        path = Path(run).expanduser()
+        path = path / "policy.safetensors" if path.is_dir() else path
+        policy = load(path)
+        file = Path(evaluation or path.parent / "evaluation.json")
+        base = read_evaluation(file, policy)
+        if not _is_of(base, policy):
+            raise BadInput(
+                f"evaluation {file} is of another policy than {path}, which may have been trained on "
+                "since; evaluate the policy again: sorl-fast eval RUN"
+            )
+        first = found[0] if found else None
+        if first is not None and base.env != first.base.env:
+            raise BadInput(
+                f"{first.run} was evaluated in {first.base.env}, but {os.fspath(run)} in {base.env}: "
+                "success in different environments cannot be compared. Ask once for each environment"
+            )
+        if first is not None and base.timing != first.base.timing:
+            raise BadInput(
+                f"{first.run} was evaluated with success_timing={first.base.timing}, but "
+                f"{os.fspath(run)} with {base.timing}: evaluate one again, sorl-fast eval RUN "
+                "--success-timing"
+            )
+        if any(os.fspath(run) == other.run for other in found):
+            raise BadInput(f"{os.fspath(run)} is given twice; give each run once")
+        found.append(_Candidate(os.fspath(run), _method(path.parent), policy, file, base))
+    return found
+
+
+def _method(folder: Path) -> str:
+    """Return the method that a run's folder names; SORL's before runs recorded it."""
+    try:
+        return str(json.loads((folder / "config.json").read_bytes()).get("method", DEFAULT_METHOD))
+    except (OSError, ValueError, AttributeError):
+        return DEFAULT_METHOD
+
+
+def _backend(policy: Policy, wanted: str | None) -> str:
+    """Return what is timed: `wanted`, or else native where it runs the policy's form."""
+    if wanted is None:
         runs = name_of(policy.form) in BACKENDS["native"].forms
-        backend = "native" if runs else fastest(policy)
-    if backend == "native" and find_spec("sorl_fast._native") is None:
+        wanted = "native" if runs else fastest(policy)
+    if wanted == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "
             "install a wheel, or build it with g++ by `pip install -e .`"
         )
-    file = Path(evaluation or path.parent / "evaluation.json")
-    base = read_evaluation(file, policy)
-    if not _is_of(base, policy):
-        raise BadInput(
-            f"evaluation {file} is of another policy than {path}, which may have been trained on "
-            "since; evaluate the policy again: sorl-fast eval RUN"
-        )
+    return wanted
+
+
+def _samplers(
+    policy: Policy, backend: str, precisions: Sequence[str], threads: Sequence[int]
+) -> tuple[dict[tuple[str, int], Sampler], dict[str, str]]:
+    """Make a sampler for each precision and thread count, and say which precisions cannot be had."""
     counts = [n for n in threads if n <= available_cores()]
-    if counts and backend != "native":
-        counts = [min(counts)]  # the others take their threads from the process
     if not counts:
         raise BadInput(
             f"threads is {list(threads)}, but this process may use {available_cores()} cores only"
         )
-    samplers, left_out = _samplers(policy, backend, precisions, counts)
-    found = {p: _rates_in(p, base, file, policy) for p in precisions if p not in left_out}
-    options: list[Option] = []
-    total = len(samplers) * len(base.rates)
-    for (precision, count), sampler in samplers.items():
-        for rate, evaluated in found[precision]:
-            times = time_acts(sampler, rate.steps, rate.candidates, seconds)
-            p50, p99 = (float(np.quantile(times, q, method="higher")) for q in (0.5, 0.99))
-            options.append(Option(rate, precision, count, p50, p99, evaluated))
-            if progress is not None:
-                progress(len(options), total)
-    options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
-    choice = choose(options, budget_us)
-    return Recommendation(base.env, tuple(options), budget_us, choice, left_out, backend)
-
-
-def _samplers(
-    policy: Policy, backend: str, precisions: Sequence[str], counts: Sequence[int]
-) -> tuple[dict[tuple[str, int], Sampler], dict[str, str]]:
-    """Make a sampler for each precision and thread count, and say which precisions cannot be had."""
+    if backend != "native":
+        counts = [min(counts)]  # the others take their threads from the process
     samplers: dict[tuple[str, int], Sampler] = {}
     left_out: dict[str, str] = {}
     for precision in precisions:
@@ -313,45 +373,75 @@ def _rates_in(
 
 
 def text(result: Recommendation) -> str:
-    """Return the table and the advice as `sorl-fast recommend` prints them."""
-    env, options, budget, choice, left_out, backend = result
+    """Return the tables and the advice as `sorl-fast recommend` prints them."""
+    env, options, budget, choice, left_out = result
+    several = len({option.run for option in options}) > 1
+    backends = dict.fromkeys(option.backend for option in options)
     lines = [
-        f"Success in {env}; times of this machine, one action a call"
-        + f", {backend} backend" * (backend != "native"),
-        f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
-        f"{'threads':>7s} {'p50 us':>10s} {'p99 us':>10s}",
+        f"Success in {env}; times of this machine ({cpu_model()}), one action a call"
+        + f", {next(iter(backends))} backend" * (len(backends) == 1 and "native" not in backends),
     ]
-    for option in options:
-        rate = option.rate
-        interval = f"{rate.ci_low:.1%}-{rate.ci_high:.1%}"
-        mark = "<-- this one" if option is choice else "" if option.p99_us <= budget else "too slow"
-        lines.append(
-            f"{rate.steps:4d} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
-            f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
-            f"{mark}".rstrip()
-        )
+
+    def mark(option: Option) -> str:
+        return "<-- this one" if option is choice else "" if option.p99_us <= budget else "too slow"
+
+    lines += _table(options, several, mark)
     lines += [f"Left out: {precision}: {reason}" for precision, reason in left_out.items()]
+    front = [option for option in options if option in result.front]
+    lines += ["", "The Pareto front: no other option is both faster at p99 and better"]
+    lines += _table(sorted(front, key=lambda option: option.p99_us), several, mark)
     lines.append("")
     if choice is None:
         nearest = min(options, key=lambda option: option.p99_us)
         lines.append(
-            f"Nothing fits {budget:g} us: the fastest is {nearest} with p99 = {nearest.p99_us:.1f} us. "
-            "Raise the budget, evaluate smaller cells, or train a smaller network (--hidden)."
+            f"Nothing fits {budget:g} us: the fastest is {_named(nearest, several)} with "
+            f"p99 = {nearest.p99_us:.1f} us. Raise the budget, evaluate smaller cells, or train a smaller "
+            "network (--hidden)."
         )
         return "\n".join(lines)
     lines.append(
-        f"Within {budget:g} us at p99 the best is {choice}: success {choice.rate.success:.1%}, "
-        f"p50 {choice.p50_us:.1f} us, p99 {choice.p99_us:.1f} us."
+        f"Within {budget:g} us at p99 the best is {_named(choice, several)}: "
+        f"success {choice.rate.success:.1%}, p50 {choice.p50_us:.1f} us, p99 {choice.p99_us:.1f} us."
     )
     for option in not_worse(options, choice):
         lines.append(
-            f"Not told apart by this evaluation (the 95% intervals overlap), and cheaper: {option}: "
-            f"success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
+            "Not told apart by this evaluation (the 95% intervals overlap), and cheaper: "
+            f"{_named(option, several)}: success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
     if choice.precision != choice.evaluated:
         lines.append(
             f"Success was evaluated in {choice.evaluated}; that {choice.precision} succeeds as often is "
-            f"assumed. To be sure: sorl-fast eval RUN --precision {choice.precision}, with the same "
-            "--steps, --candidates and --episodes"
+            f"assumed. To be sure: sorl-fast eval {choice.run} --precision {choice.precision}, with the "
+            "same --steps, --candidates and --episodes"
         )
     return "\n".join(lines)
+
+
+def _named(option: Option, several: bool) -> str:
+    return f"{option.method} of {option.run}: {option}" if several else str(option)
+
+
+def _table(
+    options: Iterable[Option], several: bool, mark: Callable[[Option], str]
+) -> Iterable[str]:
+    """Yield the options as lines of a table; method, backend and run where there are several runs."""
+    yield (
+        f"{'method':8s}"
+        * several
+        + f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
+        f"{'threads':>7s} {'p50 us':>10s} {'p99 us':>10s} {'actions/s':>10s}"
+        + f" {'backend':>8s} run"
+        * several
+    )
+    for option in options:
+        rate = option.rate
+        interval = f"{rate.ci_low:.1%}-{rate.ci_high:.1%}"
+        yield (
+            f"{option.method:8s}"
+            * several
+            + f"{rate.steps:4d} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
+            f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
+            f"{1e6 / option.p50_us:10,.0f} "
+            + f"{option.backend:>8s} {option.run} " * several
+            + mark(option)
+        ).rstrip()

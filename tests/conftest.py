@@ -8,6 +8,14 @@ import pytest
 
 # read when a kernel is defined: the kernels' tests run on the CPU, in Triton's interpreter
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# read when torch is imported: tests run on every core already, and a thread of OpenMP that spins while it
+# waits takes the core from the one that it waits for
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def some_fast(values, *fast):
+    """Return the values as parameters, all slow but those in `fast`: more of the same for `make test`."""
+    return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]
 
 
 def own_arrays(T=300, O=4, A=2, seed=0):

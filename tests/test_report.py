@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from policies import make_policy
+from reported import CUBE, evaluation, row
 
 from sorl_fast.act import policy_file
 from sorl_fast.config import TrainConfig
@@ -19,45 +18,15 @@ from sorl_fast.learn.algorithms.sorl import SorlConfig
 from sorl_fast.report import figures, page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
-    Cell,
     Run,
     Setting,
     cells_of,
     learning_curves,
     load_run,
-    pareto_front,
 )
 from sorl_fast.simulate.evaluate import wilson
 
-CUBE = "cube-single-play-singletask-task2-v0"
 PICTURES = ["learning.png", "losses.png", "pareto.png", "scaling.png"]
-
-
-def row(M: int, N: int, successes: int, episodes: int = 50, rate: float | None = None) -> dict:
-    low, high = wilson(successes, episodes)
-    return {
-        "steps": M,
-        "candidates": N,
-        "episodes": episodes,
-        "successes": successes,
-        "success": successes / episodes,
-        "ci_low": low,
-        "ci_high": high,
-        "episode_length": 200 - 120 * successes / episodes,
-        "actions_per_second": rate or 9000 / (M * (1 + 0.25 * N)),
-        "returns": -200.0 + 100 * successes / episodes,
-    }
-
-
-def evaluation(rows: list[dict], **extra) -> dict:
-    return {
-        "env": CUBE,
-        "success_timing": "post",
-        "versions": {"sorl_fast": "0.1.0", "ogbench": "1.2.1", "mujoco": "3.3.0"},
-        "seed": 0,
-        "backend": "numpy",
-        "rows": rows,
-    } | extra
 
 
 def skill(M: int, N: int, progress: float) -> float:
@@ -279,7 +248,7 @@ def test_rows_of_different_counts_and_all_commands_are_shown(tmp_path):
 
 
 def caption_of(name: str, settings: list[Setting]) -> str:
-    return next(caption for picture, _, _, caption in figures.PICTURES if picture == name)(settings)
+    return next(p.caption for p in figures.PICTURES if p.name == name)(settings)
 
 
 @pytest.mark.parametrize(
@@ -552,32 +521,6 @@ def test_learning_curves_keep_only_what_most_seeds_have(tmp_path):
     assert list(curves) == [500, 1000]
     assert all(cell.seeds == 2 for cells in curves.values() for cell in cells)
     assert draw_learning([setting]) is not None
-
-
-def cell(rate: float, success: float) -> Cell:
-    return Cell(1, 1, 1, 50, success, 0.0, 1.0, 0.0, rate, 0.0)
-
-
-@given(
-    st.lists(
-        st.builds(
-            cell, st.sampled_from((1.0, 2.0, 3.0, 4.0)), st.sampled_from((0.0, 0.2, 0.5, 1.0))
-        ),
-        min_size=1,
-    )
-)
-def test_the_pareto_front_is_what_nothing_beats(cells):
-    front = pareto_front(cells)
-
-    def beats(a: Cell, b: Cell) -> bool:
-        better = a.success > b.success or a.actions_per_second > b.actions_per_second
-        return a.success >= b.success and a.actions_per_second >= b.actions_per_second and better
-
-    assert {(c.actions_per_second, c.success) for c in front} == {
-        (c.actions_per_second, c.success) for c in cells if not any(beats(d, c) for d in cells)
-    }
-    rates = [c.actions_per_second for c in front]
-    assert rates == sorted(rates, reverse=True)
 
 
 def test_the_terminal_table():

@@ -6,8 +6,9 @@ N candidates, M Euler steps.
 from __future__ import annotations
 
 import base64
-import contextlib
-from collections.abc import Mapping, Sequence
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,20 @@ from ..envs import find_preset
 from ..errors import BadInput
 from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
-from .figures import PICTURES, png
-from .runs import Cell, Run, Setting, cells_of, episodes_of, group_settings, load_run, pareto_front
+from .figures import PICTURES
+from .pareto import front_lines, front_of, front_text, points_of, rate_text
+from .plotting import png
+from .runs import (
+    Cell,
+    Run,
+    Setting,
+    by_environment,
+    cells_of,
+    episodes_of,
+    group_settings,
+    load_run,
+)
+from .speeds import with_speeds
 
 _TIMING = {
     "post": "on the state after each action (success_timing=post, as in the paper)",
@@ -38,10 +51,6 @@ _SEVERAL_SEEDS = (
 def _span(cell: Cell) -> str:
     mean, low, high = cell.percent
     return f"{mean:.0f}% [{low:.0f}, {high:.0f}]"
-
-
-def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def terminal_table(evaluation: Mapping[str, Any]) -> str:
@@ -66,7 +75,7 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
         line = [f"M = {M}"]
         for N in all_candidates:
             cell = by_place.get((M, N))
-            line.append(f"{_span(cell)} {_rate(cell.actions_per_second)}/s" if cell else "-")
+            line.append(f"{_span(cell)} {rate_text(cell.actions_per_second)}/s" if cell else "-")
         grid.append(line)
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
     lines = [
@@ -137,7 +146,7 @@ def _grid(setting: Setting) -> dict[str, Any]:
         "episodes": episodes_of(setting.cells) if setting.cells else "0",
         "candidates": all_candidates,
         "lines": lines,
-        "front": pareto_front(setting.cells),
+        "front": [point.cell for point in front_of(points_of([setting]))],
         "cells": setting.cells,
     }
 
@@ -248,16 +257,32 @@ def _gpu(settings: Sequence[Setting]) -> str:
     return "Not yet measured on a GPU."
 
 
-def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Write report.html and figures/*.png about the runs.
+def write_report(
+    runs: Sequence[Path],
+    out: Path | None = None,
+    *,
+    seconds: float = 0.2,
+    again: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Write report.html and figures/*.png about the runs, and speeds.json if anything was timed.
 
     Parameters
     ----------
     runs
         Run folders, at least one. Those that differ in their seed alone are aggregated; others are
-        compared side by side.
+        compared side by side, those of one environment in one picture of speed and success.
     out
         The folder to write into; by default the first run's.
+    seconds
+        Time for each cell whose speed is measured; finite and at least 0. At least 200 calls are made.
+    again
+        Measure also what `out` has the speed of; see `speeds.with_speeds`.
+    progress
+        Called with (cells timed, cells to time).
+    say
+        Called with the Pareto front of each environment, as a table of text.
 
     Returns
     -------
@@ -267,38 +292,62 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     Raises
     ------
     BadInput
-        A folder or file is missing, empty or damaged, a seed is there twice, or `out` cannot be
-        written; the message names it and the remedy.
+        A folder or file is missing, empty or damaged, a seed is there twice, `seconds` is out of its
+        bounds, or `out` cannot be written; the message names it and the remedy.
     """
     if not runs:
         raise BadInput("no run to report on. Give at least one: `sorl-fast report RUN`")
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise BadInput(f"seconds is {seconds!r}, but must be finite and at least 0. Set --seconds")
     settings = group_settings([load_run(Path(run)) for run in runs])
     out = Path(runs[0]) if out is None else Path(out)
+    settings, clock = with_speeds(settings, out / "speeds.json", seconds, again, progress)
+    written = set()
     pictures = []
-    for name, title, draw, caption in PICTURES:
-        figure = draw(settings)
+    for name, title, data, caption in list(_pictures(settings)):  # all drawn before any is written
         path = out / "figures" / f"{name}.png"
-        if figure is None:
-            with contextlib.suppress(OSError):  # a folder that refuses is named by the next write
-                path.unlink()  # of an earlier report: it would show other results
-            continue
-        data = png(figure)
         write_bytes(path, data)
+        written.add(path)
         uri = "data:image/png;base64," + base64.b64encode(data).decode()
-        pictures.append({"title": title, "caption": caption(settings), "uri": uri})
+        pictures.append({"title": title, "caption": caption, "uri": uri})
+    for picture in PICTURES:  # of an earlier report: they would show other results
+        for path in (out / "figures").glob(f"{picture.name}*.png"):
+            if path not in written:
+                path.unlink()
     path = out / "report.html"
-    write_bytes(path, _render(settings, pictures).encode())
+    write_bytes(path, _render(settings, pictures, clock).encode())
+    for env, some in by_environment(settings).items():
+        if say is not None and points_of(some):
+            say(front_text(env, some, clock))
     return path
 
 
-def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]]) -> str:
+def _pictures(settings: Sequence[Setting]) -> Iterator[tuple[str, str, bytes, str]]:
+    """Yield the name, title, PNG and caption of each picture that has something to show."""
+    for picture in PICTURES:
+        parts = by_environment(settings) if picture.by_environment else {"": settings}
+        for env, some in parts.items():
+            figure = picture.draw(some)
+            if figure is None:
+                continue
+            apart = len(parts) > 1
+            name = f"{picture.name}-{_file_name(env)}" if apart else picture.name
+            title = f"{picture.title}: {env}" if apart else picture.title
+            yield name, title, png(figure), picture.caption(some)
+
+
+def _file_name(env: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", env)
+
+
+def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
     from jinja2 import Environment, StrictUndefined
 
     text = files("sorl_fast.report").joinpath("page.html.jinja").read_text("utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"span": _span, "rate": _rate}
+    environment.filters |= {"span": _span, "rate": rate_text}
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     return environment.from_string(text).render(
@@ -311,6 +360,12 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]]) 
         intervals=_SEVERAL_SEEDS if several else _ONE_SEED,
         grids=[_grid(setting) for setting in settings if setting.cells],
         pictures=pictures,
+        clock=clock,
+        fronts=[
+            (env, front_lines(some))
+            for env, some in by_environment(settings).items()
+            if points_of(some)
+        ],
         names={name: find_method(name).title.partition(":")[0] for name in METHODS},
         paper=_paper(settings),
         runs=_runs(settings),

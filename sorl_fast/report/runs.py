@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -121,6 +121,7 @@ class Setting:
     label: str
     runs: tuple[Run, ...]
     cells: tuple[Cell, ...]  # of the final evaluation; by steps, then candidates
+    timed_by: str = ""  # the backend whose actions a second its cells have, such as native avx512
 
     @property
     def method(self) -> str:
@@ -284,16 +285,41 @@ def group_settings(runs: Sequence[Run]) -> list[Setting]:
                 )
             seeds[seed] = run.folder
     described = [_described(group[0]) for group in groups.values()]
+    settings = []
+    for group, label in zip(groups.values(), _differences(described), strict=True):
+        evaluations = [run.evaluation for run in group if run.evaluation is not None]
+        backends = {str(e["backend"]) for e in evaluations if e.get("backend")}
+        label = label or str(group[0].train["env"])
+        cells = cells_of(evaluations)
+        settings.append(Setting(label, tuple(group), cells, " and ".join(sorted(backends))))
+    return settings
+
+
+def _differences(described: Sequence[Mapping[str, str]]) -> list[str]:
+    """Say of each what sets it apart from the others; "" of one alone."""
     names = dict.fromkeys(key for d in described for key in d)  # methods have fields of their own
     varied = [key for key in names if len({d.get(key) for d in described}) > 1]
-    settings = []
-    for group, values in zip(groups.values(), described, strict=True):
-        label = ", ".join(f"{key} {values[key]}" for key in varied if key in values) or str(
-            values["env"]
-        )
-        evaluations = [run.evaluation for run in group if run.evaluation is not None]
-        settings.append(Setting(label, tuple(group), cells_of(evaluations)))
-    return settings
+    return [", ".join(f"{key} {d[key]}" for key in varied if key in d) for d in described]
+
+
+def series_names(settings: Sequence[Setting]) -> list[str]:
+    """Name each setting by its method, and by what sets it apart where a method has several."""
+    names = []
+    for setting in settings:
+        alike = [other for other in settings if other.method == setting.method]
+        rank = next(i for i, other in enumerate(alike) if other is setting)
+        own = _differences([_described(other.runs[0]) for other in alike])[rank]
+        title = find_method(setting.method).title.partition(":")[0]
+        names.append(f"{title}, {own}" if own else title)
+    return names
+
+
+def by_environment(settings: Iterable[Setting]) -> dict[str, list[Setting]]:
+    """Return the settings of each environment, in the order given."""
+    found: dict[str, list[Setting]] = {}
+    for setting in settings:
+        found.setdefault(setting.env, []).append(setting)
+    return found
 
 
 def _described(run: Run) -> dict[str, str]:
@@ -303,15 +329,6 @@ def _described(run: Run) -> dict[str, str]:
     values |= {"method": run.method, "precision": run.precision} | run.agent
     values |= {"transitions": data.get("transitions"), "data": str(data.get("sha256", ""))[:8]}
     return {key: str(value) for key, value in (values | {"success": run.timing}).items()}
-
-
-def pareto_front(cells: Sequence[Cell]) -> list[Cell]:
-    """Return the cells that no other beats in both speed and success, fastest first."""
-    front: list[Cell] = []
-    for cell in sorted(cells, key=lambda c: (-c.actions_per_second, -c.success)):
-        if not front or cell.success > front[-1].success:
-            front.append(cell)
-    return front
 
 
 def learning_curves(setting: Setting) -> dict[int, tuple[Cell, ...]]:

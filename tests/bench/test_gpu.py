@@ -214,6 +214,7 @@ def test_one_that_fails_does_not_stop_the_others(plain, monkeypatch):
     assert notes == [None, "failed: RuntimeError: out of resources"] * 2
 
 
+@pytest.mark.slow
 def test_times_fractions_and_table(plain, events):
     run = bench.Bench(CPU, SMALL)
     run.dry = run.result["dry_run"] = False

@@ -8,7 +8,7 @@ import golden_methods
 import numpy as np
 import pytest
 import torch
-from conftest import own_arrays
+from conftest import own_arrays, some_fast
 from tolerances import FLOAT32, GOLDEN
 
 from sorl_fast import Sampler, cli, ops
@@ -115,7 +115,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", [*OTHERS, "idql-mlp"])
+@pytest.mark.parametrize("name", some_fast([*OTHERS, "idql-mlp"], "bc", "idql"))
 def test_what_it_trains_acts_on_numpy_and_torch(name, own_file, tmp_path, capsys):
     method, out = name.removesuffix("-mlp"), tmp_path / "run"
     argv = [

@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import own_arrays
+from conftest import own_arrays, some_fast
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -158,8 +158,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS)
-def test_replays_equal_a_loop_written_by_hand(changes):
+@pytest.mark.parametrize("name", some_fast(CONFIGS, "min", "odd batch"))
+def test_replays_equal_a_loop_written_by_hand(name):
+    changes = CONFIGS[name]
     config, seed, count = agent(**changes), 3, 40
     recorder = TapeRecorder()
     updates, learner = setup(config, seed, recorder)
@@ -229,7 +230,7 @@ def test_an_update_that_fails_is_no_capture_failure():
         updates.make()
 
 
-@pytest.mark.parametrize("made", [0, 1, 6, 8], ids=lambda n: f"after{n}")
+@pytest.mark.parametrize("made", some_fast([0, 1, 6, 8], 0, 8), ids=lambda n: f"after{n}")
 def test_looks_at_any_time_see_each_update_once(made):
     updates, _ = setup(agent(), recorder=TapeRecorder())
     whole = make(updates, 12)
@@ -238,7 +239,7 @@ def test_looks_at_any_time_see_each_update_once(made):
     np.testing.assert_array_equal(make(other, 12 - made), whole[made:])
 
 
-@pytest.mark.parametrize("made", [1, 5, 9], ids=lambda n: f"after{n}")
+@pytest.mark.parametrize("made", some_fast([1, 5, 9], 9), ids=lambda n: f"after{n}")
 def test_updates_that_go_on_elsewhere_are_the_same(made):
     updates, learner = setup(agent(), recorder=TapeRecorder())
     before = make(updates, made)
@@ -350,7 +351,7 @@ def assert_same_run(a, b):
         assert np.array_equal(x.tensors[name], y.tensors[name]), name
 
 
-@pytest.mark.parametrize("stop_at", [1, 15, 22], ids=lambda k: f"after{k}")
+@pytest.mark.parametrize("stop_at", some_fast([1, 15, 22], 15), ids=lambda k: f"after{k}")
 def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at, on_gpu):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
     train(agent(), config(own_file, tmp_path / "parts", steps=stop_at), progress=False)

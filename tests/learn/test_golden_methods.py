@@ -57,11 +57,18 @@ def quantities(method):
     return kinds.values()
 
 
-@pytest.mark.parametrize(
-    ("method", "key"),
-    [(method, key) for method in CHECKS for key in quantities(method)],
-    ids=lambda x: x.replace("/", "."),
-)
+def cases():
+    """Every kind of quantity; those of one group after its first are slow."""
+    for method in CHECKS:
+        groups = set()
+        for key in quantities(method):
+            group = key.split("/")[0]
+            slow = group in groups or group == "batch"
+            groups.add(group)
+            yield pytest.param(method, key, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize(("method", "key"), [*cases()], ids=lambda x: x.replace("/", "."))
 def test_one_wrong_figure_is_found(method, key, monkeypatch):
     monkeypatch.setenv("SORL_OPS", "torch")
     x = numbers(method)[key]

@@ -1,0 +1,169 @@
+"""Actions a second of every cell of a report: measured here by one clock, kept, and used again.
+
+speeds.json, beside report.html, holds what was measured and on which machine. A policy is known there
+by its digest, so that a run that was trained on is measured again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..act.policy_file import Policy, load
+from ..act.sampler import Sampler
+from ..act.timing import act_time
+from ..atomic import write_bytes
+from ..cores import available_cores
+from ..errors import BadInput
+from ..machine import cpu_model
+from ..version import __version__
+from .runs import Run, Setting
+
+Progress = Callable[[int, int], None]
+
+_NEEDED = ("policy", "precision", "steps", "candidates", "backend", "p50_us")
+
+
+class _Key(NamedTuple):
+    policy: str  # digest
+    precision: str
+    steps: int
+    candidates: int
+
+
+@dataclasses.dataclass
+class _Store:
+    """What speeds.json holds."""
+
+    machine: dict[str, Any]
+    rows: dict[_Key, dict[str, Any]]
+
+
+class _Job(NamedTuple):
+    """A run whose cells are to be timed."""
+
+    policy: Policy
+    precision: str  # of its evaluation
+    cells: tuple[tuple[int, int], ...]
+
+    def key(self, cell: tuple[int, int]) -> _Key:
+        return _Key(self.policy.digest, self.precision, *cell)
+
+
+def _here() -> dict[str, Any]:
+    return {"cpu": cpu_model(), "cores": available_cores(), "sorl_fast": __version__}
+
+
+def _read(path: Path) -> _Store:
+    """Return what is stored; of a file that is missing or not ours, nothing."""
+    try:
+        values = json.loads(path.read_bytes())
+        rows = {
+            _Key(*(row[name] for name in _Key._fields)): {name: row[name] for name in row}
+            for row in values["speeds"]
+            if all(name in row for name in _NEEDED) and row["p50_us"] > 0
+        }
+        return _Store(dict(values["machine"]), rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        return _Store({}, {})
+
+
+def _job(run: Run) -> _Job:
+    """Return what is to be timed of a run that has an evaluation; BadInput: it has no policy."""
+    evaluation = run.evaluation
+    assert evaluation is not None
+    cells = tuple((row["steps"], row["candidates"]) for row in evaluation["rows"])
+    policy = load(run.folder / "policy.safetensors")
+    return _Job(policy, str(evaluation.get("precision", "fp32")), cells)
+
+
+def with_speeds(
+    settings: Sequence[Setting],
+    store: Path,
+    seconds: float,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> tuple[list[Setting], str]:
+    """Return the settings with actions a second by one clock, and whose clock that is, in words.
+
+    The clock is this machine's: each cell of each run is timed with one observation a call, on one
+    thread where the backend is native. What `store` holds of this machine is not timed again; what it
+    holds of another machine is used if nothing is missing, so that a report may be written again
+    elsewhere. Where a run cannot be timed, because its policy is not there or does not act here, all
+    speeds are those that the evaluations met: two clocks are never mixed.
+
+    Parameters
+    ----------
+    settings
+        The report's, of any environments.
+    store
+        speeds.json; written if anything is timed.
+    seconds
+        Time for each cell; at least 200 calls are made.
+    again
+        Time every cell, whatever `store` holds.
+    progress
+        Called with (cells timed, cells to time).
+    """
+    runs = [run for s in settings for run in s.runs if run.evaluation is not None]
+    if not runs:
+        return list(settings), ""
+    try:
+        jobs = {run.folder: _job(run) for run in runs}
+        kept = _timed(list(jobs.values()), store, seconds, again, progress)
+    except BadInput as err:
+        return list(settings), (
+            "Speeds as the evaluations met them, beside the simulator and other workers, since not every "
+            f"run can be timed here: {err}"
+        )
+    timed = [_replaced(setting, jobs, kept.rows) for setting in settings]
+    where = f"{kept.machine['cpu']}, {kept.machine['cores']} cores"
+    return timed, (
+        f"Speeds measured on {where}: the median call from Python, one observation a call, one thread "
+        "where the backend is native; actions/s is one over it."
+    )
+
+
+def _timed(
+    jobs: Sequence[_Job], path: Path, seconds: float, again: bool, progress: Progress | None
+) -> _Store:
+    """Return the speeds of all cells, of one machine."""
+    wanted = {job.key(cell): (job, cell) for job in jobs for cell in job.cells}
+    kept = _Store({}, {}) if again else _read(path)
+    missing = [key for key in wanted if key not in kept.rows]
+    if not missing and {"cpu", "cores"} <= kept.machine.keys():
+        return kept
+    here = _here()
+    if kept.machine != here:
+        kept, missing = _Store(here, {}), list(wanted)
+    samplers: dict[tuple[str, str], Sampler] = {}
+    for done, key in enumerate(missing, 1):
+        job, cell = wanted[key]
+        if key[:2] not in samplers:
+            samplers[key[:2]] = Sampler(job.policy, precision=job.precision)
+        sampler = samplers[key[:2]]
+        time = act_time(sampler, *cell, seconds)
+        backend = f"{sampler.backend} {sampler.isa}".strip()
+        kept.rows[key] = key._asdict() | {"backend": backend} | time._asdict()
+        if progress is not None:
+            progress(done, len(missing))
+    values = {"machine": kept.machine, "speeds": list(kept.rows.values())}
+    write_bytes(path, (json.dumps(values, indent=1) + "\n").encode())
+    return kept
+
+
+def _replaced(
+    setting: Setting, jobs: Mapping[Path, _Job], rows: Mapping[_Key, Mapping[str, Any]]
+) -> Setting:
+    """Return the setting with the measured speeds of its cells, the mean over its runs."""
+    own = [jobs[run.folder] for run in setting.runs if run.folder in jobs]
+    cells, backends = [], set()
+    for cell in setting.cells:
+        found = [rows[job.key(cell[:2])] for job in own if cell[:2] in job.cells]
+        backends |= {str(row["backend"]) for row in found}
+        rate = sum(1e6 / row["p50_us"] for row in found) / len(found)
+        cells.append(cell._replace(actions_per_second=rate))
+    return dataclasses.replace(setting, cells=tuple(cells), timed_by=" and ".join(sorted(backends)))
