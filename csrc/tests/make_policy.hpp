@@ -94,7 +94,7 @@ inline Parts make_parts(const Spec& s) {
     return out + "]";
   };
   const bool formed = !s.form.empty();
-  parts.metadata = std::string("{\"format\":") + (formed ? "2" : "1") + ","\"obs_dim\":" + std::to_string(s.obs_dim) +
+  parts.metadata = std::string("{\"format\":") + (formed ? "2" : "1") + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
                    ",\"act_dim\":" + std::to_string(s.act_dim) +
                    ",\"hidden\":" + std::to_string(s.hidden) + ",\"depth\":" + std::to_string(s.depth) +
                    ",\"ensemble\":" + std::to_string(s.ensemble) +

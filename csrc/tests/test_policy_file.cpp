@@ -327,9 +327,9 @@ void forms() {
   Parts parts = make_parts(spec(kEuler));
   parts.metadata = replaced(parts.metadata, "\"m_disc\":1", "\"m_disc\":2");
   refused(join(parts), "m_disc is 2, but must be 1 where there is a form");
-  parts = make_parts(spec(kEuler, 0));
-  parts.metadata = replaced(parts.metadata, "\"ensemble\":0", "\"ensemble\":1");
-  refused(join(parts), "the tensor critic/0/w is missing");
+  parts = make_parts(spec(kEuler));
+  parts.metadata = replaced(parts.metadata, "\"ensemble\":2", "\"ensemble\":0");
+  refused(join(parts), "unknown tensor \"critic/0/w\"");
 }
 
 void tensor_entries() {
