@@ -122,6 +122,7 @@ FULL = Scale(
         *_tasks(DEFAULT, "rollout best_of_n critic_ensemble velocity", "bf16"),
         *_tasks(DEFAULT, "adam_ema_step normals words", "fp32"),
         *_tasks(DEFAULT, "rollout best_of_n critic_ensemble velocity", "tf32 fp32"),
+        *_tasks(DEFAULT, "best_of_n_scheduled", "bf16 tf32 fp32"),
     ),
     form="short",
     seconds=0.3,

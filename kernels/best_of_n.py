@@ -4,13 +4,16 @@ A program takes a group of observations at a time, and NP candidates of each: it
 them, scores them with every critic at k = M, and keeps each observation's best so far, until all N
 candidates have been seen. Observations times NP are the BM rows of its products.
 
+A policy's steps are a shortcut actor's, or those of a `Table`. The noise of a table's steps is read from
+memory: drawing it among them would take the registers that products want, and a launch takes less.
+
 Shape letters: B observations, N candidates, O observation, A action (AP padded for products), H hidden,
 L hidden layers, E critics, M Euler steps; NP candidates at a time, G = BM / NP observations.
 """
 
 import math
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from .critic import PROGRAMS, pieces, score
 from .euler import denoise
+from .noise import normals as normals_of
 from .packing import PRECISIONS, Packed, Sizes
 from .philox import normals
 from .tiles import POINTERS, Compile, Tile, architecture, processors
@@ -32,7 +36,22 @@ CLIPPED = 8  # the bounds changed the returned action
 CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
 
 # a user's rows may begin anywhere
-_UNALIGNED = ("obs", "noise", "key", "low", "high")
+_UNALIGNED = ("obs", "noise", "key", "low", "high", "table", "temperature")
+_VARYING = ["rows", "candidates", "steps", "draws", "begins", "squash"]
+
+
+class Table(NamedTuple):
+    """Steps that are not a shortcut actor's: see `euler`."""
+
+    steps: Tensor  # float32 [M, 5]: (t, l, a, b, s) of each
+    # float32, one number: what multiplies s; on the device, so that a recorded graph reads it afresh
+    temperature: Tensor
+    draws: int = 1  # S, how many numbers of noise a component of an action takes
+    begins: bool = True  # whether z is the noise's draw 0 at first, and not 0
+    squash: bool = False  # whether every step's result goes through tanh
+    noise_clip: float = math.inf  # of what a step adds
+    clip: float = math.inf  # of a step's result
+
 
 # ---- device helpers
 
@@ -72,12 +91,11 @@ def _drawn(
 # ---- kernel
 
 
-@triton.jit(
-    do_not_specialize=["rows", "candidates", "steps"], do_not_specialize_on_alignment=_UNALIGNED
-)
+@triton.jit(do_not_specialize=_VARYING, do_not_specialize_on_alignment=_UNALIGNED)
 def _best_of_n(
     action, index, q, flags, obs, noise, key, low, high, actor_w, actor_v, critic_w, critic_v,
     scratch, first, rows, candidates, steps, h, log2_steps,
+    table, temperature, draws, begins, squash, noise_clip, clip,
     E: tl.constexpr, O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr,
     H: tl.constexpr, L: tl.constexpr, ACTOR_H: tl.constexpr, ACTOR_L: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
@@ -106,16 +124,27 @@ def _best_of_n(
         for begin in tl.range(0, candidates, NP, disable_licm=True):
             candidate = begin + rm % NP
             live = (row < rows) & (candidate < candidates)
-            if DRAW:
-                z = _drawn(key, row, candidate, first, A, AP, BM)
+            if table is None:
+                if DRAW:
+                    z = _drawn(key, row, candidate, first, A, AP, BM)
+                else:
+                    at = (row * candidates + candidate)[:, None] * A + ra[None, :]
+                    z = tl.load(noise + at, mask=live[:, None] & inside[None, :], other=0.0)
+                z = tl.where(live[:, None] & inside[None, :], z, 0.0)
+                z = denoise(
+                    obs, row, live, z, actor_w, actor_v, scratch, first, steps, h, log2_steps,
+                    O, A, AP, ACTOR_H, ACTOR_L, BM, BN, BK, STAGES, PRECISION,
+                )  # fmt: skip
             else:
-                at = (row * candidates + candidate)[:, None] * A + ra[None, :]
-                z = tl.load(noise + at, mask=live[:, None] & inside[None, :], other=0.0)
-            z = tl.where(live[:, None] & inside[None, :], z, 0.0)
-            z = denoise(
-                obs, row, live, z, actor_w, actor_v, scratch, first, steps, h, log2_steps,
-                O, A, AP, ACTOR_H, ACTOR_L, BM, BN, BK, STAGES, PRECISION,
-            )  # fmt: skip
+                at = noise + (row * candidates + candidate)[:, None] * (draws * A) + ra[None, :]
+                own = live[:, None] & inside[None, :]
+                z = tl.load(at, mask=own & (begins != 0), other=0.0)
+                z = denoise(
+                    obs, row, live, z, actor_w, actor_v, scratch, first, steps, h, log2_steps,
+                    O, A, AP, ACTOR_H, ACTOR_L, BM, BN, BK, STAGES, PRECISION,
+                    table=table, more=at + begins * A, there=own, temperature=temperature,
+                    squash=squash, noise_clip=noise_clip, clip=clip,
+                )  # fmt: skip
             z = tl.where(inside[None, :], z, 0.0)  # a NaN spreads to the padding
             good = live & (tl.sum(tl.where(_finite(z), 0, 1), 1) == 0)
             lowest = tl.load(low + ra, mask=inside, other=0.0)[None, :]
@@ -195,20 +224,23 @@ def candidates_at_once(rows: int, candidates: int, tile: Tile, programs: int) ->
     return min(reversed(powers), key=rounds)
 
 
+_OF_TABLES = ["table", "temperature", "draws", "begins", "squash", "noise_clip", "clip"]
+
+
 @lru_cache(maxsize=1024)
 def _build(
-    actor: Sizes, critic: Sizes, precision: str, tile: Tile, at_once: int,
-    draw: bool, score_them: bool, mean: bool,
+    actor: Sizes, critic: Sizes | None, precision: str, tile: Tile, at_once: int,
+    draw: bool, score_them: bool, mean: bool, tabled: bool = False,
 ) -> Compile:  # fmt: skip
-    """Return the kernel as a launch builds it."""
+    """Return the kernel as a launch builds it; without a critic for one that scores nothing."""
     dtype, dot = PRECISIONS[precision]
     number = POINTERS[dtype]
     types = dict.fromkeys(("actor_w", "critic_w", "scratch"), number)
     types |= {"index": "*i64", "flags": "*i32", "key": "*i64", "h": "fp32", "log2_steps": "fp32"}
-    types |= dict.fromkeys(("rows", "candidates", "steps"), "i32")
-    constexprs = {
-        "E": critic.members,
-        **pieces(critic, tile),
+    types |= dict.fromkeys(_VARYING, "i32") | dict.fromkeys(("noise_clip", "clip"), "fp32")
+    constexprs: dict[str, Any] = {
+        "E": critic.members if critic else 0,
+        **pieces(critic or actor, tile),
         "ACTOR_H": actor.hidden,
         "ACTOR_L": actor.depth,
         "BM": tile.BM,
@@ -221,10 +253,14 @@ def _build(
         "SCORE": score_them,
         "MEAN": mean,
     }
-    constexprs["noise" if draw else "key"] = None
+    absent = ["noise" if draw else "key"]
+    absent += ["h", "log2_steps"] if tabled else _OF_TABLES
+    absent += [] if critic else ["critic_w", "critic_v"]
+    constexprs |= dict.fromkeys(absent)
     kernel = _best_of_n
     signature = {a: types.get(a, "*fp32") for a in kernel.arg_names if a not in constexprs}
     flags = {"draw": draw, "score": score_them, "mean": mean}
+    flags |= {"table": tabled, "alone": critic is None}
     return Compile(
         "_".join(["best_of_n", *(flag for flag, on in flags.items() if on)]),
         kernel,
@@ -237,17 +273,22 @@ def _build(
 
 def aot(actor: Sizes, critic: Sizes, precision: str, tile: Tile) -> list[Compile]:
     """Return the kernels that a sampler launches, to be built ahead of time."""
-    shared = (actor, critic, precision, tile)
+    shared, alone = (actor, critic, precision, tile), (actor, None, precision, tile)
+    few = min(8, tile.BM)
     return [
-        _build(*shared, min(8, tile.BM), draw=True, score_them=True, mean=True),
-        _build(*shared, min(8, tile.BM), draw=True, score_them=True, mean=False),
+        _build(*shared, few, draw=True, score_them=True, mean=True),
+        _build(*shared, few, draw=True, score_them=True, mean=False),
         _build(*shared, 1, draw=True, score_them=False, mean=True),
+        _build(*alone, 1, draw=True, score_them=False, mean=True),
+        _build(*shared, few, draw=False, score_them=True, mean=True, tabled=True),
+        _build(*shared, few, draw=False, score_them=True, mean=False, tabled=True),
+        _build(*alone, 1, draw=False, score_them=False, mean=True, tabled=True),
     ]
 
 
 def best_of_n(
     actor: Packed,
-    critic: Packed,
+    critic: Packed | None,
     obs: Tensor,
     noise: Tensor,
     candidates: int,
@@ -257,6 +298,7 @@ def best_of_n(
     high: Tensor,
     *,
     want_q: bool = True,
+    table: Table | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sample N candidates an observation, keep the one with the highest Q(x, a, M).
@@ -264,11 +306,12 @@ def best_of_n(
     Parameters
     ----------
     actor, critic
-        The two networks, of one precision.
+        The two networks, of one precision. Without a critic N is 1 and there is no Q.
     obs
         float32 [B, O], contiguous, B at least 0.
     noise
-        float32 [B, N, A], or a key: int64 [3] of seed, call and number of the first row.
+        float32 [B, N, A], or [B, N, S, A] with a table of S > 1 draws, contiguous; or a key: int64 [3]
+        of seed, call and number of the first row.
     candidates, steps
         N and M, at least 1.
     q_agg
@@ -277,6 +320,8 @@ def best_of_n(
         float32 [A]: an action is clipped to them once, at the end, and that is what is scored.
     want_q
         Whether Q is wanted even if N = 1, where choosing does not need it.
+    table
+        The M steps; None: a shortcut actor's, each z <- z + s(z, i/M, 1/M | x)/M.
     tile
         How the work is cut; None: by the device.
 
@@ -288,11 +333,15 @@ def best_of_n(
         good, index 0 wins and q is -inf (NaN where it was not computed). flags is a sum of CLIPPED and
         CANDIDATE_REJECTED, or NONFINITE_RESULT alone, or NONFINITE_OBS alone.
     """
-    s, B, device = critic.sizes, len(obs), obs.device
-    A, widest = s.act, max(s.hidden, actor.sizes.hidden)
+    if table is not None and candidates == 1 and not want_q:
+        critic = None  # one build for all that score nothing
+    sizes, B, device = actor.sizes, len(obs), obs.device
+    of_critic = None if critic is None else critic.sizes
+    hidden = sizes.hidden if of_critic is None else of_critic.hidden
+    A, widest = sizes.act, max(hidden, sizes.hidden)
     if tile is None:
-        common = math.gcd(s.hidden, actor.sizes.hidden)
-        tile = choose_tile(architecture(device), critic.precision, common, B * candidates)
+        common = math.gcd(hidden, sizes.hidden)
+        tile = choose_tile(architecture(device), actor.precision, common, B * candidates)
     action, q = obs.new_empty((B, A)), obs.new_empty(B)
     index = torch.empty(B, dtype=torch.int64, device=device)
     flags = torch.empty(B, dtype=torch.int32, device=device)
@@ -300,21 +349,30 @@ def best_of_n(
         return action, index, q, flags
     most = PROGRAMS * processors(device)
     at_once = candidates_at_once(B, candidates, tile, most)
+    if table is not None and noise.dtype == torch.int64:
+        noise = normals_of(noise, B, candidates, A, table.draws)
     draw = noise.dtype == torch.int64
-    score_them = candidates > 1 or want_q
+    score_them = critic is not None and (candidates > 1 or want_q)
     build = _build(
-        *(actor.sizes, s, critic.precision, tile, at_once, draw, score_them, q_agg == "mean")
+        *(sizes, of_critic, actor.precision, tile, at_once, draw, score_them),
+        *(q_agg == "mean" or not score_them, table is not None),
     )
     programs = min(triton.cdiv(B, tile.BM // at_once), most)
     args: dict[str, Any] = {
         "action": action, "index": index, "q": q, "flags": flags, "obs": obs,
         "key" if draw else "noise": noise, "low": low, "high": high,
         "actor_w": actor.weights, "actor_v": actor.vectors,
-        "critic_w": critic.weights, "critic_v": critic.vectors,
-        "scratch": critic.weights.new_empty(programs * 2 * tile.BM * widest),
-        "first": obs.new_empty(programs * tile.BM * max(actor.sizes.hidden, build.constexprs["AP"])),
-        "rows": B, "candidates": candidates, "steps": steps, "h": 1.0 / steps,
-        "log2_steps": math.log2(steps),
+        "scratch": actor.weights.new_empty(programs * 2 * tile.BM * widest),
+        "first": obs.new_empty(programs * tile.BM * max(sizes.hidden, build.constexprs["AP"])),
+        "rows": B, "candidates": candidates, "steps": steps,
     }  # fmt: skip
+    if critic is not None:
+        args |= {"critic_w": critic.weights, "critic_v": critic.vectors}
+    if table is None:
+        args |= {"h": 1.0 / steps, "log2_steps": math.log2(steps)}
+    else:
+        args |= {"table": table.steps, "temperature": table.temperature, "draws": table.draws}
+        args |= {"begins": int(table.begins), "squash": int(table.squash)}
+        args |= {"noise_clip": table.noise_clip, "clip": table.clip}
     build.kernel[(programs,)](**args, **build.constexprs, **build.options)
     return action, index, q, flags

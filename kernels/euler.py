@@ -1,4 +1,7 @@
-"""The actor on the device: its first layer, a velocity, and M Euler steps, as kernels call them.
+"""The actor on the device: its first layer, a velocity, and M steps, as kernels call them.
+
+The steps are Euler's of a shortcut actor, or those of a table on the device: COLUMNS float32 a step,
+(t, l, a, b, s), for z <- clip(squash(a z + b v(x, z, t, l)) + clip(temperature s noise)).
 
 Shape letters as in `actor`.
 """
@@ -9,6 +12,7 @@ import triton.language as tl
 from .dense import gelu, input_product, product
 
 BX = tl.constexpr(32)  # observation columns that the first layer takes at a time
+COLUMNS = tl.constexpr(5)  # numbers of a step in a table
 
 
 @triton.jit
@@ -38,11 +42,12 @@ def evaluate(
     z, t, mask, w, v, scratch, first, pre, layer,
     O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
-    PRECISION: tl.constexpr, SAVE: tl.constexpr,
+    PRECISION: tl.constexpr, SAVE: tl.constexpr, log2_steps=None,
 ):  # fmt: skip
     """Return the velocity [BM, AP] at z [BM, AP], t [BM], after `first_layer`.
 
-    With SAVE the pre-activations [BM, H] of layer l, of rows under `mask`, go to pre + l * layer.
+    log2_steps is added to what `first_layer` was given. With SAVE the pre-activations [BM, H] of layer
+    l, of rows under `mask`, go to pre + l * layer.
     """
     dt: tl.constexpr = w.dtype.element_ty
     rm, rn, rk, ra = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK), tl.arange(0, AP)
@@ -52,6 +57,8 @@ def evaluate(
         w_t = tl.load(w + (O + A) * H + col).to(tl.float32)
         w_z = tl.load(w + (O + ra)[:, None] * H + col[None, :], mask=(ra < A)[:, None], other=0.0)
         acc = tl.load(first + at) + t[:, None] * w_t[None, :]
+        if log2_steps is not None:
+            acc += log2_steps * tl.load(w + (O + A + 1) * H + col).to(tl.float32)[None, :]
         acc = input_product(acc, z, w_z, PRECISION)
         if SAVE:
             tl.store(pre + at, acc.to(dt), mask=mask[:, None])
@@ -84,14 +91,44 @@ def evaluate(
 
 
 @triton.jit
+def clip_finite(x, bound):
+    """Clip what is finite to +-bound; what is not stays, so that it is seen."""
+    clipped = tl.where(x > bound, bound, tl.where(x < -bound, -bound, x))
+    return tl.where(tl.abs(x) < float("inf"), clipped, x)
+
+
+@triton.jit
+def step(
+    z, velocity, at, more, there, temperature, squash, noise_clip, clip,
+):  # fmt: skip
+    """Return the z [BM, AP] that a step of a table makes, before the next; at: the step's numbers.
+
+    more: pointers [BM, AP] to the noise of this step, read under `there` where temperature s is not 0.
+    temperature: pointer to a float32. squash: int32, whether tanh. Clips may be infinite.
+    """
+    z = tl.load(at + 2) * z + tl.load(at + 3) * velocity
+    if squash != 0:
+        # 1 - 2 / (e^2x + 1): where the exponential overflows, 1
+        z = tl.where(tl.abs(z) < float("inf"), 1.0 - 2.0 / (tl.exp(2.0 * z) + 1.0), z)
+    scale = tl.load(at + 4) * tl.load(temperature)
+    if scale != 0.0:
+        z += clip_finite(scale * tl.load(more, mask=there, other=0.0), noise_clip)
+    return clip_finite(z, clip)
+
+
+@triton.jit
 def denoise(
     obs, row, mask, z, w, v, scratch, first, steps, h, log2_steps,
     O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, H: tl.constexpr, L: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr,
     pre=None, zs=None, rows=0, SAVE: tl.constexpr = False, SAVE_Z: tl.constexpr = False,
+    table=None, more=None, there=None, temperature=None, squash=None, noise_clip=None, clip=None,
 ):  # fmt: skip
     """Return z_1 [BM, AP], not clipped, after M = `steps` Euler steps from z [BM, AP].
+
+    With `table`, after the steps of that, the rest as in `step`, `more` for the first; then h and
+    log2_steps are not read.
 
     obs: pointer to float32 [B, O]. row: int64 [BM], the observation of each row; mask [BM]: rows that
     are there. z: float32, 0 in the columns behind A. w, v: the actor's `Packed.weights` and `.vectors`.
@@ -100,7 +137,10 @@ def denoise(
     pre-activations of layer l to pre + (l * M + m) * rows * H; both point to the first row's place.
     """
     zero = tl.zeros((BM,), tl.float32)
-    first_layer(obs, row, mask, zero + log2_steps, w, v, first, O, A, H, BM, BN, PRECISION)
+    same = zero  # of all steps
+    if table is None:
+        same = zero + log2_steps
+    first_layer(obs, row, mask, same, w, v, first, O, A, H, BM, BN, PRECISION)
     ra = tl.arange(0, AP)
     wide = tl.full((), rows, tl.int64)
     for m in tl.range(0, steps, disable_licm=True):
@@ -110,9 +150,17 @@ def denoise(
         kept = pre
         if SAVE:
             kept = pre + wide * m * H
-        velocity = evaluate(
-            z, zero + m * h, mask, w, v, scratch, first, kept, wide * steps * H,
-            O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
-        )  # fmt: skip
-        z += h * velocity
+        if table is None:
+            velocity = evaluate(
+                z, zero + m * h, mask, w, v, scratch, first, kept, wide * steps * H,
+                O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE,
+            )  # fmt: skip
+            z += h * velocity
+        else:
+            at = table + m * COLUMNS
+            velocity = evaluate(
+                z, zero + tl.load(at), mask, w, v, scratch, first, kept, wide * steps * H,
+                O, A, AP, H, L, BM, BN, BK, STAGES, PRECISION, SAVE, tl.load(at + 1),
+            )  # fmt: skip
+            z = step(z, velocity, at, more + m * A, there, temperature, squash, noise_clip, clip)
     return z

@@ -1,10 +1,10 @@
 """Noise drawn inside a kernel: the Philox4x32-10 numbers of every other backend.
 
-counter = (a // 4, candidate, row, call mod 2^32), key = (low, high 32 bits of the seed), a the action
-component. With u = ((w >> 8) + 1) 2^-24 and v = (w' >> 8) 2^-24, words w, w' = 0, 1 give
-sqrt(-2 ln u) cos 2 pi v and sqrt(-2 ln u) sin 2 pi v for a mod 4 = 0, 1, and words 2, 3 those for
-a mod 4 = 2, 3; in float64, rounded to float32. float64 because a GPU's float32 logarithm is
-approximate, which near u = 1 costs three digits; the numbers are few.
+counter = ((draw << 24) + a // 4, candidate, row, call mod 2^32), key = (low, high 32 bits of the seed),
+a the action component. With u = ((w >> 8) + 1) 2^-24 and v = (w' >> 8) 2^-24, words w, w' = 0, 1 give
+sqrt(-2 ln u) cos 2 pi v and sqrt(-2 ln u) sin 2 pi v for a mod 4 = 0, 1, and words 2, 3 those for a mod
+4 = 2, 3; in float64, rounded to float32. float64 because a GPU's float32 logarithm is approximate,
+which near u = 1 costs three digits; the numbers are few.
 """
 
 import triton
@@ -43,9 +43,15 @@ def _cosine(turn, quarter):
 
 
 @triton.jit
-def normals(seed, call, row, candidate, a):
-    """Standard normals for int64 seed and call, and blocks of row, candidate, a that broadcast."""
-    quad = (a // 4 + row * 0 + candidate * 0).to(tl.uint32)
+def normals(seed, call, row, candidate, a, draw=None):
+    """Standard normals for int64 seed and call, and blocks of row, candidate, a, draw that broadcast.
+
+    draw is int64 in [0, 256); None: 0.
+    """
+    quad = a // 4 + row * 0 + candidate * 0
+    if draw is not None:
+        quad += draw << 24
+    quad = quad.to(tl.uint32)
     c1 = (candidate + quad * 0).to(tl.uint32)
     c2 = (row + quad * 0).to(tl.uint32)
     c3 = (call + quad.to(tl.int64) * 0).to(tl.uint32)

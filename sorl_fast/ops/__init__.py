@@ -28,6 +28,7 @@ from . import chain, parameters, reference, table
 from .parameters import Parameters as Parameters
 from .reference import Best, Layers, aggregate, flat
 from .sampling import prepare
+from .schedule import Schedule as Schedule
 
 unpin()  # of what `import torch` may have done: csrc's threads and other processes start from this one
 
@@ -187,29 +188,37 @@ def _loaded_triton() -> ModuleType:
 
 
 def sampling_implementation(
-    actor: Layers, critic: Layers, rows: int, precision: str, device: torch.device
+    actor: Layers,
+    critic: Layers,
+    rows: int,
+    precision: str,
+    device: torch.device,
+    scheduled: bool = False,
 ) -> str:
     """Return how a sampler computes the best of N of a policy: fused, chain or reference.
 
     Parameters
     ----------
     actor, critic
-        The policy.
+        The policy; a critic without layers: none.
     rows
         B N.
     precision
         fp32, tf32, fp16 or bf16; the reference is float32 whatever it is.
     device
         A GPU, or the CPU where triton interprets.
+    scheduled
+        Whether its steps are a `Schedule`'s.
     """
     triton = _loaded_triton()
     A = actor[-1][0].shape[-1]
-    sizes = [Layout.of_act(flat(net), A, net is critic) for net in (actor, critic)]
+    sizes = [Layout.of_act(flat(net), A, net is critic) for net in (actor, critic) if net]
     if not all(map(triton.serves, sizes)):
         return "chain"
     if device.type == "cpu":
         return "fused"
-    return table.choice("best_of_n", precision, sizes[1], rows, device=device)
+    operation = "best_of_n_scheduled" if scheduled else "best_of_n"
+    return table.choice(operation, precision, sizes[-1], rows, device=device)
 
 
 def backend(device: torch.device | str = "cpu") -> str:
@@ -486,10 +495,10 @@ def adam_ema_step(
     )  # fmt: skip
 
 
-def normals(key: Tensor, rows: int, candidates: int, act_dim: int) -> Tensor:
-    """Standard normal noise [B, N, A] of a key on the device: see `reference.normals`."""
-    fast = _choose_noise("normals", key, rows * candidates * act_dim)
-    return fast.normals(key, rows, candidates, act_dim)
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draws: int = 1) -> Tensor:
+    """Standard normal noise [B, N, (S,) A] of a key on the device: see `reference.normals`."""
+    fast = _choose_noise("normals", key, rows * candidates * draws * act_dim)
+    return fast.normals(key, rows, candidates, act_dim, draws)
 
 
 def words(key: Tensor, count: int) -> Tensor:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
 
 from ..kernels.products import float_product, unit_scale
-from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts, log2_fed
+from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts, log2_fed, steps_of
+from .schedule import Schedule
 
 # precision -> type of weights and activations; tf32 is float32 with products that round it
 DTYPES = {
@@ -143,7 +144,7 @@ def critic_of(critic: Network, obs: Tensor, actions: Tensor, steps: int) -> Tens
 
 def best_of_n_of(
     actor: Network,
-    critic: Network,
+    critic: Network | None,
     obs: Tensor,
     noise: Tensor,
     steps: int,
@@ -152,10 +153,14 @@ def best_of_n_of(
     high: Tensor | float,
     *,
     want_q: bool = True,
+    schedule: Schedule | None = None,
+    temperature: Tensor | None = None,
 ) -> Best:
-    """Return what `reference.best_of_n` does, of prepared networks."""
-    parts = functools.partial(denoise_of, actor), functools.partial(critic_of, critic)
-    return best_of_parts(*parts, obs, noise, steps, q_agg, low, high, want_q=want_q)
+    """Return what `reference.best_of_n` does, of prepared networks; None: no critic."""
+    make = steps_of(functools.partial(velocity_of, actor), schedule, temperature)
+    make = make or functools.partial(denoise_of, actor)
+    score = None if critic is None else functools.partial(critic_of, critic)
+    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, want_q=want_q)
 
 
 # ---- gradients in fp16

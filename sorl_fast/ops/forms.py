@@ -12,18 +12,9 @@ from torch import Tensor
 from torch.nn.functional import layer_norm, relu, silu
 
 from .reference import LAYER_NORM_EPS, Layers, velocity
+from .schedule import clip_finite, finite_part
 
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # of x [R, O], z [R, A] and t [R]
-
-
-def finite_part(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a bounded function to what is finite: a candidate that is not must not pass for one."""
-    return torch.where(x.isfinite(), function(x), x)
-
-
-def clip_finite(x: Tensor, bound: float | None) -> Tensor:
-    """Clip what is finite to +-bound; None: no clip."""
-    return x if bound is None else finite_part(lambda v: v.clamp(-bound, bound), x)
 
 
 def euler(

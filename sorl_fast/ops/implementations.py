@@ -14,9 +14,13 @@ from torch import Tensor
 from ..layout import Layout
 from . import reference
 from .reference import Layers
+from .schedule import Schedule
 
 ACTOR_OPERATIONS = ("velocity", "rollout")
-NETWORK_OPERATIONS = (*ACTOR_OPERATIONS, "critic_ensemble", "best_of_n")
+# best_of_n of a policy whose steps are a `Schedule`: other code of the kernel's
+SCHEDULED = "best_of_n_scheduled"
+SAMPLING_OPERATIONS = ("best_of_n", SCHEDULED)
+NETWORK_OPERATIONS = (*ACTOR_OPERATIONS, "critic_ensemble", *SAMPLING_OPERATIONS)
 PLAIN_OPERATIONS = ("adam_ema_step", "normals", "words")  # of no network, in one precision
 OPERATIONS = (*NETWORK_OPERATIONS, *PLAIN_OPERATIONS)
 NAMES = ("fused", "chain", "reference")
@@ -64,8 +68,9 @@ class Implementation(NamedTuple):
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
     precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
-    best_of_n then takes candidates=. `prepare` is `sampling.prepare` for the implementation, where a
-    sampler makes networks ready once: what is timed is what follows.
+    best_of_n then takes candidates=. best_of_n_scheduled also takes schedule= and
+    temperature=. `prepare` is `sampling.prepare` for the implementation, where a sampler makes networks
+    ready once: what is timed is what follows.
     """
 
     function: Callable[..., Any]
@@ -93,9 +98,12 @@ def _best_of_n(implementation: str) -> Implementation:
     prepare = functools.partial(_late("sampling", "prepare"), implementation)
 
     def call(
-        actor: Layers, critic: Layers, obs: Tensor, *args: Any, precision: str, **options: Any
-    ) -> Any:
-        return prepare(actor, critic, obs.shape[-1], precision).best_of_n(obs, *args, **options)
+        actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, *args: Any,
+        precision: str, schedule: Schedule | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
+        schedules = {} if schedule is None else {steps: schedule}
+        networks = prepare(actor, critic, obs.shape[-1], precision, schedules)
+        return networks.best_of_n(obs, noise, steps, *args, **options)
 
     return Implementation(call, draws=implementation == "fused", prepare=prepare)
 
@@ -108,9 +116,12 @@ ON_GPU: dict[str, dict[str, Implementation]] = {
         "reference": Implementation(_reference(name)),
     }
     for name in OPERATIONS
+    if name not in SAMPLING_OPERATIONS
 }
 # as a sampler runs it
-ON_GPU["best_of_n"] = {name: _best_of_n(name) for name in NAMES}
+ON_GPU |= {
+    operation: {name: _best_of_n(name) for name in NAMES} for operation in SAMPLING_OPERATIONS
+}
 
 GPU = f"{__name__}:ON_GPU"
 

@@ -6,10 +6,12 @@ others alone.
 """
 
 import functools
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +19,12 @@ from torch import Tensor
 from .. import isolated
 from ..status import Status
 from . import reference
-from .implementations import Implementation, Task
+from .implementations import SAMPLING_OPERATIONS, SCHEDULED, Implementation, Task
 from .parameters import Packings
 from .problems import (
     KEYS,
     SETTINGS,
+    TEMPERATURE,
     Case,
     Function,
     Problem,
@@ -32,6 +35,7 @@ from .problems import (
     key_of,
     normal,
     random_layers,
+    schedules,
     solve,
     solved,
 )
@@ -270,56 +274,78 @@ def check_best_of_n(
     note: isolated.Note,
 ) -> None:
     """Check best_of_n on one case: the winner is as good as the best, and is what it says it is."""
-    c = choices(task.precision, case)
+    for of in schedules(case) if task.operation == SCHEDULED else [""]:
+        _check_best_of_n(implementation, task, case, of, device, note)
+
+
+def _check_best_of_n(
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    of: str,
+    device: torch.device,
+    note: isolated.Note,
+) -> None:
+    """Do it for the shortcut actor's steps, or for `of` of the case's schedules."""
+    c, where = choices(task.precision, case, of), f"{of} {case}".strip()
     guard = Guards(device)
     actor, critic = ([guard(p) for p in params] for params in (c.actor, c.critic))
     obs, noise = (guard(x) for x in c.tensors)
     low, high = (guard(x) for x in c.limits)
 
-    def call(obs: Tensor, noise: Tensor, **options: int) -> Best:
+    scheduled: dict[str, Any] = {}
+    if c.schedule is not None:
+        scheduled = {"schedule": c.schedule, "temperature": guard(torch.tensor(TEMPERATURE))}
+
+    def call(obs: Tensor, noise: Tensor, alone: bool = False, **options: Any) -> Best:
+        options |= scheduled
         with poisoned(), torch.no_grad():
-            layers = grouped(actor, False), grouped(critic, True)
-            rest = (case.steps, c.q_agg, low, high)
+            layers = grouped(actor, False), [] if alone else grouped(critic, True)
+            rest = (c.steps, c.q_agg, low, high)
             found = implementation.function(
                 *layers, obs, noise, *rest, precision=task.precision, **options
             )
             wait(device)
         return Best(*(x.cpu() for x in found))
 
-    note(f"values, {case}")
+    note(f"values, {where}")
     found = call(obs, noise)
-    guard.look(f"at {case}")
-    _judge(found, c.truth, None, f"at {case}")
-    B, N, _ = noise.shape
+    guard.look(f"at {where}")
+    judge_winners(found, c.truth, None, f"at {where}")
+    B, N, *_ = noise.shape
     nothing = torch.zeros(B, dtype=torch.bool)
-    _check_status(found, c.limits, nothing, nothing, f"at {case}")
+    _check_status(found, c.limits, nothing, nothing, f"at {where}")
     key = key_of(case).to(device)
     if implementation.draws:
-        note(f"noise from a key, {case}")
+        note(f"noise from a key, {where}")
         drawn = call(obs, key, candidates=N)
-        _judge(drawn, c.truth, None, f"with noise from a key at {case}")
-    note(f"one candidate, its Q not asked for, {case}")
+        judge_winners(drawn, c.truth, None, f"with noise from a key at {where}")
+    note(f"one candidate, its Q not asked for, {where}")
+    lone: dict[str, Any] = {"noise": noise[:, :1].contiguous()}
     if implementation.draws:
-        single = call(obs, key, candidates=1, want_q=False)
-    else:
-        single = call(obs, noise[:, :1].contiguous(), want_q=False)
-    first = {"action": c.truth.exact["action"][:, 0]}
-    agree({"action": single.action}, Truth(first, c.truth.bounds), f"with one candidate at {case}")
+        lone = {"noise": key, "candidates": 1}
+    first = Truth({"action": c.truth.exact["action"][:, 0]}, c.truth.bounds)
+    single = call(obs, want_q=False, **lone)
+    agree({"action": single.action}, first, f"with one candidate at {where}")
+    single = call(obs, alone=True, **lone)
+    agree({"action": single.action}, first, f"without a critic at {where}")
+    if single.q.isfinite().any():
+        raise Disagrees(f"without a critic there is a Q, at {where}")
     if case.rows > 1000:
         return
-    note(f"candidates that are not finite, {case}")
+    note(f"candidates that are not finite, {where}")
     bad_obs, bad_noise = obs.clone(), noise.clone()
     bad_obs[0, 0] = torch.nan
     left = torch.ones(B, N, dtype=torch.bool)
     left[0] = False
     if N > 1:  # the winners that there were
         for b in range(1, B):
-            bad_noise[b, found.candidate[b], -1] = torch.inf if b % 2 else torch.nan
+            bad_noise[b, found.candidate[b], ..., -1] = torch.inf if b % 2 else torch.nan
             left[b, found.candidate[b]] = False
-    where = f"beside what is not finite, at {case}"
+    beside = f"beside what is not finite, at {where}"
     found = call(bad_obs, bad_noise)
-    _judge(found, c.truth, left, where)
-    _check_status(found, c.limits, ~left.any(1), left.any(1) & ~left.all(1), where)
+    judge_winners(found, c.truth, left, beside)
+    _check_status(found, c.limits, ~left.any(1), left.any(1) & ~left.all(1), beside)
 
 
 def _check_status(
@@ -337,7 +363,7 @@ def _check_status(
         raise Disagrees(f"row {row} has status {got}, not {int(expected[row])}, {where}")
 
 
-def _judge(found: Best, truth: Truth, left: Tensor | None, where: str) -> None:
+def judge_winners(found: Best, truth: Truth, left: Tensor | None, where: str) -> None:
     """Raise Disagrees unless each observation's winner is one of the best of those left."""
     action, index, q, _ = found
     exact = truth.exact["q"] if left is None else truth.exact["q"].where(left, -torch.inf)
@@ -424,10 +450,12 @@ def check_noise(
     note: isolated.Note,
 ) -> None:
     """Check normals or words: equal integers, normals within NORMALS_BOUND; raise Disagrees."""
-    shape: tuple[int, ...] = (case.rows, case.candidates, case.network.act)
+    shapes: list[tuple[int, ...]] = [(case.rows, case.candidates, case.network.act)]
     if task.operation == "words":
-        shape = (math.prod(shape),)
-    for numbers in KEYS:
+        shapes = [(math.prod(shapes[0]),)]
+    elif case.rows <= 1000:
+        shapes += [(*shapes[0], 3), (1, 2, case.network.act, 256)]
+    for numbers, shape in itertools.product(KEYS, shapes):
         note(f"key {numbers}, {case}")
         key = torch.tensor(numbers)
         with poisoned():
@@ -445,7 +473,7 @@ def check_noise(
 
 CHECKS: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("velocity", "rollout", "critic_ensemble"), check_network_operation),
-    "best_of_n": check_best_of_n,
+    **dict.fromkeys(SAMPLING_OPERATIONS, check_best_of_n),
     "adam_ema_step": check_adam_ema_step,
     "normals": check_noise,
     "words": check_noise,

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..layout import Layout
-from . import reference
+from . import forms, reference
 from .implementations import Network, Task
 from .parameters import Packings, Parameters
 from .reference import Layers
+from .schedule import Schedule
 
 # largest error that is always allowed, relative to an array's largest entry
 FLOOR = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.2e-2}
@@ -278,14 +279,59 @@ def solved(operation: str, precision: str, case: Case, change: int = 0) -> tuple
     return given, Truth(exact, bounds(exact, honest, precision))
 
 
+TEMPERATURE = 0.75  # of scheduled steps
+
+
+def schedules(case: Case) -> dict[str, Schedule]:
+    """Return steps of every kind, M those of the case or one, by the form of policy that has them."""
+    draw, M = random.Random(case.seed), case.steps
+
+    def some(low: float, high: float) -> tuple[float, ...]:
+        return tuple(draw.uniform(low, high) for _ in range(M))
+
+    times = tuple((i + 1) / 16 for i in range(M))  # exact in any type
+    noisy = tuple(0.0 if i % 2 else 0.5 for i in range(M))  # first, and not at every step
+    one, nothing = (1.0,), (0.0,)
+    return {
+        "diffusion": Schedule(times, some(0, 3), some(0.5, 1), some(-0.7, 0.7), noisy, clip=0.95),
+        "tanh": Schedule(
+            nothing, nothing, nothing, one, one, begins=False, squash=True, noise_clip=0.3
+        ),
+        "direct": Schedule(nothing, nothing, nothing, one, nothing),
+    }
+
+
+def _candidates(
+    actor: Layers, rows: Tensor, noise: Tensor, steps: int, schedule: Schedule | None
+) -> Tensor:
+    """Return z [B N, A] by the definition of each form, which knows no schedule."""
+    if schedule is None:
+        return reference.denoise(actor, rows, noise, steps)
+    times, logs, *scales, begins, squash, noise_clip, clip = schedule
+    if scales[0] == (0.0,):
+        added = TEMPERATURE * scales[2][0]
+        return forms.one_step(
+            actor, rows, noise, reads_noise=begins, tanh=squash, scale=added, noise_clip=noise_clip
+        )
+    fed = dict(zip(times, logs, strict=True))
+
+    def network(obs: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        return reference.velocity(actor, obs, z, t, torch.full_like(t, fed[float(t[0])]))
+
+    drawn = noise.view(len(rows), schedule.draws, -1)
+    each = [(t, a, b, TEMPERATURE * s) for t, a, b, s in zip(times, *scales, strict=True)]
+    return forms.diffuse(network, rows, drawn, each, clip)
+
+
 def _all_candidates(
     actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, q_agg: str, low: Tensor,
-    high: Tensor,
+    high: Tensor, schedule: Schedule | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return every candidate's action [B, N, A] and aggregated Q [B, N]."""
-    B, N, A = noise.shape
+    B, N, *_, A = noise.shape
     rows = obs.repeat_interleave(N, 0)
-    z = reference.denoise(actor, rows, noise.reshape(B * N, A), steps).clamp(low, high)
+    z = _candidates(actor, rows, noise.reshape(B * N, *noise.shape[2:]), steps, schedule)
+    z = z.clamp(low, high)
     q = reference.aggregate(reference.critic_ensemble(critic, rows, z, steps), q_agg)
     return {"action": z.view(B, N, A), "q": q.view(B, N)}
 
@@ -293,36 +339,42 @@ def _all_candidates(
 class Choices(NamedTuple):
     """Inputs of best_of_n, and what is true of every candidate."""
 
+    steps: int  # M
+    schedule: Schedule | None
+
     actor: list[Tensor]
     critic: list[Tensor]
-    tensors: tuple[Tensor, Tensor]  # obs [B, O], noise [B, N, A]
+    tensors: tuple[Tensor, Tensor]  # obs [B, O], noise [B, N, (S,) A]
     q_agg: str
     limits: tuple[Tensor, Tensor]  # low, high [A]
     truth: Truth
 
 
 @functools.lru_cache(maxsize=8)
-def choices(precision: str, case: Case) -> Choices:
-    """Return best_of_n's problem of a case; B N is about the case's rows."""
+def choices(precision: str, case: Case, of: str = "") -> Choices:
+    """Return best_of_n's problem of a case, `of` one of its `schedules`; B N is about the case's rows."""
+    schedule = schedules(case)[of] if of else None
+    draws, steps = (schedule.draws, len(schedule.times)) if schedule else (1, case.steps)
     network, N = case.network, case.candidates
     B = max(2, case.rows // N)
     g = torch.Generator().manual_seed(case.seed)
     actor, critic = (random_layers(network, c, g) for c in (False, True))
-    obs, noise = normal(g, B, network.obs), reference.normals(key_of(case), B, N, network.act)
+    obs = normal(g, B, network.obs)
+    noise = reference.normals(key_of(case), B, N, network.act, draws)
     low, high = (x + 0.2 * torch.rand(network.act, generator=g) for x in (-1.0, 0.7))
     q_agg = "min" if case.seed % 2 else "mean"
 
     def answer(dtype: torch.dtype) -> dict[str, Tensor]:
         layers = [grouped([p.to(dtype) for p in x], c) for x, c in ((actor, False), (critic, True))]
         x, z, lo, hi = (x.to(dtype) for x in (obs, noise, low, high))
-        return _all_candidates(layers[0], layers[1], x, z, case.steps, q_agg, lo, hi)
+        return _all_candidates(layers[0], layers[1], x, z, steps, q_agg, lo, hi, schedule)
 
     with torch.no_grad():
         exact = answer(torch.float64)
         with _honest(precision) as dtype:
             honest = answer(dtype)
     truth = Truth(exact, bounds(exact, honest, precision))
-    return Choices(actor, critic, (obs, noise), q_agg, (low, high), truth)
+    return Choices(steps, schedule, actor, critic, (obs, noise), q_agg, (low, high), truth)
 
 
 SETTINGS = {"lr": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0, "tau": 0.3}

@@ -17,6 +17,7 @@ from torch.nn.functional import gelu, layer_norm
 
 from ..status import Status
 from .rules import highest
+from .schedule import Schedule, follow
 
 Layers = Sequence[tuple[Tensor, ...]]
 
@@ -143,6 +144,8 @@ def best_of_n(
     high: Tensor | float = 1.0,
     *,
     want_q: bool = True,
+    schedule: Schedule | None = None,
+    temperature: Tensor | None = None,
 ) -> Best:
     """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
 
@@ -154,9 +157,10 @@ def best_of_n(
     Parameters
     ----------
     actor, critic
-        Layers as in `velocity` and `critic_ensemble`.
+        Layers as in `velocity` and `critic_ensemble`. No layers of a critic: N is 1 and Q NaN.
     obs, noise
-        Observations [B, O] and standard normal noise [B, N, A].
+        Observations [B, O] and standard normal noise [B, N, A], or [B, N, S, A] with a schedule of S > 1
+        draws.
     steps
         M, also the k that the critic is asked about.
     q_agg
@@ -165,9 +169,23 @@ def best_of_n(
         Action bounds, scalars or [A]: clipped to once, at the end, and that is what is scored.
     want_q
         Whether Q is wanted even if N = 1, where choosing does not need it.
+    schedule, temperature
+        The M steps where they are not `denoise`'s, and what multiplies their noise: one number on the
+        device.
     """
-    parts = functools.partial(denoise, actor), functools.partial(critic_ensemble, critic)
-    return best_of_parts(*parts, obs, noise, steps, q_agg, low, high, want_q=want_q)
+    make = steps_of(functools.partial(velocity, actor), schedule, temperature)
+    make = make or functools.partial(denoise, actor)
+    score = functools.partial(critic_ensemble, critic) if critic else None
+    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, want_q=want_q)
+
+
+def steps_of(
+    velocity: Callable[..., Tensor], schedule: Schedule | None, temperature: Tensor | None
+) -> Callable[[Tensor, Tensor, int], Tensor] | None:
+    """Return what makes candidates by a schedule, as `best_of_parts` calls it; None without one."""
+    if schedule is None or temperature is None:
+        return None
+    return lambda obs, noise, steps: follow(velocity, schedule, obs, noise, temperature)
 
 
 def best_of_parts(
@@ -321,7 +339,7 @@ def _philox(counter: Sequence[Tensor], seed: Tensor) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draw: int = 0) -> Tensor:
+def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draws: int = 1) -> Tensor:
     """Standard normal noise, each number a function of (key, row, candidate, draw, a) alone.
 
     Philox4x32-10 and Box-Muller, the numbers of every sampler: counter = ((draw << 24) + a // 4,
@@ -335,21 +353,21 @@ def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draw: int = 0
         captured graph reads it afresh at every replay.
     rows, candidates, act_dim
         B, N and A.
-    draw
-        In [0, 256); above 0, A is below 2^26.
+    draws
+        S, from 1 to 256; above 1, A is below 2^26.
 
     Returns
     -------
     Tensor
-        float32 [B, N, A].
+        float32 [B, N, A], or [B, N, S, A] where S is above 1.
     """
     quads = -(-act_dim // 4)
-    shape = (rows, candidates, quads)
+    shape = (rows, candidates, draws, quads)
     count = [torch.arange(n, device=key.device) for n in shape]
     counter = (
-        count[2] + (draw << 24),
-        count[1].view(-1, 1),
-        (count[0] + key[2]).view(-1, 1, 1),
+        count[3] + (count[2].view(-1, 1) << 24),
+        count[1].view(-1, 1, 1),
+        (count[0] + key[2]).view(-1, 1, 1, 1),
         key[1],
     )
     words = _philox([(c & _LOW32).expand(shape) for c in counter], key[0])
@@ -357,7 +375,8 @@ def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draw: int = 0
     radius = torch.sqrt(-2 * torch.log((u + 1).double() * 2.0**-24))
     angle = v.double() * (2 * math.pi * 2.0**-24)
     pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
-    return pairs.view(rows, candidates, 4 * quads)[..., :act_dim].float().contiguous()
+    x = pairs.view(rows, candidates, draws, 4 * quads)[..., :act_dim].float()
+    return (x if draws > 1 else x[:, :, 0]).contiguous()
 
 
 def words(key: Tensor, count: int) -> Tensor:

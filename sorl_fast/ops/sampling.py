@@ -4,11 +4,14 @@ Samplers run this, and the self-check judges this: what is judged is what runs.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from . import chain, reference
 from .reference import Best, Layers
+from .schedule import Schedule
 
 
 class Prepared(NamedTuple):
@@ -19,6 +22,7 @@ class Prepared(NamedTuple):
     critic: Any
     # of the networks and the arguments of `reference.best_of_n` after them
     function: Callable[..., Best]
+    schedules: Mapping[int, Any]  # M -> the steps, as the implementation takes them
 
     @property
     def draws(self) -> bool:
@@ -28,13 +32,31 @@ class Prepared(NamedTuple):
         """
         return self.implementation == "fused"
 
-    def best_of_n(self, *args: Any, **options: Any) -> Best:
-        """Return the best of N: `reference.best_of_n` without its first two arguments; no gradient."""
-        return self.function(self.actor, self.critic, *args, **options)
+    def best_of_n(
+        self,
+        obs: Tensor,
+        noise: Tensor,
+        steps: int,
+        *args: Any,
+        temperature: Tensor | None = None,
+        **options: Any,
+    ) -> Best:
+        """Return the best of N: `reference.best_of_n` without its first two arguments; no gradient.
+
+        The schedule is that of `steps`; where there is one, there must be a temperature.
+        """
+        if steps in self.schedules:
+            options |= {"schedule": self.schedules[steps], "temperature": temperature}
+        return self.function(self.actor, self.critic, obs, noise, steps, *args, **options)
 
 
 def prepare(
-    implementation: str, actor: Layers, critic: Layers, obs: int, precision: str
+    implementation: str,
+    actor: Layers,
+    critic: Layers,
+    obs: int,
+    precision: str,
+    schedules: Mapping[int, Schedule] | None = None,
 ) -> Prepared:
     """Make a policy's networks ready for one implementation, O = `obs`.
 
@@ -43,17 +65,24 @@ def prepare(
     implementation
         fused (one kernel), chain (PyTorch's products) or reference (float32 whatever the precision).
     actor, critic
-        Layers as in `reference.best_of_n`, float32, on one device.
+        Layers as in `reference.best_of_n`, float32, on one device; no layers of a critic: none.
     obs
         O.
     precision
         fp32, tf32, fp16 or bf16.
+    schedules
+        M -> its steps; a shortcut actor's where M is not there.
     """
+    schedules = schedules or {}
     if implementation == "reference":
-        return Prepared(implementation, actor, critic, reference.best_of_n)
+        return Prepared(implementation, actor, critic, reference.best_of_n, schedules)
     if implementation == "chain":
-        networks = chain.prepare(actor, precision), chain.prepare(critic, precision)
-        return Prepared(implementation, *networks, chain.best_of_n_of)
-    triton = importlib.import_module(".triton", __package__)
-    networks = triton.prepare(actor, obs, precision), triton.prepare(critic, obs, precision)
-    return Prepared(implementation, *networks, triton.best_of_n_of)
+        first, second = (chain.prepare(net, precision) if net else None for net in (actor, critic))
+        return Prepared(implementation, first, second, chain.best_of_n_of, schedules)
+    triton: Any = importlib.import_module(".triton", __package__)
+    first, second = (
+        triton.prepare(net, obs, precision) if net else None for net in (actor, critic)
+    )
+    device = actor[0][0].device
+    tables = {M: triton.Tabled(x, x.table(device)) for M, x in schedules.items()}
+    return Prepared(implementation, first, second, triton.best_of_n_of, tables)

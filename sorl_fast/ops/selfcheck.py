@@ -16,19 +16,39 @@ import torch
 from torch import Tensor
 
 from .. import isolated
+from . import reference
 from .graphs import Captured, CudaRecorder, Recorder
-from .implementations import GPU, PLAIN_OPERATIONS, Implementation, Network, Task, registered
-from .judge import CHECKS, Disagrees, Guards, agree, check_network_operation, wait
+from .implementations import (
+    GPU,
+    PLAIN_OPERATIONS,
+    SAMPLING_OPERATIONS,
+    SCHEDULED,
+    Implementation,
+    Network,
+    Task,
+    registered,
+)
+from .judge import (
+    CHECKS,
+    Disagrees,
+    Guards,
+    agree,
+    check_network_operation,
+    judge_winners,
+    wait,
+)
 from .problems import (
     FORMS,
     KEYS,
     SETTINGS,
+    TEMPERATURE,
     Case,
     Form,
     Problem,
     cases,
     choices,
     grouped,
+    key_of,
     problem,
     random_layers,
     solve,
@@ -93,22 +113,27 @@ def _timed_calls(
 ) -> tuple[Callable[[], Any], Callable[[], Any] | None]:
     """Return the call to time without gradients, and the one with, if there is one."""
     network, operation = task.network, task.operation
-    if operation == "best_of_n":
-        N = min(TIMED_CANDIDATES, rows)
-        c = choices("fp32", Case(network, 2 * N, 1, N, 0))
-        B = rows // N
-        obs, noise = torch.randn(B, network.obs), torch.randn(B, N, network.act)
+    if operation in SAMPLING_OPERATIONS:
+        N, scheduled = min(TIMED_CANDIDATES, rows), operation == SCHEDULED
+        steps = TIMED_STEPS if scheduled else 1  # that the problem has, whose answer nobody reads
+        c = choices("fp32", Case(network, 2 * N, steps, N, 0), "diffusion" if scheduled else "")
+        B, draws = rows // N, [c.schedule.draws] if c.schedule else []
+        obs, noise = torch.randn(B, network.obs), torch.randn(B, N, *draws, network.act)
         actor, critic = ([p.to(device) for p in params] for params in (c.actor, c.critic))
         layers = grouped(actor, False), grouped(critic, True)
         rest = [x.to(device) for x in c.limits]
         args = obs.to(device), noise.to(device), TIMED_STEPS, "mean", *rest
+        options: dict[str, Any] = {}
+        if c.schedule is not None:
+            options["temperature"] = torch.ones((), device=device)
         if implementation.prepare is not None:
-            networks = implementation.prepare(*layers, network.obs, task.precision)
-            call = functools.partial(networks.best_of_n, *args)
+            schedules = {} if c.schedule is None else {TIMED_STEPS: c.schedule}
+            networks = implementation.prepare(*layers, network.obs, task.precision, schedules)
+            call = functools.partial(networks.best_of_n, *args, **options)
         else:
-            call = functools.partial(
-                implementation.function, *layers, *args, precision=task.precision
-            )
+            options |= {"precision": task.precision}
+            options |= {} if c.schedule is None else {"schedule": c.schedule}
+            call = functools.partial(implementation.function, *layers, *args, **options)
         return _without_gradients(call), None
     given = problem(operation, Case(network, rows, TIMED_STEPS, 1, 0))
     rest = [x.to(device) if isinstance(x, Tensor) else x for x in given.rest]
@@ -204,6 +229,42 @@ def check_replay(
         agree(got, exact, f"as a CUDA graph whose weights changed, at {case}")
 
 
+def check_sampling_replay(
+    implementation: Implementation,
+    task: Task,
+    device: torch.device,
+    note: isolated.Note,
+    recorder: Recorder | None = None,
+) -> None:
+    """Check that a sampler's recorded CUDA graph follows its key and its temperature; raise Disagrees."""
+    if implementation.prepare is None:
+        return
+    case = Case(task.network, 37, 4, 3, 11)
+    note(f"as a CUDA graph, {case}")
+    c = choices(task.precision, case, "diffusion" if task.operation == SCHEDULED else "")
+    obs, N = c.tensors[0].to(device), case.candidates
+    layers = [grouped([p.to(device) for p in net], net is c.critic) for net in (c.actor, c.critic)]
+    schedules = {} if c.schedule is None else {c.steps: c.schedule}
+    networks = implementation.prepare(*layers, task.network.obs, task.precision, schedules)
+    key, temperature = torch.tensor(KEYS[0]).to(device), torch.zeros((), device=device)
+    rest = [c.steps, c.q_agg, *(x.to(device) for x in c.limits)]
+
+    def call() -> Any:
+        if implementation.draws:
+            return networks.best_of_n(obs, key, *rest, candidates=N, temperature=temperature)
+        draws = c.schedule.draws if c.schedule else 1
+        drawn = reference.normals(key, len(obs), N, task.network.act, draws)
+        return networks.best_of_n(obs, drawn, *rest, temperature=temperature)
+
+    replay = Captured(_without_gradients(call), (), recorder or CudaRecorder(device))
+    key.copy_(key_of(case))
+    temperature.fill_(TEMPERATURE)
+    found = replay()
+    wait(device)
+    where = f"as a CUDA graph whose key and temperature changed, at {case}"
+    judge_winners(reference.Best(*(x.cpu() for x in found)), c.truth, None, where)
+
+
 # --- one item in a child, all items from the parent --------------------------------------------------
 
 
@@ -223,6 +284,8 @@ def examine_item(item: isolated.Item, note: isolated.Note) -> isolated.Outcome:
                 CHECKS[task.operation](implementation, task, case, device, note)
             if device.type == "cuda" and CHECKS[task.operation] is check_network_operation:
                 check_replay(implementation, task, device, note)
+            if device.type == "cuda" and task.operation in SAMPLING_OPERATIONS:
+                check_sampling_replay(implementation, task, device, note)
         forward, backward = measure(implementation, task, form, device, note)
         wait(device)
     except Disagrees as err:

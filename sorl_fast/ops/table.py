@@ -28,7 +28,16 @@ from ..errors import BadInput
 from ..layout import Layout
 from ..version import __version__
 from . import selfcheck
-from .implementations import DEFAULT, NAMES, OPERATIONS, PRECISIONS, Network, Task, tasks
+from .implementations import (
+    DEFAULT,
+    NAMES,
+    OPERATIONS,
+    PRECISIONS,
+    SCHEDULED,
+    Network,
+    Task,
+    tasks,
+)
 from .selfcheck import STATUSES, Result
 
 FORMAT = 1
@@ -236,8 +245,9 @@ class Chooser:
         network = _network(sizes)
         task = Task(operation, precision, network)
         if task.name not in self._entries:
-            # no other operation runs a network without action
-            self._fill([task, *tasks(network, (precision,))] if network.act else [task])
+            # no other operation runs a network without action, and few policies have a schedule
+            others = [t for t in tasks(network, (precision,)) if t.operation != SCHEDULED]
+            self._fill([task, *others] if network.act else [task])
         implementations = self._entries.get(task.name, {})
         for implementation, result in implementations.items():
             if result.status != "ok":
@@ -325,11 +335,13 @@ def choice(
     Parameters
     ----------
     operation
-        velocity, rollout, critic_ensemble, best_of_n, adam_ema_step, normals or words.
+        velocity, rollout, critic_ensemble, best_of_n, best_of_n_scheduled, adam_ema_step, normals or
+        words.
     precision
         fp32, tf32, fp16 or bf16. The last three operations have one, whatever is given.
     sizes
-        The actor's or the critic's, and the critic's for best_of_n. None for the last three operations.
+        The actor's or the critic's, and the critic's, where there is one, for both of best_of_n. None
+        for the last three operations.
     rows
         Rows: B, or B N for best_of_n; for the last three the number of results or parameters.
     grad

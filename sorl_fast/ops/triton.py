@@ -28,6 +28,7 @@ from ..layout import Layout
 from .chain import products
 from .packed import packed_copy, sizes_of
 from .reference import Best, Layers, flat, log2_fed
+from .schedule import Schedule, infinite
 
 T = TypeVar("T")
 
@@ -157,29 +158,26 @@ def _apart(grads: list[Tensor]) -> list[Tensor]:
 
 
 def _best_of_n(
-    actor: Sequence[Tensor],
-    actor_weights: Tensor,
-    actor_vectors: Tensor,
-    critic: Sequence[Tensor],
-    critic_weights: Tensor,
-    critic_vectors: Tensor,
-    obs: Tensor,
-    noise: Tensor,
-    candidates: int,
-    steps: int,
-    q_agg: str,
-    low: Tensor,
-    high: Tensor,
-    precision: str,
-    want_q: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    actor: Sequence[Tensor], actor_weights: Tensor, actor_vectors: Tensor, critic: Sequence[Tensor],
+    critic_weights: Tensor | None, critic_vectors: Tensor | None, obs: Tensor, noise: Tensor,
+    candidates: int, steps: int, q_agg: str, low: Tensor, high: Tensor, precision: str, want_q: bool,
+    table: Tensor | None = None, temperature: Tensor | None = None, draws: int = 1,
+    begins: bool = True, squash: bool = False, noise_clip: float | None = None,
+    clip: float | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     O, A = obs.shape[1], actor[-1].shape[-1]
+    second = given = None
+    if critic_weights is not None and critic_vectors is not None:
+        second = _net(critic, critic_weights, critic_vectors, O, A, True, precision)
+    if table is not None and temperature is not None:
+        clips = infinite(noise_clip), infinite(clip)
+        given = best_of_n_kernels.Table(table, temperature, draws, begins, squash, *clips)
     return best_of_n_kernels.best_of_n(
         _net(actor, actor_weights, actor_vectors, O, A, False, precision),
-        _net(critic, critic_weights, critic_vectors, O, A, True, precision),
+        second,
         *(obs.contiguous(), noise.contiguous(), candidates, steps, q_agg, low, high),
-        want_q=want_q,
-    )
+        want_q=want_q, table=given,
+    )  # fmt: skip
 
 
 def _adam_ema_step(
@@ -247,8 +245,10 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
     ),
     "triton_best_of_n": (
         "(Tensor[] actor, Tensor actor_weights, Tensor actor_vectors, Tensor[] critic, "
-        "Tensor critic_weights, Tensor critic_vectors, Tensor obs, Tensor noise, int candidates, "
-        "int steps, str q_agg, Tensor low, Tensor high, str precision, bool want_q) "
+        "Tensor? critic_weights, Tensor? critic_vectors, Tensor obs, Tensor noise, int candidates, "
+        "int steps, str q_agg, Tensor low, Tensor high, str precision, bool want_q, "
+        "Tensor? table=None, Tensor? temperature=None, int draws=1, bool begins=True, "
+        "bool squash=False, float? noise_clip=None, float? clip=None) "
         "-> (Tensor, Tensor, Tensor, Tensor)",
         _best_of_n,
     ),
@@ -322,7 +322,7 @@ def _(grad, params, weights, vectors, obs, actions, saved, k, precision, *asked)
 
 
 @torch.library.register_fake("sorl_fast::triton_best_of_n")
-def _(actor, actor_weights, actor_vectors, critic, critic_weights, critic_vectors, obs, *_):  # type: ignore[no-untyped-def]
+def _(actor, actor_weights, actor_vectors, critic, critic_weights, critic_vectors, obs, *_, **__):  # type: ignore[no-untyped-def]
     B = len(obs)
     return (
         obs.new_empty((B, actor[-1].shape[-1])),
@@ -505,9 +505,16 @@ def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
     return Prepared(params, packed.weights, packed.vectors, precision)
 
 
+class Tabled(NamedTuple):
+    """A schedule, and its steps on the device."""
+
+    schedule: Schedule
+    table: Tensor
+
+
 def best_of_n_of(
     actor: Prepared,
-    critic: Prepared,
+    critic: Prepared | None,
     obs: Tensor,
     noise: Tensor,
     steps: int,
@@ -517,19 +524,26 @@ def best_of_n_of(
     *,
     candidates: int | None = None,
     want_q: bool = True,
+    schedule: Tabled | None = None,
+    temperature: Tensor | None = None,
 ) -> Best:
-    """Return what `reference.best_of_n` does, of prepared networks; no gradient.
+    """Return what `reference.best_of_n` does, of prepared networks; no gradient. None: no critic.
 
-    noise [B, N, A], or a key, int64 [3], of which the kernel draws it: then with candidates=N.
+    noise [B, N, (S,) A], or a key, int64 [3], of which kernels draw it: then with candidates=N.
     """
     A = actor.params[-1].shape[-1]
     N = noise.shape[1] if candidates is None else candidates
     bounds = [x if isinstance(x, Tensor) else obs.new_full((A,), x) for x in (low, high)]
     low, high = (x.to(obs).expand(A).contiguous() for x in bounds)
+    scoring = ([], None, None) if critic is None else critic[:3]
+    more: tuple[Any, ...] = ()
+    if schedule is not None:
+        steps_ = schedule.schedule
+        more = (schedule.table, temperature, steps_.draws, *steps_[5:])
     return Best(
         *torch.ops.sorl_fast.triton_best_of_n(
-            *(*actor[:3], *critic[:3], obs, noise, N, steps, q_agg, low, high),
-            *(actor.precision, want_q),
+            *(*actor[:3], *scoring, obs, noise, N, steps, q_agg, low, high),
+            *(actor.precision, want_q, *more),
         )
     )
 

@@ -53,9 +53,14 @@ def launched(rows, offset):
     _, saved = critic.critic_ensemble(q_net, x, z, 1.0, save=True, tile=TILE)
     critic.backward(q_net, x, z, 1.0, saved, g, **asked)
     critic.backward(q_net, x, z, 1.0, saved, g, **asked | dict(weights=False, to_act=True))
+    draws = offset + 1
+    table = best_of_n.Table(normal(STEPS, 5), normal(1)[0], draws, begins=not offset, squash=True)
     for N, q_agg in ((CANDIDATES, "mean"), (CANDIDATES, "min"), (1, "mean")):
         rest = (N, STEPS, q_agg, normal(A), normal(A))
         best_of_n.best_of_n(net, q_net, x, key, *rest, want_q=False, tile=TILE)
+        drawn = normal(rows, N, draws, A)
+        best_of_n.best_of_n(net, q_net, x, drawn, *rest, want_q=False, table=table, tile=TILE)
+    best_of_n.best_of_n(net, None, x, key, *rest, tile=TILE)
     numbers = dict(lr=1, b1=0, b2=1, eps=1, clip_norm=16, tau=1)
     for tensors, parts in ((2 * L + 2, 2), (4 * L + 2, 1)):
         # 16 chunks in all
@@ -64,6 +69,7 @@ def launched(rows, offset):
         more = state.pop() if parts == 2 else ()
         adam.adam_ema_step(*state, torch.tensor(1), **numbers, more_grads=more)
     noise.normals(key, rows, 1, A)
+    noise.normals(key, rows, 1, A, draws=2)
     noise.words(key, 16 * rows)
     return seen, [net.sizes, q_net.sizes]
 

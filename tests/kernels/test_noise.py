@@ -39,6 +39,16 @@ def test_normals_of_odd_shapes(B, N, A, poisoned):
     )
 
 
+@pytest.mark.parametrize("draws", [2, 256])
+def test_normals_of_several_draws_are_the_samplers(draws, poisoned):
+    key = key_of(2**64 - 3, 4, row_offset=2**32 - 1)
+    found = noise.normals(key, 2, 3, 5, draws).numpy(force=True)
+    assert found.shape == (2, 3, draws, 5)
+    for draw in (0, 1, draws // 2, draws - 1):
+        expected = philox.normals(2**64 - 3, 2, 3, 5, 4, 2**32 - 1, draw)
+        np.testing.assert_array_equal(found[:, :, draw], expected)
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 511, 513])
 @pytest.mark.parametrize("seed", SEEDS[2:])
 def test_words_are_philox_at_their_counters(count, seed, poisoned):

@@ -16,7 +16,7 @@ from sorl_fast import isolated
 from sorl_fast.errors import BadInput
 from sorl_fast.layout import Layout
 from sorl_fast.ops import table
-from sorl_fast.ops.implementations import NAMES, NETWORK_OPERATIONS, OPERATIONS, Task
+from sorl_fast.ops.implementations import NAMES, NETWORK_OPERATIONS, OPERATIONS, SCHEDULED, Task
 from sorl_fast.ops.selfcheck import STATUSES, Result
 
 CPU = torch.device("cpu")
@@ -238,6 +238,8 @@ def test_the_first_use_examines_a_network_once():
     examiner = Examiner()
     choose = chooser(examiner).choice
     for operation in OPERATIONS:
+        if operation == SCHEDULED:  # of few policies: by itself, when it is asked for
+            continue
         sizes = SIZES if operation in NETWORK_OPERATIONS else None
         choose(operation, "bf16", sizes, 256)
         choose(operation, "bf16", sizes, 3)
@@ -252,6 +254,8 @@ def test_the_first_use_examines_a_network_once():
     ]
     choose("critic_ensemble", "bf16", replace(CRITIC, act=0, members=1), 1)  # a value: alone
     assert examiner.calls[3] == ["critic_ensemble bf16 O28 A0 H64 L2 E1"]
+    choose(SCHEDULED, "bf16", CRITIC, 1)
+    assert examiner.calls[4] == ["best_of_n_scheduled bf16 O28 A5 H64 L2 E3"]
     fresh = Examiner()  # another process
     assert chooser(fresh).choice("rollout", "bf16", SIZES, 1) == "fused"
     assert fresh.calls == []

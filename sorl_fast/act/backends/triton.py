@@ -14,13 +14,36 @@ from collections.abc import Callable
 from typing import Any
 
 from ...errors import BadInput
-from ..form import SHORTCUT
+from ..form import NAMES, RESIDUAL, Diffusion, Direct, Form, Tanh
 from ..policy_file import Policy
 from ..rules import ARGMAX, Rule
 from ..session import Backend, Info, NoiseKey, Session
 from .torch import TorchSession, why_not
 
 KEPT = 16  # sizes of call whose graphs are kept
+
+
+def schedules_of(form: Form | None) -> dict[int, Any]:
+    """Return M -> the `ops.Schedule` of a form's steps; none of Euler's, which are a shortcut actor's.
+
+    Parameters
+    ----------
+    form
+        None: a shortcut actor. No residual score network.
+    """
+    from ...ops import Schedule
+
+    if isinstance(form, Direct):
+        one = ((0.0,), (0.0,), (0.0,), (1.0,), (0.0 if form.reads_noise else form.noise_scale,))
+        squash = isinstance(form, Tanh)
+        steps = Schedule(*one, begins=form.reads_noise, squash=squash, noise_clip=form.noise_clip)
+    elif isinstance(form, Diffusion):
+        M = len(form.times)
+        scales = form.z_scales, form.v_scales, form.noise_scales
+        steps = Schedule(form.times, (0.0,) * M, *scales, clip=form.clip)
+    else:
+        return {}
+    return {form.steps[0]: steps}
 
 
 class TritonSession(TorchSession):
@@ -55,6 +78,7 @@ class TritonSession(TorchSession):
         from ...ops import graphs
 
         self._ops: Any = ops
+        self._schedules = schedules_of(policy.form)
         self._captured: Any = graphs.Captured
         self._recorder = recorder or (
             lambda device: graphs.CudaRecorder(device) if device.type == "cuda" else None
@@ -81,10 +105,9 @@ class TritonSession(TorchSession):
         rule: Rule = ARGMAX,
         draw: NoiseKey | None = None,
     ) -> tuple[Any, Info]:
-        """Act on obs [B, O] with noise [B, N, A] or that of the key; see `Session.act`.
+        """Act on obs [B, O] with noise [B, N, (S,) A] or that of the key; see `Session.act`.
 
-        A shortcut actor adds no noise, so that there is no temperature; steps and rule are such as
-        `BACKEND` says.
+        Steps and rule are such as `BACKEND` says.
         """
         torch = self._torch
         device = obs.device if obs.is_cuda else self._device
@@ -93,6 +116,8 @@ class TritonSession(TorchSession):
         with guard, torch.inference_mode(False), torch.no_grad():
             place = self._at(device)
             inputs = [obs.to(device)]
+            if self._schedules:
+                place.temperature.fill_(temperature)
             if isinstance(noise, NoiseKey):
                 for part, number in zip(place.key_parts, noise, strict=True):
                     part.fill_(number - 2**64 if number >= 2**63 else number)
@@ -151,7 +176,7 @@ class TritonSession(TorchSession):
         device, N = place.last.device, call[0]
         actor, critic, *_ = self._on(device)
         implementation = self._ops.sampling_implementation(
-            actor, critic, rows * N, self._precision, device
+            actor, critic, rows * N, self._precision, device, call[1] in self._schedules
         )
         if implementation not in place.networks:
             # a graph would pack at each replay only, not now; the reference packs nothing
@@ -168,7 +193,7 @@ class TritonSession(TorchSession):
 
     def _prepare(self, device: Any, implementation: str, actor: Any, critic: Any) -> Any:
         networks = self._ops.prepare(
-            implementation, actor, critic, self._policy.obs_dim, self._precision
+            *(implementation, actor, critic, self._policy.obs_dim, self._precision, self._schedules)
         )
         if device.type == "cuda" and implementation != "reference":
             # other samplers read them on other streams
@@ -186,12 +211,13 @@ class TritonSession(TorchSession):
         noise: Any = None,
     ) -> Any:
         _, _, low, high, *_ = self._on(obs.device)
-        options: dict[str, Any] = {"want_q": want_q}
+        policy = self._policy
+        options: dict[str, Any] = {"want_q": want_q, "temperature": place.temperature}
         if noise is None and networks.draws:
             noise, options["candidates"] = place.key, N
         elif noise is None:
-            noise = self._ops.normals(place.key, len(obs), N, self._policy.act_dim)
-        arguments = noise, steps, self._policy.q_agg, low, high
+            noise = self._ops.normals(place.key, len(obs), N, policy.act_dim, policy.draws)
+        arguments = noise, steps, policy.q_agg, low, high
         best = networks.best_of_n(self._normalised(obs), *arguments, **options)
         action, info, last = self._settle(obs, best, place.last)
         place.last.copy_(last)
@@ -204,6 +230,7 @@ class _Place:
     def __init__(self, key: Any, last: Any, recorder: Any) -> None:
         self.key = key  # int64 [3]: seed, call, row_offset
         self.key_parts = key.unbind()
+        self.temperature = key.new_zeros((), dtype=last.dtype)  # what multiplies a form's noise
         self.last = last  # [A], the last good action
         self.recorder = recorder  # of graphs; None: calls are not recorded
         self._stream: Any = None  # that of the last call
@@ -236,7 +263,7 @@ def _make(policy: Policy, precision: str, threads: int) -> Session:
 BACKEND = Backend(
     name="triton",
     precisions=("fp32", "tf32", "bf16", "fp16"),
-    forms=(SHORTCUT,),
+    forms=tuple(name for name in NAMES if name != RESIDUAL),
     rules=("argmax",),
     schedules=False,
     why_not=_why_not,
