@@ -89,7 +89,7 @@ def test_compiled_losses_are_differentiated(monkeypatch):
     results = []
     for runner in runners:
         with runner.settled():
-            results.append(runner.update(2))
+            results.append(runner.update("2"))
             runner.phases(2)
     torch._dynamo.reset()
     bench.check(results[1], results[0], compiled)
