@@ -58,6 +58,7 @@ BOUND = {"fp32": 1e-4, "bf16": 5e-2}
 ALIKE = {"fm_loss": 0.05, "critic_loss": 0.7}
 BLOCK = 0.6  # seconds of a build's turn with --against: two updates of each k at batch 256
 WARM_UP = 3
+MAX_BATCH = 65536
 
 
 class Contender(NamedTuple):
@@ -283,6 +284,9 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
     parser.add_argument(
+        "--batch", nargs="+", type=int, metavar="B", help="of these sizes (256 1024; --quick: 256)"
+    )
+    parser.add_argument(
         "--threads",
         type=int,
         default=min(available_cores(), ops.MAX_THREADS),
@@ -308,14 +312,23 @@ def run(argv: Sequence[str]) -> int:
             f"threads is {args.threads}, but must be in [1, {ops.MAX_THREADS}], which is all that "
             "training uses. Set --threads"
         )
+    for batch in args.batch or ():
+        if not 1 <= batch <= MAX_BATCH:
+            raise BadInput(f"batch is {batch}, but must be in [1, {MAX_BATCH}]. Set --batch")
+    if args.against and args.method != "sorl":
+        raise BadInput(
+            f"method is {args.method!r}, but must be sorl with --against: builds share no other's inputs. "
+            "Leave --method out"
+        )
     native = import_native()
     info = machine({p: native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
     print(headline(info))
     threads = args.threads
-    batches = (256,) if args.quick else (256, 1024)
+    batches = args.batch or ((256,) if args.quick else (256, 1024))
     if args.against:
         with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
-            asked = questions(batches, threads, Path(folder))
+            every = questions(batches, threads, Path(folder))
+            asked = (q for q in every if q.lane["precision"] in args.precision)
             rounds = args.rounds or against.ROUNDS
             return against.race(args.against, asked, info, BLOCK, rounds, args.json)
     rounds = args.rounds or (3 if args.quick else 8)

@@ -75,7 +75,7 @@ def test_a_row_beyond_the_limit_fails_the_benchmark_and_is_named(monkeypatch, ca
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch.compile's own
-@pytest.mark.parametrize("method", ["sorl", "fql", "rebrac"])
+@pytest.mark.parametrize("method", bench.JOBS)
 def test_compiled_losses_are_differentiated(method, monkeypatch):
     """With all of torch.compile but the machine code."""
     compile_ = torch.compile
@@ -109,6 +109,8 @@ def test_the_backend_is_put_back(monkeypatch):
         (["--threads", "0"], r"threads is 0, but must be in \[1, 8\]"),
         (["--threads", "9"], "threads is 9"),
         (["--rounds", "-1"], "rounds is -1, but must be in"),
+        (["--batch", "256", "0"], "batch is 0, but must be in"),
+        (["--against", "python", "--method", "iql"], "method is 'iql', but must be sorl"),
     ],
 )
 def test_bad_arguments(argv, says):
