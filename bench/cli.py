@@ -17,7 +17,7 @@ BENCHMARKS = {
     "denormals": "what denormal numbers cost the native sampler",
     "overhead": "what Python adds to a native call of the sampler",
     "loop": "a control loop's jitter and missed deadlines",
-    "train": "one training update: torch eager and compiled, sorl-fast, fp32 and bf16",
+    "train": "one training update of any method: torch eager and compiled, sorl-fast, fp32 and bf16",
     "kernels": "registers, stack and shared memory of each GPU kernel, against its budget; no GPU needed",
     "gpu": "on a GPU: its limits, then rollout, best-of-N and the training update against PyTorch",
 }

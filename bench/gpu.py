@@ -51,8 +51,8 @@ from .gpu_contenders import (
 )
 from .harness import ACTION_BOUND, Q_BOUND, machine, max_abs_error, quantile, time_calls, truth
 from .limits import refuse_beyond
+from .methods import compile_losses, make_setting, update_flop
 from .shapes import Cell, flop, make_inputs, make_policy, weights_held
-from .train import compile_losses, make_setting, update_flop
 
 # seconds of the whole command, unless --seconds asks for fewer: all below is then scaled
 LIMIT = 480.0
@@ -402,7 +402,7 @@ class Bench:
             parameters = sum(
                 x.numel() for key, x in state.items() if key.startswith(("actor/", "critic/"))
             )
-            self._fill(row, call, update_flop(row["batch"], k, config), 36 * parameters)
+            self._fill(row, call, update_flop(row["batch"], Steps(k, k), config), 36 * parameters)
         return expected
 
     def _updates(self, name: str, config: SorlConfig, k: int) -> tuple[Tensor, Call]:

@@ -1,9 +1,8 @@
 """`sorl-bench train`: milliseconds of one training update, ours and torch's, beside the machine's limit.
 
-One update is what the training loop repeats: sample a minibatch, draw the noise, critic step, actor
-step, targets. Everyone runs the same code (`learn.algorithms.sorl`) from the same weights on the same
-batches and noise; only the backend behind `ops` changes, and what it computes is checked before it is
-timed.
+One update is what the training loop repeats: sample a minibatch, draw the noise, then the method's steps
+and targets. Everyone runs the same code (`learn.algorithms`) from the same weights on the same batches and
+noise; only the backend behind `ops` changes, and what it computes is checked before it is timed.
 Contenders take turns in one process; torch's thread pool is put to sleep before each of ours.
 `--against PYTHON` races another build of sorl-fast instead.
 """
@@ -11,11 +10,12 @@ Contenders take turns in one process; torch's thread pool is put to sleep before
 import argparse
 import contextlib
 import json
+import math
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,20 +29,27 @@ from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
 from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
-from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
-from sorl_fast.layout import Layout
-from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
-from sorl_fast.learn.learner import Learner
+from sorl_fast.learn.algorithms.sorl import Sorl, Steps
 from sorl_fast.learn.noise import GeneratorNoise, Noise
 
 from . import against
 from .harness import PAUSE, Disagreement, headline, machine
 from .limits import native_rates, refuse_beyond
+from .methods import (
+    FLOORS,
+    JOBS,
+    STEPS,
+    A,
+    Setting,
+    check_moved,
+    compile_losses,
+    make_setting,
+    mean_flop,
+    moved_apart,
+)
 from .peers import import_bench
 
-O, A = 28, 5  # cube-single
-STEPS = (1, 2, 4, 8)  # k, the same for the TD and the Q loss
 PHASES = ("sampling", "critic", "actor", "optimiser")
 # How far a metric of one update may be from that of torch's float32, relative to it (or to 1).
 BOUND = {"fp32": 1e-4, "bf16": 5e-2}
@@ -51,6 +58,7 @@ BOUND = {"fp32": 1e-4, "bf16": 5e-2}
 ALIKE = {"fm_loss": 0.05, "critic_loss": 0.7}
 BLOCK = 0.6  # seconds of a build's turn with --against: two updates of each k at batch 256
 WARM_UP = 3
+MAX_BATCH = 65536
 
 
 class Contender(NamedTuple):
@@ -73,64 +81,6 @@ CONTENDERS = (
 )
 
 
-def update_flop(batch: int, k: float, config: SorlConfig) -> float:
-    """Return the nominal FLOP of one update: products only, a backward counted as two forwards.
-
-    k is the number of Euler steps, or its mean. 14.7 GFLOP at batch 256, 4 x 512, E = 2, mean k.
-    """
-    sizes = O, A, config.hidden, config.depth
-    actor = 2 * Layout.actor(*sizes).products
-    critic = 2 * Layout.critic(*sizes, config.ensemble).products
-    td = k * actor + critic + 3 * critic  # rollout at x', target critic; critic and its backward
-    regressions = 3 * actor + (2 + 3) * actor  # flow matching; two target passes, self-consistency
-    q = 3 * k * actor + 2 * critic  # rollout and backward; critic, backward to the actions only
-    return batch * (td + regressions + q)
-
-
-class Setting(NamedTuple):
-    """What every contender gets: data, and the initial state of all random numbers."""
-
-    config: SorlConfig
-    data: TransitionData
-
-    def learner(self) -> Learner:
-        """Return a learner, the same each time."""
-        return Learner(Sorl(self.config), O, A, torch.Generator().manual_seed(0))
-
-
-def make_setting(batch: int, hidden: int = 512, depth: int = 4) -> Setting:
-    """Return synthetic transitions of cube-single's shape, and the network of the paper."""
-    random = np.random.default_rng(0)
-    T = 100_000
-    arrays = {
-        "observations": random.standard_normal((T, O)),
-        "actions": np.tanh(random.standard_normal((T, A))),
-        "rewards": -np.ones(T),
-        "next_observations": random.standard_normal((T, O)),
-        "masks": np.ones(T),
-    }
-    arrays = {name: x.astype(np.float32) for name, x in arrays.items()}
-    config = SorlConfig(q_coef=10.0, batch_size=batch, hidden=hidden, depth=depth)
-    return Setting(config, TransitionData(arrays, "synthetic"))
-
-
-def compile_losses(learner: Learner, compile_: Callable[[Callable[..., Any]], Any]) -> None:
-    """Compile a learner's losses with their backwards, a graph for each k.
-
-    The optimiser's step, a few passes, stays as it is. A compiled function can be differentiated only
-    once, so the actor's two losses are added up before.
-    """
-    for name in ("critic_loss", "actor_losses"):
-        setattr(learner.method, name, compile_(getattr(learner.method, name)))
-    adam = learner.optimisers["actor"]
-    step = adam.step
-
-    def step_once(loss: Tensor, more: Tensor) -> Tensor:
-        return step(loss + more)
-
-    vars(adam)["step"] = step_once
-
-
 class Runner:
     """A contender with a learner of its own."""
 
@@ -143,6 +93,7 @@ class Runner:
             compile_losses(self.learner, torch.compile)
         self._random = torch.Generator().manual_seed(1)
         self._noise = GeneratorNoise(self.learner.method.plan(A), A, self._random)
+        self.turns = JOBS[setting.config.method].turns
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
@@ -167,12 +118,12 @@ class Runner:
         """Return a minibatch and its noise."""
         return self._data.sample(self._batch_size, self._random), self._noise.draw()
 
-    def update(self, k: int) -> Tensor:
-        """Do what is timed, both losses with k steps."""
-        return self.learner.update(*self.draw(), Steps(k, k))
+    def update(self, turn: str) -> Tensor:
+        """Do what is timed, an update of one of the method's turns."""
+        return self.learner.update(*self.draw(), self.turns[turn])
 
     def phases(self, k: int) -> dict[str, float]:
-        """Return the seconds of each phase of one update, taken apart."""
+        """Return the seconds of each phase of one update of SORL, taken apart, both losses with k steps."""
         learner, method = self.learner, self.learner.method
         assert isinstance(method, Sorl)
         config = method.config
@@ -199,8 +150,13 @@ class Runner:
         return dict(zip(PHASES, (sampling, first, second, step + other_step), strict=True))
 
 
-def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
-    """Return the largest relative error of a first update's metrics.
+def check(
+    metrics: Tensor,
+    expected: Tensor,
+    contender: Contender,
+    names: Collection[str] = tuple(Sorl.metrics),
+) -> float:
+    """Return the largest relative error of a first update's metrics, of those names.
 
     Raises
     ------
@@ -212,7 +168,7 @@ def check(metrics: Tensor, expected: Tensor, contender: Contender) -> float:
     value, bound = float(error[worst]), BOUND[contender.precision]
     if not value <= bound:
         raise Disagreement(
-            f"{contender.name} ({contender.precision}): {[*Sorl.metrics][worst]} is {value:.3g} from "
+            f"{contender.name} ({contender.precision}): {[*names][worst]} is {value:.3g} from "
             f"torch's, above {bound:g}: not timed"
         )
     return value
@@ -299,19 +255,20 @@ def questions(
 
 def measure(
     runners: Sequence[Runner], rounds: int, clock: Callable[[], float] = time.perf_counter
-) -> list[dict[int, float]]:
-    """Return the median seconds of an update by k for each runner, taking turns round by round."""
-    times: list[dict[int, list[float]]] = [{k: [] for k in STEPS} for _ in runners]
+) -> list[dict[str, float]]:
+    """Return the median seconds of an update by turn for each runner, taking turns round by round."""
+    turns = runners[0].turns
+    times: list[dict[str, list[float]]] = [{turn: [] for turn in turns} for _ in runners]
     for r in range(rounds):
         for i in range(len(runners)):
             which = (i + r) % len(runners)
             with runners[which].settled():
-                for k in STEPS:
-                    runners[which].update(k)  # wakes threads and caches; not counted
+                for turn in turns:
+                    runners[which].update(turn)  # wakes threads and caches; not counted
                     for _ in range(WARM_UP):
                         start = clock()
-                        runners[which].update(k)
-                        times[which][k].append(clock() - start)
+                        runners[which].update(turn)
+                        times[which][turn].append(clock() - start)
     return [{k: statistics.median(v) for k, v in t.items()} for t in times]
 
 
@@ -319,7 +276,16 @@ def run(argv: Sequence[str]) -> int:
     """Run the benchmark's command line; return 0, or 1 if a row is beyond the machine's limit."""
     parser = argparse.ArgumentParser(prog="sorl-bench train", description=__doc__)
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the figures here")
+    parser.add_argument(
+        "--method", choices=(*JOBS, "all"), default="sorl", help="what is trained (sorl)"
+    )
+    parser.add_argument(
+        "--precision", nargs="+", choices=[*BOUND], default=[*BOUND], help="of the products (both)"
+    )
     parser.add_argument("--quick", action="store_true", help="batch 256, no torch.compile")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, metavar="B", help="of these sizes (256 1024; --quick: 256)"
+    )
     parser.add_argument(
         "--threads",
         type=int,
@@ -346,45 +312,81 @@ def run(argv: Sequence[str]) -> int:
             f"threads is {args.threads}, but must be in [1, {ops.MAX_THREADS}], which is all that "
             "training uses. Set --threads"
         )
+    for batch in args.batch or ():
+        if not 1 <= batch <= MAX_BATCH:
+            raise BadInput(f"batch is {batch}, but must be in [1, {MAX_BATCH}]. Set --batch")
+    if args.against and args.method != "sorl":
+        raise BadInput(
+            f"method is {args.method!r}, but must be sorl with --against: builds share no other's inputs. "
+            "Leave --method out"
+        )
     native = import_native()
     info = machine({p: native.train_isas(p) for p in ("fp32", "bf16")}, ["torch", "numpy"])
     print(headline(info))
     threads = args.threads
-    batches = (256,) if args.quick else (256, 1024)
+    batches = args.batch or ((256,) if args.quick else (256, 1024))
     if args.against:
         with tempfile.TemporaryDirectory(prefix="sorl-bench-") as folder:
-            asked = questions(batches, threads, Path(folder))
+            every = questions(batches, threads, Path(folder))
+            asked = (q for q in every if q.lane["precision"] in args.precision)
             rounds = args.rounds or against.ROUNDS
             return against.race(args.against, asked, info, BLOCK, rounds, args.json)
     rounds = args.rounds or (3 if args.quick else 8)
     rates = native_rates(import_bench(), seconds=0.1)
-    limits = {precision: rates.flop(precision, threads) for precision in ("fp32", "bf16")}
+    limits = {precision: rates.flop(precision, threads) for precision in args.precision}
     contenders = [c for c in CONTENDERS if not (args.quick and c.compiled)]
+    contenders = [c for c in contenders if c.precision in args.precision]
     contenders = [c for c in contenders if c.backend != "native" or native.train_isas(c.precision)]
-    rows: list[dict[str, Any]] = []
-    for batch in batches:
-        rows += _race(contenders, make_setting(batch), threads, rounds, limits)
-    result = {
+    result: dict[str, Any] = {
         "machine": info,
         "limits_gflops": {p: rate / 1e9 for p, rate in limits.items()},
-        "nominal_gflop": {str(b): _mean_flop(b) / 1e9 for b in {r["batch"] for r in rows}},
-        "rows": rows,
+        "rows": [],
     }
-    print(table(result))
+    for name in JOBS if args.method == "all" else [args.method]:
+        rows: list[dict[str, Any]] = []
+        for batch in batches:
+            rows += _race(contenders, make_setting(batch, method=name), threads, rounds, limits)
+        result["rows"] += rows
+        print(table({**result, "rows": rows}), flush=True)
+    print(closing(result))
     if args.json:
         write_file(args.json, lambda file: file.write(json.dumps(result, indent=1).encode()))
-    return refuse_beyond("train", rows, _described)
+    return refuse_beyond("train", result["rows"], _described)
 
 
 def _described(row: Mapping[str, Any]) -> str:
     """Return a row's lane, contender and time."""
-    lane = f"batch {row['batch']}, {row['precision']}, {row['threads']}T"
+    lane = f"{row['method']}, batch {row['batch']}, {row['precision']}, {row['threads']}T"
     return f"{lane}: {row['contender']}, {row['ms_per_update']:.2f} ms"
 
 
-def _mean_flop(batch: int) -> float:
-    config = SorlConfig(q_coef=1.0)
-    return update_flop(batch, statistics.mean(STEPS), config)
+def _agreed(runners: Sequence[Runner], start: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Make the first updates of all, one of each turn and one more; return how far each is from the first.
+
+    Those are the errors of the first update's metrics, and of the weights after all of them.
+
+    Raises
+    ------
+    Disagreement
+        One computes something else.
+    """
+    found: list[dict[str, float]] = []
+    expected: tuple[Tensor, dict[str, Tensor]] | None = None
+    names = runners[0].learner.method.metrics
+    for runner in runners:
+        turns = [*runner.turns]
+        with runner.settled():
+            metrics = runner.update(turns[-1]).float()
+            for turn in turns:  # compiles, allocates
+                runner.update(turn)
+        state = runner.learner.state()
+        if expected is None:
+            expected = metrics, {name: x.clone() for name, x in state.items()}
+        error = check(metrics, expected[0], runner.contender, names)
+        apart = moved_apart(state, expected[1], start)
+        check_moved(runner.contender.name, runner.contender.precision, apart)
+        found.append({"max_error": error, "weights_error": apart})
+    return found
 
 
 def _race(
@@ -394,61 +396,105 @@ def _race(
     rounds: int,
     limits: dict[str, float],
 ) -> list[dict[str, Any]]:
-    batch = setting.config.batch_size
+    config = setting.config
     runners = [Runner(c, setting, threads) for c in contenders]
-    errors = []
-    expected: Tensor | None = None
-    for runner in runners:
-        with runner.settled():
-            metrics = runner.update(STEPS[-1]).float()
-            for k in STEPS:  # compiles, allocates
-                runner.update(k)
-        expected = metrics if expected is None else expected
-        errors.append(check(metrics, expected, runner.contender))
+    # against torch's float32, whether that is raced or not
+    first = [] if EAGER in contenders else [Runner(EAGER, setting, threads)]
+    errors = _agreed([*first, *runners], setting.learner().state())[len(first) :]
+    gflop = mean_flop(config) / 1e9
     rows = []
     for runner, error, seconds in zip(runners, errors, measure(runners, rounds), strict=True):
-        with runner.settled():
-            split = [runner.phases(k) for k in STEPS for _ in range(rounds + 1)]
         mean = statistics.mean(seconds.values())
         c = runner.contender
-        rows.append(
-            {
-                "contender": c.name,
-                "precision": c.precision,
-                "threads": threads,
-                "batch": batch,
-                "ms_per_update": 1e3 * mean,
-                "ms_by_k": {str(k): 1e3 * s for k, s in seconds.items()},
-                "limit_fraction": _mean_flop(batch) / limits[c.precision] / mean,
-                "ms_by_phase": {p: 1e3 * statistics.mean(s[p] for s in split) for p in PHASES},
-                "max_error": error,
-            }
-        )
+        row = {
+            "method": config.method,
+            "settings": dict(JOBS[config.method].settings),
+            "contender": c.name,
+            "precision": c.precision,
+            "threads": threads,
+            "batch": config.batch_size,
+            "gflop": gflop,
+            "ms_per_update": 1e3 * mean,
+            "limit_fraction": 1e9 * gflop / limits[c.precision] / mean,
+            **error,
+        }
+        if len(seconds) > 1:
+            by = JOBS[config.method].by
+            row[f"ms_by_{by}"] = {turn: 1e3 * s for turn, s in seconds.items()}
+        if config.method == "sorl":
+            with runner.settled():
+                split = [runner.phases(k) for k in STEPS for _ in range(rounds + 1)]
+            row["ms_by_phase"] = {p: 1e3 * statistics.mean(s[p] for s in split) for p in PHASES}
+        rows.append(row)
     return rows
 
 
-def table(result: dict[str, Any]) -> str:
-    """Return the figures as text, each with its speed relative to torch eager of its precision."""
-    head = f"{'contender':14s}{'precision':>10s}{'batch':>6s}{'ms':>8s}" + "".join(
-        f"{f'k={k}':>8s}" for k in STEPS
+def _of(rows: Sequence[Mapping[str, Any]], row: Mapping[str, Any], name: str) -> float:
+    """Return the milliseconds of another contender in a row's lane; NaN where it does not race."""
+    lane = ("method", "precision", "batch", "threads")
+    times = (
+        x["ms_per_update"]
+        for x in rows
+        if x["contender"] == name and all(x[key] == row[key] for key in lane)
     )
-    lines = [head + f"{'of limit':>10s}{'x eager':>9s}   " + ", ".join(PHASES) + " (ms)"]
-    for row in result["rows"]:
-        eager = next(
-            r["ms_per_update"]
-            for r in result["rows"]
-            if (r["contender"], r["precision"], r["batch"])
-            == ("torch-eager", row["precision"], row["batch"])
+    return next(times, math.nan)
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Return a method's figures as text, each with its speed relative to torch's of its precision."""
+    rows = result["rows"]
+    first = rows[0]
+    by = JOBS[first["method"]].by
+    turns = {turn: f"{by}={turn}" for turn in first.get(f"ms_by_{by}", ())}
+    wide = max(8, *(len(label) + 2 for label in turns.values()), 0)
+    title = " ".join((first["method"], *(f"--{k} {v}" for k, v in first["settings"].items())))
+    gflop = {row["batch"]: row["gflop"] for row in rows}
+    title += "".join(f", {g:.1f} GFLOP an update at batch {batch}" for batch, g in gflop.items())
+    head = f"{'contender':14s}{'precision':>10s}{'batch':>6s}{'ms':>8s}"
+    head += "".join(f"{label:>{wide}s}" for label in turns.values())
+    head += f"{'of limit':>10s}{'x eager':>9s}{'x compile':>11s}"
+    head += "   " + ", ".join(PHASES) + " (ms)" if "ms_by_phase" in first else ""
+    lines = [title, head]
+    for row in rows:
+        ms = row["ms_per_update"]
+        line = f"{row['contender']:14s}{row['precision']:>10s}{row['batch']:6d}{ms:8.1f}"
+        line += "".join(f"{row[f'ms_by_{by}'][turn]:{wide}.1f}" for turn in turns)
+        ratios = [_of(rows, row, name) / ms for name in ("torch-eager", "torch-compile")]
+        eager, compiled = (f"{x:.2f}" if math.isfinite(x) else "-" for x in ratios)
+        line += f"{row['limit_fraction']:9.0%} {eager:>8s}{compiled:>11s}"
+        if "ms_by_phase" in row:
+            line += "   " + ", ".join(f"{row['ms_by_phase'][p]:.2f}" for p in PHASES)
+        lines.append(line)
+    return "\n".join([*lines, *floors(rows)])
+
+
+def floors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each row that has a floor: what is to be reached, and whether it is."""
+    lines = []
+    for row in rows:
+        floor = FLOORS.get(row["method"])
+        lane = row["contender"], row["precision"], row["batch"], row["threads"]
+        if floor is None or lane != ("sorl-fast", "fp32", 256, 2):
+            continue
+        ms = row["ms_per_update"]
+        ratio = _of(rows, row, "torch-eager") / ms
+        reached, text = (
+            ratio >= floor.times_eager,
+            f"{ratio:.2f} x eager, floor {floor.times_eager:g}",
         )
-        by_k = "".join(f"{row['ms_by_k'][str(k)]:8.1f}" for k in STEPS)
-        phases = ", ".join(f"{row['ms_by_phase'][p]:.2f}" for p in PHASES)
-        lines.append(
-            f"{row['contender']:14s}{row['precision']:>10s}{row['batch']:6d}"
-            f"{row['ms_per_update']:8.1f}{by_k}{row['limit_fraction']:9.0%} "
-            f"{eager / row['ms_per_update']:8.2f}   {phases}"
-        )
+        if floor.ms is not None:
+            reached, text = reached and ms <= floor.ms, f"{text}; {ms:.1f} ms, floor {floor.ms:g}"
+        lines.append(f"{row['method']}: {text}: {'reached' if reached else 'SHORT'}")
+    return lines
+
+
+def closing(result: Mapping[str, Any]) -> str:
+    """Return the limits, and for which machines the floors were set if this is another."""
     limits = result["limits_gflops"]
-    lines.append("limits " + ", ".join(f"{p} {v:.0f} GFLOP/s" for p, v in limits.items()))
-    if "amx" not in result["machine"]["isas"]["bf16"]:
+    lines = ["limits " + ", ".join(f"{p} {v:.0f} GFLOP/s" for p, v in limits.items())]
+    isas = result["machine"]["isas"]
+    if "avx512" not in isas["fp32"]:
+        lines.append("no AVX-512 here: the floors of fp32 were set for machines that have it")
+    if "amx" not in isas["bf16"]:
         lines.append("no AMX here: the floors of bf16 were set for machines that have it")
     return "\n".join(lines)

@@ -28,9 +28,9 @@ def test_update(
     threads = native_training(precision)
     eager = train.Runner(train.EAGER, setting, threads)
     with eager.settled():
-        expected = eager.update(k)
+        expected = eager.update(str(k))
     ours = train.Contender("sorl-fast", precision, "native")
     runner = train.Runner(ours, setting, threads)
     with runner.settled():
-        train.check(runner.update(k), expected, ours)
-        in_lane(f"update, B={BATCH} k={k}", precision, threads)(runner.update, k)
+        train.check(runner.update(str(k)), expected, ours)
+        in_lane(f"update, B={BATCH} k={k}", precision, threads)(runner.update, str(k))

@@ -44,6 +44,7 @@ class AdamEma:
         self.targets = [] if target is None else list(target.tensors().values())
         self.first = [torch.zeros_like(p) for p in self.params]
         self.second = [torch.zeros_like(p) for p in self.params]
+        self._zeros: list[Tensor] = []
         self.steps: int | Tensor = 0
         self.settings = settings
 
@@ -88,21 +89,24 @@ class AdamEma:
                 grads,
                 self.first,
                 self.second,
-                self.targets,
+                # none rather than a rate of 0: no pass over them, and their packed copies stay good
+                self.targets if ema else [],
                 self.steps,
                 lr=lr,
                 b1=b1,
                 b2=b2,
                 eps=eps,
                 clip_norm=clip_norm,
-                tau=tau if ema else 0.0,
+                tau=tau,
                 more_grads=more_grads,
                 ema_before=ema_before,
             )
 
     def zeros(self) -> list[Tensor]:
         """Return a gradient of zero, as `apply` takes it: momentum alone moves the network."""
-        return [torch.zeros_like(p) for p in self.params]
+        if not self._zeros:  # made once: a zero that is used up is still one
+            self._zeros = [torch.zeros_like(p) for p in self.params]
+        return self._zeros
 
 
 class AdamWSettings(NamedTuple):

@@ -304,11 +304,9 @@ def _on_gpu(device: torch.device) -> bool:
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
     """Whether all are float32 numbers in memory of one device."""
-    device = tensors[0].device
-    return all(
-        x.dtype == torch.float32 and x.device == device and x.layout == torch.strided
-        for x in tensors
-    )
+    device, dtype, layout = tensors[0].device, torch.float32, torch.strided
+    # `is`, and names of this function's own: an update asks this of some hundred tensors
+    return all(x.dtype is dtype and x.layout is layout and x.device == device for x in tensors)
 
 
 def _choose(

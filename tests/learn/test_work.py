@@ -3,9 +3,13 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from learn.algorithms.test_sorl_update import B, setup
 
 from sorl_fast import ops
+from sorl_fast.batch import Batch
+from sorl_fast.learn.algorithms.rebrac import Rebrac, RebracConfig
+from sorl_fast.learn.learner import Learner
 
 native = pytest.importorskip("sorl_fast.ops.native")
 
@@ -70,4 +74,26 @@ def test_an_update_does_nothing_twice_and_nothing_for_nobody(done):
         # the Q loss: the critic's weights have no gradient
         ("backward", "critic", B, 1, "act"),
         ("backward", "actor", B, k.q, "weights"),
+    ]
+
+
+def test_targets_that_stay_are_neither_written_nor_packed_again(done):
+    method = Rebrac(RebracConfig(hidden=32, depth=2, batch_size=B))
+    learner = Learner(method, 5, 3, torch.Generator().manual_seed(0))
+    x, a, one = torch.randn(B, 5), torch.randn(B, 3).tanh(), torch.ones(B)
+    batch, noise = Batch(x, a, -one, x.flip(0), one, a.flip(0)), {"td_noise": torch.randn(B, 3)}
+    for both in (False, True, False, False):  # with an actor loss and EMAs, or without
+        done.clear()
+        targets = [p for target in learner.targets.values() for p in target.tensors().values()]
+        before = [p.clone() for p in targets], [p._version for p in targets]
+        learner.update(batch, noise, both)
+        moved = [not torch.equal(p, q) for p, q in zip(targets, before[0], strict=True)]
+        assert any(moved) == both
+        assert ([p._version for p in targets] == before[1]) == (not both)
+    assert done == [
+        ("forward", "actor", B, 1, "not kept"),  # the targets
+        ("forward", "critic", B, 1, "not kept"),
+        ("pack", "critic", True, True),  # the optimiser has changed it
+        ("forward", "critic", B, 1, "kept"),
+        ("backward", "critic", B, 1, "weights"),
     ]
