@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .act.form import name_of
+from .act.choice import PolicyChoice
 from .act.policy_file import Policy, digest, load
-from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
+from .act.rules import ARGMAX, rule_of
+from .act.sampler import KNOWN_PRECISIONS, Sampler, acts, fastest
+from .act.schedule import check_fit, order, schedule_of
 from .cores import available_cores
 from .errors import BadInput
 
@@ -35,11 +37,17 @@ Progress = Callable[[int, int], None]
 class Rate(NamedTuple):
     """How often a cell succeeded in the evaluation."""
 
-    steps: int  # M
+    steps: int | str  # M, or a schedule's name
     candidates: int  # N
     success: float  # in [0, 1]
     ci_low: float  # 95% interval
     ci_high: float
+    rule: str = str(ARGMAX)
+
+    @property
+    def cell(self) -> tuple[int | str, int, str]:
+        """What was evaluated: steps, candidates and rule."""
+        return self.steps, self.candidates, self.rule
 
 
 class Option(NamedTuple):
@@ -53,8 +61,9 @@ class Option(NamedTuple):
     evaluated: str = "fp32"  # the precision in which the rate was found
 
     def __str__(self) -> str:
+        rule = "" if self.rate.rule == str(ARGMAX) else f"{self.rate.rule}, "
         return (
-            f"M = {self.rate.steps}, N = {self.rate.candidates}, {self.precision}, "
+            f"M = {self.rate.steps}, N = {self.rate.candidates}, {rule}{self.precision}, "
             f"{self.threads} thread{'s' * (self.threads > 1)}"
         )
 
@@ -91,12 +100,12 @@ def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
 
     The evaluation cannot tell them from the choice. One option a cell, its fastest.
     """
-    cells: dict[tuple[int, int], Option] = {}
+    cells: dict[tuple[int | str, int, str], Option] = {}
     for option in sorted(options, key=lambda option: option.p99_us):
         rate, best = option.rate, choice.rate
         overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
         if overlaps and option.p99_us < choice.p99_us and rate != best:
-            cells.setdefault((rate.steps, rate.candidates), option)
+            cells.setdefault(rate.cell, option)
     return list(cells.values())
 
 
@@ -129,7 +138,7 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"evaluation {path} has no rows; {redo}")
     rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
-    if len({rate[:2] for rate in rates}) < len(rates):
+    if len({rate.cell for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
     precision = values.get("precision", "fp32")  # older files do not say
     if precision not in KNOWN_PRECISIONS:
@@ -155,26 +164,36 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
 
     if not isinstance(row, dict):
         raise refuse("the row", "an object")
-    if type(row.get("steps")) is not int or row["steps"] not in policy.train_steps:
-        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}")
+    try:
+        if schedule_of(row.get("steps")).key != row["steps"]:
+            raise refuse("steps", "M, or a schedule's name")
+        check_fit(schedule_of(row["steps"]), policy.finest, policy.train_steps)
+    except BadInput:
+        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}") from None
     if type(row.get("candidates")) is not int or row["candidates"] < 1:
         raise refuse("candidates", "an integer of at least 1")
     for name in ("success", "ci_low", "ci_high"):
         value = row.get(name)
         if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise refuse(name, "a number in [0, 1]")
-    return Rate(*(row[name] for name in Rate._fields))
+    try:
+        rule = str(rule_of(row.get("rule", str(ARGMAX))))
+    except BadInput:
+        raise refuse("rule", "a rule of choosing") from None
+    return Rate(**{name: row[name] for name in Rate._fields[:-1]}, rule=rule)
 
 
 def time_acts(
     sampler: Sampler,
-    steps: int,
+    steps: int | str,
     candidates: int,
     seconds: float,
     clock: Callable[[], int] = time.perf_counter_ns,
+    rule: str = str(ARGMAX),
 ) -> NDArray[np.float64]:
     """Return the microseconds of each of at least 200 calls for one observation, after a warm-up."""
     obs = np.random.default_rng(0).standard_normal((64, sampler.policy.obs_dim), np.float32)
+    M = steps if isinstance(steps, int) else schedule_of(steps)
     times = []
     end = clock() + int(seconds * 1e9)
     for i in itertools.count(-WARM_UP):
@@ -182,7 +201,7 @@ def time_acts(
             break
         x = obs[i % len(obs)]
         start = clock()
-        sampler.act(x, steps, candidates, seed=0, call=max(i, 0))
+        sampler.act(x, M, candidates, rule=rule, seed=0, call=max(i, 0))
         if i >= 0:
             times.append((clock() - start) / 1e3)
     return np.array(times)
@@ -238,8 +257,8 @@ def recommend(
     path = path / "policy.safetensors" if path.is_dir() else path
     policy = load(path)
     if backend is None:
-        runs = name_of(policy.form) in BACKENDS["native"].forms
-        backend = "native" if runs else fastest(policy)
+        way = PolicyChoice(steps=schedule_of(policy.train_steps[0]))
+        backend = "native" if acts(policy, way, "native") else fastest(policy)
     if backend == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "
@@ -260,19 +279,39 @@ def recommend(
             f"threads is {list(threads)}, but this process may use {available_cores()} cores only"
         )
     samplers, left_out = _samplers(policy, backend, precisions, counts)
+    able = tuple(rate for rate in base.rates if acts(policy, _way_of(rate), backend))
+    if not able:
+        raise BadInput(
+            f"evaluation {file} has no cell in which the {backend} backend can act: evaluate others, or "
+            "choose backend numpy"
+        )
+    if missing := len(base.rates) - len(able):
+        left_out[f"{missing} cells"] = f"the {backend} backend does not have their rule or steps"
+    base = base._replace(rates=able)
     found = {p: _rates_in(p, base, file, policy) for p in precisions if p not in left_out}
     options: list[Option] = []
     total = len(samplers) * len(base.rates)
     for (precision, count), sampler in samplers.items():
         for rate, evaluated in found[precision]:
-            times = time_acts(sampler, rate.steps, rate.candidates, seconds)
+            times = time_acts(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             p50, p99 = (float(np.quantile(times, q, method="higher")) for q in (0.5, 0.99))
             options.append(Option(rate, precision, count, p50, p99, evaluated))
             if progress is not None:
                 progress(len(options), total)
-    options.sort(key=lambda option: (*option.rate[:2], option.precision, option.threads))
+    options.sort(key=_place)
     choice = choose(options, budget_us)
     return Recommendation(base.env, tuple(options), budget_us, choice, left_out, backend)
+
+
+def _way_of(rate: Rate) -> PolicyChoice:
+    rule, steps = rule_of(rate.rule), schedule_of(rate.steps)
+    return PolicyChoice(rule=rule, steps=steps, candidates=rate.candidates)
+
+
+def _place(option: Option) -> tuple[Any, ...]:
+    rate = option.rate
+    rule = rate.rule != str(ARGMAX), rate.rule
+    return order(rate.steps), rate.candidates, *rule, option.precision, option.threads
 
 
 def _samplers(
@@ -300,14 +339,14 @@ def _rates_in(
 
     That is `precision` where `base` or a file beside it was made in it, else `base`'s.
     """
-    own: dict[tuple[int, int], Rate] = {}
+    own: dict[tuple[int | str, int, str], Rate] = {}
     beside = file.with_name(f"evaluation-{precision}.json")
     if precision != base.precision and beside.exists():
         other = read_evaluation(beside, policy)
         if other.env == base.env and other.precision == precision and _is_of(other, policy):
-            own = {rate[:2]: rate for rate in other.rates}
+            own = {rate.cell: rate for rate in other.rates}
     return [
-        (own[rate[:2]], precision) if rate[:2] in own else (rate, base.precision)
+        (own[rate.cell], precision) if rate.cell in own else (rate, base.precision)
         for rate in base.rates
     ]
 
@@ -324,11 +363,12 @@ def text(result: Recommendation) -> str:
     for option in options:
         rate = option.rate
         interval = f"{rate.ci_low:.1%}-{rate.ci_high:.1%}"
+        rule = "" if rate.rule == str(ARGMAX) else rate.rule + " "
         mark = "<-- this one" if option is choice else "" if option.p99_us <= budget else "too slow"
         lines.append(
-            f"{rate.steps:4d} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
+            f"{rate.steps:>4} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
             f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
-            f"{mark}".rstrip()
+            f"{rule}{mark}".rstrip()
         )
     lines += [f"Left out: {precision}: {reason}" for precision, reason in left_out.items()]
     lines.append("")

@@ -28,7 +28,10 @@ ALLOWED = {
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
-    "learn": {"data", "envs", "ops", "act.form", "act.policy_file", "simulate"},
+    "learn": {
+        *("data", "envs", "ops", "act.form", "act.policy_file", "simulate"),
+        *("act.choice", "act.rules", "act.schedule", "act.selection"),
+    },
     "report": {"act", "data", "envs", "learn", "ops", "simulate"},
     "recommend": {"act"},
     "machine": {"ops"},

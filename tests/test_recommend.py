@@ -258,7 +258,7 @@ class FakeSampler:
         self.now = 0
         self.calls = 0
 
-    def act(self, obs, steps, candidates, seed, call):
+    def act(self, obs, steps, candidates, rule, seed, call):
         self.calls += 1
         # the warm-up is slow, and one call in 100 after it
         slow = self.calls <= WARM_UP or (self.calls - WARM_UP) % 100 == 0
@@ -325,7 +325,8 @@ def test_bad_evaluation(run_folder, content, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("steps", v) for v in (3, 8, True, "1", None)),
+        *(("steps", v) for v in (9, 16, True, "1", "1/2", None)),
+        *(("rule", v) for v in ("best", 3, None)),
         *(("candidates", v) for v in (0, 1.5, None)),
         *(("success", v) for v in (-0.1, 1.1, "1", None)),
         *(("ci_low", v) for v in (-0.1, None)),
