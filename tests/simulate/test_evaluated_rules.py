@@ -9,6 +9,7 @@ from evaluating import MAZE, FakeWorkers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sorl_fast import cli
 from sorl_fast.act.choice import PolicyChoice
 from sorl_fast.act.policy_file import load, save
 from sorl_fast.config import EvalConfig
@@ -83,6 +84,25 @@ def test_a_policy_with_a_choice_is_evaluated_in_it_too(maze_policy, tmp_path, mo
     assert own in cells(candidates=(16,))
     assert own not in cells(rules=("argmax",))
     assert cells(rules=("medoid",), candidates=(16,), steps=("1/2,1/4,1/4",)) == [own]
+
+
+@pytest.mark.slow
+def test_rules_and_schedules_are_evaluated_in_the_simulator(maze_policy, tmp_path, capsys):
+    out = tmp_path / "result.json"
+    argv = ["eval", str(maze_policy), "--episodes", "2", "--json", str(out), "--no-progress"]
+    argv += ["--steps", "5", "1/2,1/4,1/4", "--candidates", "1", "4"]
+    assert cli.main([*argv, "--rules", "argmax", "soft"]) == 0
+    result = json.loads(out.read_text())
+    assert [cell_of(r) for r in result["rows"]] == [
+        Cell(M, N, rule)
+        for M in ("1/2,1/4,1/4", 5)
+        for N, rule in ((1, "argmax"), (4, "argmax"), (4, "soft:1"))
+    ]
+    assert all(r["episodes"] == 2 and r["episode_length"] > 0 for r in result["rows"])
+    assert len({(r["returns"], r["actions_per_second"]) for r in result["rows"]}) == 6
+    assert "N = 4 soft:1" in capsys.readouterr().out
+    assert cli.main([*argv, "--rules", "medoid"]) == 0  # added
+    assert len(json.loads(out.read_text())["rows"]) == 8
 
 
 # --- what stays on disk
