@@ -35,8 +35,8 @@ def cost(way: PolicyChoice) -> int:
 def select(tried: Iterable[Tried]) -> Selected:
     """Choose by the even episodes: of what is within one standard error of the best, the cheapest.
 
-    N > 1 is left out where it did not succeed more often than N = 1 at the same steps, if that was
-    tried. The standard error is sqrt(p (1 - p) / n), p = (k + 1) / (n + 2) of the best's k of n
+    N > 1 is thus never chosen where it did not succeed more often than N = 1 at the same steps, which
+    is cheaper. The standard error is sqrt(p (1 - p) / n), p = (k + 1) / (n + 2) of the best's k of n
     successes, so that it is above 0 at k = n. Of equal costs the more successful, then the first, is
     chosen.
 
@@ -58,16 +58,10 @@ def select(tried: Iterable[Tried]) -> Selected:
             "more, all of the same episodes"
         )
     n = len(ways[0].outcomes[::2])
-    single = {t.way.steps: sum(t.outcomes[::2]) for t in ways if t.way.candidates == 1}
-    left = [
-        t
-        for t in ways
-        if t.way.candidates == 1 or sum(t.outcomes[::2]) > single.get(t.way.steps, -1)
-    ]
-    best = max(sum(t.outcomes[::2]) for t in left)
+    best = max(sum(t.outcomes[::2]) for t in ways)
     p = (best + 1) / (n + 2)
     least = best - n * math.sqrt(p * (1 - p) / n)
-    near = [t for t in left if sum(t.outcomes[::2]) >= least]
+    near = [t for t in ways if sum(t.outcomes[::2]) >= least]
     chosen = min(near, key=lambda t: (cost(t.way), -sum(t.outcomes[::2])))
     rest = chosen.outcomes[1::2]
     return Selected(chosen.way, (sum(chosen.outcomes[::2]), n), (sum(rest), len(rest)))
