@@ -6,19 +6,25 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def cell_name(steps: int, candidates: int, *, short: bool = False) -> str:
+def cell_name(
+    steps: int | str, candidates: int, rule: str = "argmax", *, short: bool = False
+) -> str:
     """Return what a cell is called everywhere: `M = 4, N = 8`, or `4/8` where there is little room.
 
     Parameters
     ----------
     steps
-        Euler steps M.
+        Euler steps M, or the name of a schedule of unequal ones.
     candidates
-        Candidates N, of which the best is taken.
+        Candidates N, of which one is taken.
+    rule
+        How it is chosen, a part of the name where it is another than the paper's argmax.
     short
         For a point of a picture.
     """
-    return f"{steps}/{candidates}" if short else f"M = {steps}, N = {candidates}"
+    if rule == "argmax":
+        return f"{steps}/{candidates}" if short else f"M = {steps}, N = {candidates}"
+    return f"{steps}/{candidates} {rule}" if short else f"M = {steps}, N = {candidates}, {rule}"
 
 
 def pareto_front(

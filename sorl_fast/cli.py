@@ -56,11 +56,21 @@ def _add_flag(
     elif get_origin(hint) is Literal:
         options["choices"] = get_args(hint)
     elif get_origin(hint) is tuple:
-        options |= {"type": get_args(hint)[0], "nargs": "+", "metavar": field.name[0].upper()}
+        kind = get_args(hint)[0]
+        kind = _number_or_text if get_origin(kind) is types.UnionType else kind
+        options |= {"type": kind, "nargs": "+", "metavar": field.name[0].upper()}
     else:
         kind = path_argument if field.metadata["path"] else hint
         options |= {"type": kind, "metavar": field.name.upper()}
     parser.add_argument(_flag(field.name), **options)
+
+
+def _number_or_text(text: str) -> int | str:
+    """Return M of "4", and leave the sizes of steps, such as "1/2,1/4,1/4", to be read later."""
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def _add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:

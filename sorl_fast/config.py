@@ -38,6 +38,17 @@ def check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> N
         raise BadInput(f"{name} is {value!r}, but must be {bound}. {remedy or f'Set --{flag}.'}")
 
 
+def check_list(name: str, value: tuple[Any, ...]) -> None:
+    """Check a field that lists candidates, steps (where text names sizes), or rules by name."""
+    if name.endswith("rules"):
+        ok, bound = all(isinstance(v, str) for v in value), "one or more names of rules"
+    else:
+        sizes = name.endswith("steps")
+        ok = all((sizes and isinstance(v, str)) or (isinstance(v, int) and v >= 1) for v in value)
+        bound = "one or more integers of at least 1" + ", or step sizes such as 1/2,1/4,1/4" * sizes
+    check(len(value) > 0 and ok, name, value, bound)
+
+
 def is_power_of_two(n: int) -> bool:
     """Whether n is 1, 2, 4, ..."""
     return n >= 1 and n & (n - 1) == 0
@@ -64,6 +75,11 @@ class MethodConfig:
         """Step counts that the trained policy may act with."""
         return (1,)
 
+    @property
+    def finest(self) -> int | None:
+        """m_disc where the policy takes any schedule of up to twice as many steps; None: its counts only."""
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         return dataclasses.asdict(cast(Any, self))
@@ -88,8 +104,9 @@ class TrainConfig:
     val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
     eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never, as where --env is no single task of OGBench")
     eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
-    eval_steps: tuple[int, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation; only those that the policy acts with; left out, its own where it has none of these")
+    eval_steps: tuple[int | str, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation, or step sizes such as 1/2,1/4,1/4; only those that the policy acts with; left out, its own where it has none of these")
     eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")
+    eval_rules: tuple[str, ...] | None = option(None, help="rules of choosing of the periodic evaluation (see eval --rules); where given, the policy file keeps the steps, candidates and rule that half of the last evaluation's episodes speak for; left out, argmax, and nothing is chosen")
     checkpoint_every: int = option(10_000, help="updates between checkpoints; 0: only at the end")
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
     workers: int = option(2, help="processes of the periodic evaluation")
@@ -117,11 +134,11 @@ class TrainConfig:
         for name in ("eval_episodes", "workers", "keep_checkpoints"):
             value = getattr(self, name)
             check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
-        for name in ("eval_steps", "eval_candidates"):
+        for name in ("eval_steps", "eval_candidates", "eval_rules"):
             value = getattr(self, name)
-            ok = len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
-            ok = ok and len(set(value)) == len(value)
-            check(ok, name, value, "one or more integers of at least 1, each once")
+            if value is not None:
+                check_list(name, value)
+                check(len(set(value)) == len(value), name, value, "a list that has each once")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -131,8 +148,8 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Make a config from `to_dict`'s values; an unknown field is refused by name."""
         known = _known(cls, values)
-        for name in ("eval_steps", "eval_candidates"):
-            if name in known:
+        for name in ("eval_steps", "eval_candidates", "eval_rules"):
+            if known.get(name) is not None:
                 known[name] = tuple(known[name])
         return cls(**known)
 
@@ -162,11 +179,12 @@ class CollectConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """One evaluation: a grid of cells (steps M, candidates N), each over the same seeded starts."""
+    """One evaluation: a grid of cells (steps M, candidates N, rule), each over the same seeded starts."""
 
     # fmt: off
-    steps: tuple[int, ...] | None = option(None, help="steps M, a row of cells each; left out: those of 1 2 4 8 that the policy acts with, or else its own")
+    steps: tuple[int | str, ...] | None = option(None, help="steps M, or step sizes such as 1/2,1/4,1/4, a row of cells each; left out: those of 1 2 4 8 that the policy acts with, or else its own")
     candidates: tuple[int, ...] | None = option(None, help="candidates N of best-of-N, a column of cells each; left out: 1 4 8, or 1 where the policy has no critic")
+    rules: tuple[str, ...] | None = option(None, help="rules of choosing among N > 1 candidates: argmax, medoid, nearest, better, soft, centre, with a parameter after a colon; left out: argmax, and the policy's own choice where its file has one")
     episodes: int = option(50, help="episodes a cell")
     seed: int = option(0, help="start of episode e and all its noise follow from (seed, e)")
     workers: int = option(2, help="processes, each with its own simulator")
@@ -179,12 +197,10 @@ class EvalConfig:
         for name in ("episodes", "workers"):
             value = getattr(self, name)
             check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
-        for name in ("steps", "candidates"):
+        for name in ("steps", "candidates", "rules"):
             value = getattr(self, name)
-            ok = value is None or (
-                len(value) > 0 and all(isinstance(v, int) and v >= 1 for v in value)
-            )
-            check(ok, name, value, "one or more integers of at least 1")
+            if value is not None:
+                check_list(name, value)
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**32
         check(ok, "seed", self.seed, "in [0, 2^32)")
         timing = self.success_timing

@@ -14,9 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .act.form import name_of
+from .act.choice import PolicyChoice
 from .act.policy_file import Policy, digest, load
-from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
+from .act.rules import ARGMAX, rule_of
+from .act.sampler import KNOWN_PRECISIONS, Sampler, acts, fastest
+from .act.schedule import check_fit, order, schedule_of
 from .act.timing import act_time
 from .cells import cell_name, pareto_front
 from .config import DEFAULT_METHOD
@@ -33,11 +35,17 @@ Progress = Callable[[int, int], None]
 class Rate(NamedTuple):
     """How often a cell succeeded in the evaluation."""
 
-    steps: int  # M
+    steps: int | str  # M, or a schedule's name
     candidates: int  # N
     success: float  # in [0, 1]
     ci_low: float  # 95% interval
     ci_high: float
+    rule: str = str(ARGMAX)
+
+    @property
+    def cell(self) -> tuple[int | str, int, str]:
+        """What was evaluated: steps, candidates and rule."""
+        return self.steps, self.candidates, self.rule
 
 
 class Option(NamedTuple):
@@ -55,7 +63,7 @@ class Option(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{cell_name(*self.rate[:2])}, {self.precision}, "
+            f"{cell_name(*self.rate.cell)}, {self.precision}, "
             f"{self.threads} thread{'s' * (self.threads > 1)}"
         )
 
@@ -99,12 +107,12 @@ def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
 
     The evaluation cannot tell them from the choice. One option a cell, its fastest.
     """
-    cells: dict[tuple[str, int, int], Option] = {}
+    cells: dict[tuple[str, int | str, int, str], Option] = {}
     for option in sorted(options, key=lambda option: option.p99_us):
         rate, best = option.rate, choice.rate
         overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
         if overlaps and option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best):
-            cells.setdefault((option.run, *rate[:2]), option)
+            cells.setdefault((option.run, *rate.cell), option)
     return list(cells.values())
 
 
@@ -138,7 +146,7 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"evaluation {path} has no rows; {redo}")
     rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
-    if len({rate[:2] for rate in rates}) < len(rates):
+    if len({rate.cell for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
     precision = values.get("precision", "fp32")  # older files do not say
     if precision not in KNOWN_PRECISIONS:
@@ -165,15 +173,23 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
 
     if not isinstance(row, dict):
         raise refuse("the row", "an object")
-    if type(row.get("steps")) is not int or row["steps"] not in policy.train_steps:
-        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}")
+    try:
+        if schedule_of(row.get("steps")).key != row["steps"]:
+            raise refuse("steps", "M, or a schedule's name")
+        check_fit(schedule_of(row["steps"]), policy.finest, policy.train_steps)
+    except BadInput:
+        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}") from None
     if type(row.get("candidates")) is not int or row["candidates"] < 1:
         raise refuse("candidates", "an integer of at least 1")
     for name in ("success", "ci_low", "ci_high"):
         value = row.get(name)
         if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise refuse(name, "a number in [0, 1]")
-    return Rate(*(row[name] for name in Rate._fields))
+    try:
+        rule = str(rule_of(row.get("rule", str(ARGMAX))))
+    except BadInput:
+        raise refuse("rule", "a rule of choosing") from None
+    return Rate(**{name: row[name] for name in Rate._fields[:-1]}, rule=rule)
 
 
 class _Candidate(NamedTuple):
@@ -241,9 +257,18 @@ def recommend(
     reasons: dict[tuple[str, str], list[str]] = {}
     for candidate in candidates:
         _, _, policy, file, base = candidate
-        samplers, left_out = _samplers(policy, _backend(policy, backend), precisions, threads)
+        name = _backend(policy, backend)
+        samplers, left_out = _samplers(policy, name, precisions, threads)
+        able = tuple(rate for rate in base.rates if acts(policy, _way_of(rate), name))
+        if not able:
+            raise BadInput(
+                f"evaluation {file} has no cell in which the {name} backend can act: evaluate others, or "
+                "choose backend numpy"
+            )
+        if missing := len(base.rates) - len(able):
+            left_out[f"{missing} cells"] = f"the {name} backend does not have their rule or steps"
         for (precision, count), sampler in samplers.items():
-            rates = _rates_in(precision, base, file, policy)
+            rates = _rates_in(precision, base._replace(rates=able), file, policy)
             work.append((candidate, precision, count, sampler, rates))
         for precision, reason in left_out.items():
             reasons.setdefault((precision, reason), []).append(candidate.method)
@@ -251,13 +276,13 @@ def recommend(
     total = sum(len(rates) for *_, rates in work)
     for candidate, precision, count, sampler, rates in work:
         for rate, evaluated in rates:
-            times = act_time(sampler, rate.steps, rate.candidates, seconds)
+            times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             about = (evaluated, candidate.method, candidate.run, sampler.backend)
             options.append(Option(rate, precision, count, *times, *about))
             if progress is not None:
                 progress(len(options), total)
-    order = {candidate.run: i for i, candidate in enumerate(candidates)}
-    options.sort(key=lambda o: (order[o.run], *o.rate[:2], o.precision, o.threads))
+    place = {candidate.run: i for i, candidate in enumerate(candidates)}
+    options.sort(key=lambda option: (place[option.run], *_place(option)))
     left = {}
     for (precision, reason), methods in reasons.items():
         of = f" of {', '.join(dict.fromkeys(methods))}" if len(candidates) > 1 else ""
@@ -315,11 +340,22 @@ def _method(folder: Path) -> str:
         return DEFAULT_METHOD
 
 
+def _way_of(rate: Rate) -> PolicyChoice:
+    rule, steps = rule_of(rate.rule), schedule_of(rate.steps)
+    return PolicyChoice(rule=rule, steps=steps, candidates=rate.candidates)
+
+
+def _place(option: Option) -> tuple[Any, ...]:
+    rate = option.rate
+    rule = rate.rule != str(ARGMAX), rate.rule
+    return order(rate.steps), rate.candidates, *rule, option.precision, option.threads
+
+
 def _backend(policy: Policy, wanted: str | None) -> str:
     """Return what is timed: `wanted`, or else native where it runs the policy's form."""
     if wanted is None:
-        runs = name_of(policy.form) in BACKENDS["native"].forms
-        wanted = "native" if runs else fastest(policy)
+        way = PolicyChoice(steps=schedule_of(policy.train_steps[0]))
+        wanted = "native" if acts(policy, way, "native") else fastest(policy)
     if wanted == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "
@@ -360,14 +396,14 @@ def _rates_in(
 
     That is `precision` where `base` or a file beside it was made in it, else `base`'s.
     """
-    own: dict[tuple[int, int], Rate] = {}
+    own: dict[tuple[int | str, int, str], Rate] = {}
     beside = file.with_name(f"evaluation-{precision}.json")
     if precision != base.precision and beside.exists():
         other = read_evaluation(beside, policy)
         if other.env == base.env and other.precision == precision and _is_of(other, policy):
-            own = {rate[:2]: rate for rate in other.rates}
+            own = {rate.cell: rate for rate in other.rates}
     return [
-        (own[rate[:2]], precision) if rate[:2] in own else (rate, base.precision)
+        (own[rate.cell], precision) if rate.cell in own else (rate, base.precision)
         for rate in base.rates
     ]
 
@@ -422,26 +458,31 @@ def _named(option: Option, several: bool) -> str:
 
 
 def _table(
-    options: Iterable[Option], several: bool, mark: Callable[[Option], str]
+    options: Sequence[Option], several: bool, mark: Callable[[Option], str]
 ) -> Iterable[str]:
-    """Yield the options as lines of a table; method, backend and run where there are several runs."""
+    """Yield the options as lines of a table.
+
+    Method, backend and run where there are several runs, the rule where there is another than argmax.
+    """
+    rates = [option.rate for option in options]
+    wide = max([4, *(len(str(rate.steps)) for rate in rates)])
+    others = [rate.rule for rate in rates if rate.rule != str(ARGMAX)]
+    rule = max(map(len, [*others, str(ARGMAX)])) + 1
+    first = f"{'method':8s}" if several else ""
+    chosen = f"{'rule':{rule}s}" if others else ""
+    last = f" {'backend':>8s} run" if several else ""
     yield (
-        f"{'method':8s}"
-        * several
-        + f"{'M':>4s} {'N':>4s} {'success':>8s} {'95% interval':>14s} {'precision':>9s} "
-        f"{'threads':>7s} {'p50 us':>10s} {'p99 us':>10s} {'actions/s':>10s}"
-        + f" {'backend':>8s} run"
-        * several
+        f"{first}{'M':>{wide}s} {'N':>4s} {chosen}{'success':>8s} {'95% interval':>14s} "
+        f"{'precision':>9s} {'threads':>7s} {'p50 us':>10s} {'p99 us':>10s} {'actions/s':>10s}{last}"
     )
     for option in options:
         rate = option.rate
         interval = f"{rate.ci_low:.1%}-{rate.ci_high:.1%}"
+        first = f"{option.method:8s}" if several else ""
+        chosen = f"{rate.rule:{rule}s}" if others else ""
+        last = f"{option.backend:>8s} {option.run} " if several else ""
         yield (
-            f"{option.method:8s}"
-            * several
-            + f"{rate.steps:4d} {rate.candidates:4d} {rate.success:8.1%} {interval:>14s} "
-            f"{option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} {option.p99_us:10.1f} "
-            f"{1e6 / option.p50_us:10,.0f} "
-            + f"{option.backend:>8s} {option.run} " * several
-            + mark(option)
+            f"{first}{rate.steps!s:>{wide}s} {rate.candidates:4d} {chosen}{rate.success:8.1%} "
+            f"{interval:>14s} {option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} "
+            f"{option.p99_us:10.1f} {1e6 / option.p50_us:10,.0f} {last}{mark(option)}"
         ).rstrip()

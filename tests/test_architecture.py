@@ -29,7 +29,10 @@ ALLOWED = {
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
-    "learn": {"data", "envs", "ops", "act.form", "act.policy_file", "simulate"},
+    "learn": {
+        *("data", "envs", "ops", "act.form", "act.policy_file", "simulate"),
+        *("act.choice", "act.rules", "act.schedule", "act.selection"),
+    },
     "report": {"act", "data", "envs", "learn", "machine", "ops", "simulate"},
     "recommend": {"act", "machine"},
     "machine": {"ops"},

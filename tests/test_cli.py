@@ -43,6 +43,10 @@ def test_every_field_is_a_flag(command, configs):
 
 
 def test_lists_become_tuples():
+    argv = ["eval", "R", "--steps", "4", "1/2,1/4,1/4", "--rules", "argmax", "medoid:1/4"]
+    config = cli._make(EvalConfig, cli._given(cli.make_parser().parse_args(argv), EvalConfig))
+    assert config.steps == (4, "1/2,1/4,1/4")
+    assert config.rules == ("argmax", "medoid:1/4")
     args = cli.make_parser().parse_args(["eval", "R", "--steps", "1", "8", "--candidates", "4"])
     assert cli._given(args, EvalConfig) == {"steps": (1, 8), "candidates": (4,)}
 

@@ -298,7 +298,8 @@ def test_bad_evaluation(run_folder, content, message):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("steps", v) for v in (3, 8, True, "1", None)),
+        *(("steps", v) for v in (9, 16, True, "1", "1/2", None)),
+        *(("rule", v) for v in ("best", 3, None)),
         *(("candidates", v) for v in (0, 1.5, None)),
         *(("success", v) for v in (-0.1, 1.1, "1", None)),
         *(("ci_low", v) for v in (-0.1, None)),

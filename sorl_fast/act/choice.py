@@ -10,6 +10,7 @@ from .schedule import Schedule, check_fit, schedule_of
 
 MAX_CANDIDATES = 1 << 12  # memory that a file asks for
 _NAMES = ("rule", "steps", "candidates")
+_CANDIDATES = f"an integer from 1 to {MAX_CANDIDATES}"
 _STEPS = "an integer M, or 2 or more sizes above 0 that sum to 1"
 
 
@@ -24,7 +25,7 @@ class PolicyChoice:
     steps
         As `schedule.schedule_of` takes it: M, sizes, or a Schedule.
     candidates
-        N, from 1 to 4096.
+        N, at least 1; in a policy at most 4096.
 
     Raises
     ------
@@ -39,9 +40,8 @@ class PolicyChoice:
     def __post_init__(self) -> None:
         object.__setattr__(self, "rule", rule_of(self.rule, "choice rule"))
         object.__setattr__(self, "steps", schedule_of(self.steps, "choice steps"))
-        N = self.candidates
-        if not is_ints([N]) or not 1 <= N <= MAX_CANDIDATES:
-            refuse("choice candidates", N, f"an integer from 1 to {MAX_CANDIDATES}")
+        if not is_ints([self.candidates]) or self.candidates < 1:
+            refuse("choice candidates", self.candidates, _CANDIDATES)
 
     def __str__(self) -> str:
         """Return such as "M = 4, N = 8, medoid:1/2"."""
@@ -49,7 +49,9 @@ class PolicyChoice:
         return text if self.candidates == 1 else f"{text}, {self.rule}"
 
     def check(self, m_disc: int | None, counts: tuple[int, ...], has_critic: bool) -> None:
-        """Raise BadInput unless a policy can act so; the first two as in `schedule.check_fit`."""
+        """Raise BadInput unless a policy's file may say so; the first two as in `schedule.check_fit`."""
+        if self.candidates > MAX_CANDIDATES:
+            refuse("choice candidates", self.candidates, _CANDIDATES)
         check_fit(self.steps, m_disc, counts, "choice: the policy")
         check_critic(self.rule, self.candidates, has_critic)
 

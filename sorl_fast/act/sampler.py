@@ -10,7 +10,7 @@ import math
 import operator
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NoReturn, Self
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from . import policy_file
 from .backends import BACKENDS
+from .choice import PolicyChoice
 from .form import name_of
 from .policy_file import Policy
 from .rules import ARGMAX, Rule, check_critic, rule_of
@@ -181,7 +182,8 @@ class Sampler:
         steps = self._steps if steps is None else steps
         candidates = self._candidates if candidates is None else candidates
         rule = self._rule if rule is None else rule
-        plain_call = noise is None and temperature is None and not return_info and rule is ARGMAX
+        plain_call = noise is None and temperature is None and not return_info
+        plain_call = plain_call and (rule is ARGMAX or rule == "argmax")
         if self._act_plain is not None and plain_call:
             own = seed is None and call is None
             key = (
@@ -399,15 +401,20 @@ def _choose(backend: str | None, policy: Policy) -> str:
     return name
 
 
-def fastest(policy: Policy) -> str:
+def fastest(policy: Policy, ways: Sequence[PolicyChoice] = ()) -> str:
     """Return the fastest backend for one observation that is installed, needs no GPU and runs the policy.
 
-    It runs the policy's form, and its own rule and steps.
+    It runs the policy's form, and acts in its own way and in those given.
     """
-    native, own = BACKENDS["native"], policy.own
-    runs = name_of(policy.form) in native.forms and _takes(native, policy, own.steps)
-    runs = runs and (own.candidates == 1 or own.rule.name in native.rules)
-    return "native" if runs and find_spec("sorl_fast._native") is not None else "numpy"
+    able = all(acts(policy, way, "native") for way in (policy.own, *ways))
+    return "native" if able and find_spec("sorl_fast._native") is not None else "numpy"
+
+
+def acts(policy: Policy, way: PolicyChoice, backend: str) -> bool:
+    """Whether a backend runs a policy's form and has the rule and the steps of a way to act."""
+    has = BACKENDS[backend]
+    chooses = way.candidates == 1 or way.rule.name in has.rules
+    return name_of(policy.form) in has.forms and chooses and _takes(has, policy, way.steps)
 
 
 def _make_session(name: str, policy: Policy, precision: str, threads: int) -> Session:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .rules import ARGMAX
 from .sampler import Sampler
+from .schedule import schedule_of
 
 WARM_UP = 50  # calls before those that count: pages, caches and the clock settle
 LEAST_CALLS = 200  # a 99th percentile of fewer is the maximum in disguise
@@ -30,13 +32,15 @@ class ActTime(NamedTuple):
 
 def time_acts(
     sampler: Sampler,
-    steps: int,
+    steps: int | str,
     candidates: int,
     seconds: float,
     clock: Clock = time.perf_counter_ns,
+    rule: str = str(ARGMAX),
 ) -> NDArray[np.float64]:
     """Return the microseconds of each of at least 200 calls for one observation, after a warm-up."""
     obs = np.random.default_rng(0).standard_normal((64, sampler.policy.obs_dim), np.float32)
+    M = steps if isinstance(steps, int) else schedule_of(steps)
     times = []
     end = clock() + int(seconds * 1e9)
     for i in itertools.count(-WARM_UP):
@@ -44,7 +48,7 @@ def time_acts(
             break
         x = obs[i % len(obs)]
         start = clock()
-        sampler.act(x, steps, candidates, seed=0, call=max(i, 0))
+        sampler.act(x, M, candidates, rule=rule, seed=0, call=max(i, 0))
         if i >= 0:
             times.append((clock() - start) / 1e3)
     return np.array(times)
@@ -52,10 +56,11 @@ def time_acts(
 
 def act_time(
     sampler: Sampler,
-    steps: int,
+    steps: int | str,
     candidates: int,
     seconds: float,
     clock: Clock = time.perf_counter_ns,
+    rule: str = str(ARGMAX),
 ) -> ActTime:
     """Time a cell: the median and the 99th percentile of `time_acts`.
 
@@ -63,8 +68,8 @@ def act_time(
     ----------
     sampler
         What acts.
-    steps, candidates
-        M and N, such as its policy allows.
+    steps, candidates, rule
+        M or a schedule's name, N and how one is chosen, such as its policy allows.
     seconds
         Time for it; at least 200 calls are made.
     clock
@@ -73,7 +78,7 @@ def act_time(
     Raises
     ------
     BadInput
-        The policy cannot act with these steps or candidates.
+        The policy cannot act with these steps, candidates or rule.
     """
-    times = time_acts(sampler, steps, candidates, seconds, clock)
+    times = time_acts(sampler, steps, candidates, seconds, clock, rule)
     return ActTime(*(float(np.quantile(times, q, method="higher")) for q in (0.5, 0.99)))

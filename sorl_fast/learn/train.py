@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +14,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import ops
+from ..act.choice import PolicyChoice
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
+from ..act.rules import ARGMAX
+from ..act.schedule import Schedule, check_fit, schedule_of
+from ..act.selection import Tried, select
 from ..config import MethodConfig, TrainConfig
 from ..cores import available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
 from ..ops.graphs import CudaRecorder
 from ..progress import at_terminal, say
-from ..simulate.evaluate import Evaluator, check_cells
+from ..simulate.episodes import cell_of
+from ..simulate.evaluate import Evaluator, check_cells, check_lists, way_of
 from ..stopping import stop_flag
 from ..version import package_versions
 from .algorithms import method_of
@@ -190,7 +196,9 @@ class _Run:
         self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
         if self.evaluator is not None:
             policy = self._policy()
-            check_cells(policy, "the policy", self.evaluation_steps, config.eval_candidates)
+            cells = self.evaluation_steps, config.eval_candidates, _rules(config)
+            check_lists(*cells, config.eval_episodes, config.seed)
+            check_cells(policy, "the policy", *cells)
             self.evaluator.check(policy)
         self.updates = _updates(self.learner, self.data.train, config.seed, self.host)
         self.step = 0
@@ -407,8 +415,11 @@ class _Run:
         moments = self.data.obs_mean, self.data.obs_std
         return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *moments))
 
-    def _export(self) -> None:
-        save_policy(self.folder.policy, self._policy())
+    def _export(self, choice: PolicyChoice | None = None) -> None:
+        policy = self._policy()
+        if choice is not None and choice != policy.own:  # which says the same without one
+            policy = replace(policy, choice=choice)
+        save_policy(self.folder.policy, policy)
 
     def _evaluate(self, bar: "tqdm[Any]") -> None:
         """Evaluate in other processes, from the policy file: no random state here is touched."""
@@ -421,10 +432,24 @@ class _Run:
             config.eval_episodes,
             config.seed,
             progress=self._interruptible,
+            rules=_rules(config),
         )
+        if config.eval_rules is not None and self.step >= config.steps:
+            # before the line that says that this evaluation is done: a kill must not lose the choice
+            result |= {"choice": self._choose(result)}
         self.evaluation = {"step": self.step} | result
         self.folder.log_evaluation(self.evaluation)
         tqdm.write(f"update {self.step}: {_summary(self.evaluation)}", file=sys.stderr)
+
+    def _choose(self, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the way to act that the evaluation speaks for into the policy file; return it."""
+        tried = [
+            Tried(way_of(cell_of(row)), [digit == "1" for digit in row["outcomes"]])
+            for row in result["rows"]
+        ]
+        found = select(tried)
+        self._export(found.way)
+        return found.way.to_json() | {"seen": [*found.seen], "told": [*found.told]}
 
     def _interruptible(self, done: int, total: int) -> None:
         if self._stop:
@@ -471,18 +496,34 @@ def _best(evaluation: Mapping[str, Any]) -> str:
 
 def _summary(evaluation: Mapping[str, Any]) -> str:
     cells = (
-        f"M={row['steps']} N={row['candidates']} {row['success']:.0%}" for row in evaluation["rows"]
+        f"M={row['steps']} N={row['candidates']} "
+        f"{row['rule'] + ' ' if 'rule' in row else ''}{row['success']:.0%}"
+        for row in evaluation["rows"]
     )
-    return f"success {', '.join(cells)} ({evaluation['rows'][0]['episodes']} episodes a cell)"
+    text = f"success {', '.join(cells)} ({evaluation['rows'][0]['episodes']} episodes a cell)"
+    if choice := evaluation.get("choice"):
+        way = PolicyChoice(**{name: choice[name] for name in ("rule", "steps", "candidates")})
+        (seen, n), (told, m) = choice["seen"], choice["told"]
+        text += f"; the policy keeps {way}: chosen by {seen} of {n}, and {told} of the other {m} succeed"
+    return text
 
 
-def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int, ...]:
+def _rules(config: TrainConfig) -> tuple[str, ...]:
+    return (str(ARGMAX),) if config.eval_rules is None else config.eval_rules
+
+
+def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int | str, ...]:
     """Return the Euler steps of the periodic evaluations; none if the run makes no evaluation."""
     if not 0 < config.eval_every <= config.steps:
         return ()
-    steps = tuple(m for m in config.eval_steps if m in agent.train_steps)
-    if not steps and config.eval_steps == TrainConfig.eval_steps:
-        steps = agent.train_steps  # nobody asked for other ones
+    unasked = config.eval_steps == TrainConfig.eval_steps
+    steps: tuple[int | str, ...] = tuple(
+        M
+        for M in config.eval_steps
+        if M in agent.train_steps or (not unasked and _fits(schedule_of(M, "eval_steps"), agent))
+    )
+    if not steps and unasked:
+        steps = agent.train_steps
     if not steps:
         raise BadInput(
             f"eval_steps is {' '.join(map(str, config.eval_steps))}, but this policy will act "
@@ -490,6 +531,14 @@ def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int, ..
             "to some of these, or --eval-every 0"
         )
     return steps
+
+
+def _fits(schedule: Schedule, agent: MethodConfig) -> bool:
+    try:
+        check_fit(schedule, agent.finest, agent.train_steps)
+    except BadInput:
+        return False
+    return True
 
 
 def _tensorboard_writer(config: TrainConfig) -> Any:

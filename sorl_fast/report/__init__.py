@@ -1,5 +1,6 @@
 """Tables and pictures of one or more runs."""
 
-from .page import terminal_table, write_report
+from .page import write_report
+from .table import terminal_table
 
 __all__ = ["terminal_table", "write_report"]

@@ -19,19 +19,11 @@ from ..errors import BadInput
 from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
 from .figures import PICTURES
-from .pareto import front_lines, front_of, front_text, points_of, rate_text
+from .pareto import front_lines, front_of, front_text, points_of
 from .plotting import png
-from .runs import (
-    Cell,
-    Run,
-    Setting,
-    by_environment,
-    cells_of,
-    episodes_of,
-    group_settings,
-    load_run,
-)
+from .runs import Run, Setting, by_environment, episodes_of, group_settings, load_run
 from .speeds import with_speeds
+from .table import rate, span
 
 _TIMING = {
     "post": "on the state after each action (success_timing=post, as in the paper)",
@@ -46,46 +38,6 @@ _SEVERAL_SEEDS = (
     "interval over seeds, and Wilson's 95% interval over all their episodes. With one seed it is "
     "Wilson's."
 )
-
-
-def _span(cell: Cell) -> str:
-    mean, low, high = cell.percent
-    return f"{mean:.0f}% [{low:.0f}, {high:.0f}]"
-
-
-def terminal_table(evaluation: Mapping[str, Any]) -> str:
-    """Return an evaluation as a small text table: a line an M, a column an N.
-
-    Parameters
-    ----------
-    evaluation
-        What `sorl_fast.simulate.evaluate.Evaluator.run` returns.
-
-    Returns
-    -------
-    str
-        Lines without a final line break. A cell is success, its 95% interval and actions a second.
-    """
-    cells = cells_of([dict(evaluation)])
-    all_steps = sorted({cell.steps for cell in cells})
-    all_candidates = sorted({cell.candidates for cell in cells})
-    by_place = {(cell.steps, cell.candidates): cell for cell in cells}
-    grid = [["", *(f"N = {N}" for N in all_candidates)]]
-    for M in all_steps:
-        line = [f"M = {M}"]
-        for N in all_candidates:
-            cell = by_place.get((M, N))
-            line.append(f"{_span(cell)} {rate_text(cell.actions_per_second)}/s" if cell else "-")
-        grid.append(line)
-    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    lines = [
-        f"{evaluation['env']}: success [95% interval] and actions per second of the policy alone",
-        f"{episodes_of(cells)} episodes a cell, success_timing={evaluation['success_timing']}",
-    ]
-    for line in grid:
-        texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
-        lines.append("   ".join(texts).rstrip())
-    return "\n".join(lines)
 
 
 def _notes(settings: Sequence[Setting]) -> list[str]:
@@ -347,7 +299,7 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"span": _span, "rate": rate_text}
+    environment.filters |= {"span": lambda cell: span(*cell.percent), "rate": rate}
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     return environment.from_string(text).render(

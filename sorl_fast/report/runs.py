@@ -253,10 +253,15 @@ def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:
 
 
 def cells_of(evaluations: Iterable[Line]) -> tuple[Cell, ...]:
-    """Aggregate evaluations of several seeds, cell by cell; by steps, then candidates."""
+    """Aggregate evaluations of several seeds, cell by cell; by steps, then candidates.
+
+    Of argmax and equal steps: those that the pictures have a place for.
+    """
     table: dict[tuple[int, int], list[Line]] = {}
     for evaluation in evaluations:
         for row in evaluation["rows"]:
+            if "rule" in row or not isinstance(row["steps"], int):
+                continue
             table.setdefault((row["steps"], row["candidates"]), []).append(row)
     cells = []
     for (steps, candidates), rows in sorted(table.items()):
@@ -343,6 +348,10 @@ def learning_curves(setting: Setting) -> dict[int, tuple[Cell, ...]]:
 
 def episodes_of(cells: Sequence[Cell]) -> str:
     """Say how many episodes a cell has: `50`, or `10 to 50` where cells differ."""
-    counts = {cell.episodes for cell in cells}
+    return episodes_text([cell.episodes for cell in cells])
+
+
+def episodes_text(counts: Sequence[int]) -> str:
+    """Say how many episodes there are: `50`, or `10 to 50`."""
     low, high = min(counts), max(counts)
     return f"{low}" if low == high else f"{low} to {high}"

@@ -4,7 +4,8 @@ Beside an evaluation FILE.json lies its record, FILE.episodes.jsonl: one line a 
 appended as it ends, with all that the episode is a function of. A kill may leave half a line, which
 the next evaluation skips. FILE.json itself holds whole cells only, those of earlier evaluations too.
 
-N candidates, M Euler steps.
+N candidates, M Euler steps; steps in a file are M, or a schedule's name such as "1/2,1/4,1/4". A rule that
+is not named is argmax, the only one of older files.
 """
 
 import errno
@@ -15,6 +16,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from ..act.rules import ARGMAX, rule_of
+from ..act.schedule import order, schedule_of
 from ..atomic import write_bytes
 from ..errors import BadInput
 
@@ -23,13 +26,37 @@ _CONTEXT = ("policy", "env", "success_timing", "seed", "backend", "isa", "precis
 _KEPT = "-kept-"  # an evaluation that cannot be added to: evaluation-kept-1.json
 
 
+class Cell(NamedTuple):
+    """A way to act that is evaluated."""
+
+    steps: int | str  # `Schedule.key`
+    candidates: int  # N
+    rule: str = str(ARGMAX)  # `str` of a Rule
+
+
+def cell_of(row: Mapping[str, Any]) -> Cell:
+    """Return the cell of an evaluation's row."""
+    return Cell(row["steps"], row["candidates"], row.get("rule", str(ARGMAX)))
+
+
+def cell_order(cell: Cell) -> tuple[Any, ...]:
+    """Return what cells are sorted by: steps, then candidates, then the rule, argmax first."""
+    return order(cell.steps), cell.candidates, cell.rule != str(ARGMAX), cell.rule
+
+
 class Task(NamedTuple):
     """An episode to run."""
 
-    steps: int  # M
-    candidates: int  # N
+    steps: int | str
+    candidates: int
     seed: int
     episode: int
+    rule: str = str(ARGMAX)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, argmax unnamed."""
+        values = self._asdict()
+        return values if self.rule != str(ARGMAX) else {k: values[k] for k in values if k != "rule"}
 
 
 class Episode(NamedTuple):
@@ -99,7 +126,7 @@ class Record:
         self.done[task] = episode
         if self._path is None:
             return
-        line = json.dumps(self._context | task._asdict() | episode._asdict()).encode() + b"\n"
+        line = json.dumps(self._context | task.to_json() | episode._asdict()).encode() + b"\n"
         try:
             if self._file is None:
                 self._file = self._open(self._path)
@@ -145,11 +172,14 @@ class Record:
             return None
         if not isinstance(values, dict) or not _same_context(values, self._context):
             return None
-        task = Task._make(values.get(name) for name in Task._fields)
+        given = {"rule": str(ARGMAX)} | values
+        task = Task._make(given.get(name) for name in Task._fields)
         episode = Episode._make(values.get(name) for name in Episode._fields)
         numbers = (episode.returned, episode.act_seconds)
         ok = (
-            all(type(value) is int for value in (*task, episode.length))
+            all(type(x) is int for x in (*task[1:4], episode.length))
+            and type(task.steps) in (int, str)
+            and type(task.rule) is str
             and type(episode.success) is bool
             and all(type(value) in (int, float) for value in numbers)
             and episode.length >= 1
@@ -183,7 +213,7 @@ def keep_evaluation(
     Returns
     -------
     tuple
-        The evaluation as written: rows by steps, then candidates, and all `commands` that gave them;
+        The evaluation as written: rows in `cell_order`, and all `commands` that gave them;
         and where an earlier one was moved, or None.
 
     Raises
@@ -193,7 +223,7 @@ def keep_evaluation(
     """
     merged, aside = dict(result), None
     commands = [result["command"]]
-    rows = {(row["steps"], row["candidates"]): row for row in result["rows"]}
+    rows = {cell_of(row): row for row in result["rows"]}
     earlier = _read_evaluation(path)
     if earlier is not None and not _same_context(earlier, result):
         aside = _free_name(path)
@@ -201,10 +231,10 @@ def keep_evaluation(
     elif earlier is not None and not fresh:
         commands = list(dict.fromkeys([*earlier.get("commands", []), *commands]))
         for row in earlier["rows"]:
-            cell = (row["steps"], row["candidates"])
+            cell = cell_of(row)
             if cell not in rows or rows[cell]["episodes"] < row["episodes"]:
                 rows[cell] = row
-    merged |= {"commands": commands, "rows": [rows[cell] for cell in sorted(rows)]}
+    merged |= {"commands": commands, "rows": [rows[cell] for cell in sorted(rows, key=cell_order)]}
     write_bytes(path, (json.dumps(merged, indent=1) + "\n").encode())
     return merged, aside
 
@@ -214,9 +244,13 @@ def _read_evaluation(path: Path) -> dict[str, Any] | None:
     try:
         values = json.loads(path.read_bytes())
         for row in values["rows"]:
-            if not all(type(row[name]) is int for name in ("steps", "candidates", "episodes")):
+            cell = cell_of(row)
+            if not all(type(x) is int for x in (cell.candidates, row["episodes"])):
                 return None
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            rule_of(cell.rule)
+            if type(cell.steps) not in (int, str) or schedule_of(cell.steps).key != cell.steps:
+                return None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError, BadInput):
         return None
     return values if values["rows"] else None
 

@@ -1,7 +1,7 @@
-"""Success of a policy in OGBench's simulators, over a grid of steps M and candidates N.
+"""Success of a policy in OGBench's simulators, over a grid of steps M, candidates N and rules of choosing.
 
 The start of episode e follows from (seed, e), the same for every cell, and the policy's noise from
-(seed, step of the episode, e). Each episode is thus a function of (policy, M, N, seed, e) alone:
+(seed, step of the episode, e). Each episode is thus a function of (policy, cell, seed, e) alone:
 neither the number of workers nor the episodes that a worker ran before can change it.
 
 N candidates, M Euler steps, O observation, A action. Only numpy is imported here; the simulator is
@@ -18,14 +18,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+from ..act.choice import PolicyChoice
 from ..act.policy_file import Policy, load, loads
-from ..act.sampler import Sampler
+from ..act.rules import ARGMAX, rule_of
+from ..act.sampler import Sampler, fastest
+from ..act.schedule import check_fit, schedule_of
 from ..config import EvalConfig
 from ..envs import dataset_name, open_simulator, refuse_images
 from ..envs.simulator import INSTALL, Simulator, Timing
 from ..errors import BadInput
 from ..version import package_versions
-from .episodes import Episode, Record, Task
+from .episodes import Cell, Episode, Record, Task, cell_order
 from .workers import Pool, WorkerDied, WorkerFailed
 
 Progress = Callable[[int, int], None]
@@ -74,16 +77,23 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def rollout(
-    simulator: Simulator, sampler: Sampler, steps: int, candidates: int, seed: int, episode: int
+    simulator: Simulator,
+    sampler: Sampler,
+    steps: int | str,
+    candidates: int,
+    seed: int,
+    episode: int,
+    rule: str = str(ARGMAX),
 ) -> Episode:
-    """Run one episode with M = `steps` and N = `candidates`, one observation at a time."""
+    """Run one episode in a cell, one observation at a time."""
+    M = steps if isinstance(steps, int) else schedule_of(steps)
     observation = simulator.reset(seed, episode)
     ended = success = False
     length, returned, seconds = 0, 0.0, 0.0
     while not ended:
         start = time.perf_counter()
         action = sampler.act(
-            observation, steps, candidates, seed=seed, call=length, row_offset=episode
+            observation, M, candidates, rule=rule, seed=seed, call=length, row_offset=episode
         )
         seconds += time.perf_counter() - start
         observation, reward, succeeded, ended = simulator.step(action)
@@ -96,22 +106,20 @@ def rollout(
 class _Player:
     """What evaluates in a worker process: a simulator, and the policy that acts in it."""
 
-    def __init__(
-        self, env: str, success_timing: Timing, backend: str | None, precision: str
-    ) -> None:
+    def __init__(self, env: str, success_timing: Timing, precision: str) -> None:
         self._env = env
         self._success_timing = success_timing
-        self._how = backend, precision
+        self._precision = precision
         self._simulator: Simulator | None = None
         self._sampler: Sampler | None = None
 
-    def prepare(self, shared: bytes) -> None:
-        """Act with this policy, its file's bytes, from now on."""
+    def prepare(self, shared: tuple[bytes, str | None]) -> None:
+        """Act with this policy, its file's bytes, and this backend from now on."""
         if self._simulator is None:
             self._simulator = open_simulator(self._env, self._success_timing)
-        policy = loads(shared)
+        policy = loads(shared[0])
         _check_dims(self._env, self._simulator, policy)
-        self._sampler = Sampler(policy, *self._how)
+        self._sampler = Sampler(policy, shared[1], self._precision)
 
     def do(self, task: Task) -> Episode:
         """Run one episode."""
@@ -161,7 +169,7 @@ class Evaluator:
     workers
         Number of processes, at least 1.
     backend
-        The Sampler's backend in the workers; None: as `Sampler` chooses.
+        The Sampler's backend in the workers; None: as `Sampler` chooses, of those that act in all cells.
     precision
         The Sampler's.
 
@@ -195,7 +203,7 @@ class Evaluator:
         self.workers = workers
         self.backend = backend
         self.precision = precision
-        self._pool = Pool(_Player, env, success_timing, backend, precision, workers=workers)
+        self._pool = Pool(_Player, env, success_timing, precision, workers=workers)
 
     def __enter__(self) -> Self:
         return self
@@ -212,10 +220,11 @@ class Evaluator:
 
         It starts one worker process, or asks one that is there.
         """
-        Sampler(policy, self.backend, self.precision)
+        backend = self._backend(policy, ())
+        Sampler(policy, backend, self.precision)
         try:
             with _workers_explained():
-                self._pool.prepare(policy.file_bytes)
+                self._pool.prepare((policy.file_bytes, backend))
         except BaseException:
             self.close()
             raise
@@ -223,22 +232,24 @@ class Evaluator:
     def run(
         self,
         policy_path: str | os.PathLike[str],
-        steps: Sequence[int],
+        steps: Sequence[int | str],
         candidates: Sequence[int],
         episodes: int,
         seed: int,
         progress: Progress | None = None,
         record: str | os.PathLike[str] | None = None,
         fresh: bool = False,
+        rules: Sequence[str] = (str(ARGMAX),),
     ) -> dict[str, Any]:
-        """Evaluate a policy file: `episodes` episodes in each cell (M, N) of `steps` x `candidates`.
+        """Evaluate a policy file: `episodes` episodes in each cell of `steps` x `candidates` x `rules`.
 
         Parameters
         ----------
         policy_path
             The policy file.
         steps, candidates
-            Euler steps M, all allowed by the policy, and candidates N, at least 1.
+            Euler steps M or names of schedules ("1/2,1/4,1/4"), all allowed by the policy, and candidates
+            N, at least 1.
         episodes
             Episodes a cell, at least 1.
         seed
@@ -251,13 +262,16 @@ class Evaluator:
             an evaluation that was interrupted goes on where it stopped. See `episodes.Record`.
         fresh
             Run all episodes, and drop what `record` has of this policy, seed and so on.
+        rules
+            Rules of choosing (`act.rules`). Where N = 1 there is nothing to choose, and one cell.
 
         Returns
         -------
         dict
             JSON values: policy (the file's digest), env, success_timing, versions, seed, backend, isa
             (the native backend's instruction set, or ""), precision and rows, one a cell:
-            steps, candidates, episodes, successes, success with its 95% Wilson interval ci_low and
+            steps, candidates, rule (argmax is not named), episodes, successes, outcomes (a digit an
+            episode, 1 for success), success with its 95% Wilson interval ci_low and
             ci_high (all in [0, 1]), episode_length and returns (means over the episodes), and
             actions_per_second, one process and the policy alone. All but the last are the same for
             any number of workers.
@@ -268,25 +282,28 @@ class Evaluator:
             The file is no policy, a value is out of its bounds, the policy does not fit the
             environment, a worker died, or the record cannot be read or written.
         """
-        policy, path = load(policy_path), Path(policy_path)
-        return self._evaluate(
-            policy, path, steps, candidates, episodes, seed, progress, record, fresh
-        )
+        policy = load(policy_path)
+        check_lists(steps, candidates, rules, episodes, seed)
+        check_cells(policy, str(policy_path), steps, candidates, rules)
+        cells = grid(steps, candidates, rules)
+        return self._evaluate(policy, cells, episodes, seed, progress, record, fresh)
+
+    def _backend(self, policy: Policy, cells: Sequence[Cell]) -> str | None:
+        if self.backend is not None or os.environ.get("SORL_BACKEND"):
+            return self.backend
+        return fastest(policy, [way_of(cell) for cell in cells])
 
     def _evaluate(
         self,
         policy: Policy,
-        path: Path,
-        steps: Sequence[int],
-        candidates: Sequence[int],
+        cells: Sequence[Cell],
         episodes: int,
         seed: int,
         progress: Progress | None,
         record: str | os.PathLike[str] | None,
         fresh: bool,
     ) -> dict[str, Any]:
-        _check_grid(policy, path, steps, candidates, episodes, seed)
-        sampler = Sampler(policy, self.backend, self.precision)
+        sampler = Sampler(policy, self._backend(policy, cells), self.precision)
         context = {
             "policy": policy.digest,
             "env": self.env,
@@ -297,23 +314,25 @@ class Evaluator:
             "isa": sampler.isa,
             "precision": self.precision,
         }
-        cells = [*itertools.product(steps, candidates)]
-        tasks = [Task(M, N, seed, e) for M, N in cells for e in range(episodes)]
+        tasks = [task for cell in cells for task in _tasks(cell, seed, episodes)]
         with Record(None if record is None else Path(record), context, fresh) as kept:
             missing = [task for task in tasks if task not in kept.done]
             try:
-                self._run_all(policy, missing, kept, progress or (lambda done, total: None))
+                shown = progress or (lambda done, total: None)
+                self._run_all(policy, sampler.backend, missing, kept, shown)
             except BaseException:
                 self.close()
                 raise
         done = kept.done
-        rows = [_row(M, N, [done[Task(M, N, seed, e)] for e in range(episodes)]) for M, N in cells]
+        rows = [_row(cell, [done[task] for task in _tasks(cell, seed, episodes)]) for cell in cells]
         return context | {"rows": rows}
 
-    def _run_all(self, policy: Policy, tasks: list[Task], kept: Record, progress: Progress) -> None:
+    def _run_all(
+        self, policy: Policy, backend: str, tasks: list[Task], kept: Record, progress: Progress
+    ) -> None:
         done = 0
         with _workers_explained():
-            for finished in self._pool.run(tasks, policy.file_bytes):
+            for finished in self._pool.run(tasks, (policy.file_bytes, backend)):
                 if finished is not None:
                     kept.add(*finished)
                     done += 1
@@ -343,31 +362,75 @@ def evaluate(
     env = policy.env if env is None else env
     how = (config.success_timing, config.workers, config.backend, config.precision)
     with Evaluator(env, *how) as evaluator:
-        cells = default_cells(policy, config.steps, config.candidates)
-        grid = (*cells, config.episodes, config.seed)
-        return evaluator._evaluate(policy, Path(policy_path), *grid, progress, record, fresh)
+        steps, candidates = default_cells(policy, config.steps, config.candidates)
+        rules = (str(ARGMAX),) if config.rules is None else config.rules
+        check_lists(steps, candidates, rules, config.episodes, config.seed)
+        check_cells(policy, str(policy_path), steps, candidates, rules)
+        cells = grid(steps, candidates, rules)
+        if config.rules is None:
+            cells = with_own(policy, cells, config.steps, config.candidates)
+        return evaluator._evaluate(
+            policy, cells, config.episodes, config.seed, progress, record, fresh
+        )
 
 
-def _check_grid(
-    policy: Policy,
-    path: Path,
-    steps: Sequence[int],
+def check_lists(
+    steps: Sequence[int | str],
     candidates: Sequence[int],
+    rules: Sequence[str],
     episodes: int,
     seed: int,
 ) -> None:
-    EvalConfig(steps=tuple(steps), candidates=tuple(candidates), episodes=episodes)
+    """Raise BadInput unless each list names something, and each thing once."""
+    EvalConfig(
+        steps=tuple(steps), candidates=tuple(candidates), rules=tuple(rules), episodes=episodes
+    )
     if not 0 <= seed < 2**63:  # a training passes its own seed, which may be that large
         raise BadInput(f"seed is {seed!r}, but must be in [0, 2^63). Set --seed")
-    for name, values in (("steps", steps), ("candidates", candidates)):
+    keys = [schedule_of(M).key for M in steps]
+    for name, values in (
+        ("steps", keys),
+        ("candidates", [*candidates]),
+        ("rules", [str(rule_of(rule, "rules")) for rule in rules]),
+    ):
         if len(set(values)) < len(values):
-            raise BadInput(f"{name} {list(values)} names a value twice; give each once")
-    check_cells(policy, str(path), steps, candidates)
+            raise BadInput(f"{name} {values} names a value twice; give each once")
+
+
+def grid(steps: Sequence[int | str], candidates: Sequence[int], rules: Sequence[str]) -> list[Cell]:
+    """Return the cells of steps x candidates x rules: one where N = 1, whatever the rules."""
+    product = itertools.product(steps, candidates, rules)
+    cells = (
+        Cell(schedule_of(M).key, N, str(ARGMAX if N == 1 else rule_of(rule)))
+        for M, N, rule in product
+    )
+    return list(dict.fromkeys(cells))
+
+
+def with_own(
+    policy: Policy,
+    cells: Sequence[Cell],
+    steps: Sequence[int | str] | None,
+    candidates: Sequence[int] | None,
+) -> list[Cell]:
+    """Return the cells, and that of the policy's own choice unless the caller's lists leave it out."""
+    if policy.choice is None:
+        return [*cells]
+    (cell,) = grid([policy.own.steps.key], [policy.own.candidates], [str(policy.own.rule)])
+    left_out = steps is not None and cell.steps not in [schedule_of(M).key for M in steps]
+    left_out |= candidates is not None and cell.candidates not in candidates
+    return [*cells] if left_out else sorted({*cells, cell}, key=cell_order)
+
+
+def way_of(cell: Cell) -> PolicyChoice:
+    """Return what a cell says to a policy's file."""
+    rule, steps = rule_of(cell.rule), schedule_of(cell.steps)
+    return PolicyChoice(rule=rule, steps=steps, candidates=cell.candidates)
 
 
 def default_cells(
-    policy: Policy, steps: Sequence[int] | None, candidates: Sequence[int] | None
-) -> tuple[Sequence[int], Sequence[int]]:
+    policy: Policy, steps: Sequence[int | str] | None, candidates: Sequence[int] | None
+) -> tuple[Sequence[int | str], Sequence[int]]:
     """Return the steps and candidates of an evaluation, where None leaves them to the policy."""
     if steps is None:
         steps = [M for M in DEFAULT_STEPS if M in policy.train_steps] or policy.train_steps
@@ -377,33 +440,40 @@ def default_cells(
 
 
 def check_cells(
-    policy: Policy, named: str, steps: Sequence[int], candidates: Sequence[int]
+    policy: Policy,
+    named: str,
+    steps: Sequence[int | str],
+    candidates: Sequence[int],
+    rules: Sequence[str] = (str(ARGMAX),),
 ) -> None:
     """Raise BadInput unless the policy, `named` in the message, can act in every cell."""
-    wrong = [M for M in steps if M not in policy.train_steps]
-    if wrong:
-        allowed = ", ".join(str(M) for M in policy.train_steps)
-        raise BadInput(
-            f"steps has {wrong[0]}, but {named} was trained for {allowed}; choose --steps among those"
-        )
+    for M in steps:
+        check_fit(schedule_of(M), policy.finest, policy.train_steps, named)
     wrong = [N for N in candidates if N > 1]
-    if wrong and not policy.critic:
-        raise BadInput(
-            f"candidates has {wrong[0]}, but {named} has no critic to choose the best by; set "
-            "--candidates 1 (--eval-candidates of a training)"
-        )
+    for rule in rules:
+        if wrong and not policy.critic and rule_of(rule).reads_q:
+            raise BadInput(
+                f"candidates has {wrong[0]}, but {named} has no critic to choose the best by; set "
+                "--candidates 1 (--eval-candidates of a training), or --rules centre, which needs none"
+            )
 
 
-def _row(M: int, N: int, episodes: Sequence[Episode]) -> dict[str, Any]:
+def _tasks(cell: Cell, seed: int, episodes: int) -> list[Task]:
+    return [Task(cell.steps, cell.candidates, seed, e, cell.rule) for e in range(episodes)]
+
+
+def _row(cell: Cell, episodes: Sequence[Episode]) -> dict[str, Any]:
     n = len(episodes)
     successes = sum(episode.success for episode in episodes)
     length = sum(episode.length for episode in episodes)
     low, high = wilson(successes, n)
     return {
-        "steps": M,
-        "candidates": N,
+        "steps": cell.steps,
+        "candidates": cell.candidates,
+        **({} if cell.rule == str(ARGMAX) else {"rule": cell.rule}),
         "episodes": n,
         "successes": successes,
+        "outcomes": "".join(str(int(episode.success)) for episode in episodes),
         "success": successes / n,
         "ci_low": low,
         "ci_high": high,

@@ -158,7 +158,7 @@ class FakeEvaluator:
     def check(self, policy):
         assert policy.train_steps
 
-    def run(self, path, steps, candidates, episodes, seed, progress=None):
+    def run(self, path, steps, candidates, episodes, seed, progress=None, rules=()):
         policy_file.load(path)
         np.random.seed(0)  # noqa: NPY002
         torch.manual_seed(0)
@@ -193,7 +193,7 @@ def test_arguments_in_the_wrong_order_are_named(own_file, tmp_path):
     ("changes", "says"),
     [
         ({}, r"'mine' cannot be simulated: .* --eval-every 0"),
-        ({"eval_steps": (3, 16)}, r"eval_steps is 3 16, but .* 1, 2, 4, 8 Euler steps"),
+        ({"eval_steps": (17, 32)}, r"eval_steps is 17 32, but .* 1, 2, 4, 8 Euler steps"),
     ],
 )
 def test_an_evaluation_that_cannot_be_is_refused_before_anything_is_made(

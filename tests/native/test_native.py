@@ -296,7 +296,7 @@ WRONG_INTO = {
     ),
     "out read-only": ({"out": np.frombuffer(bytes(20), "f4")}, "read-only"),
     "steps untrained": ({"steps": 3}, "steps is 3"),
-    "steps too many": ({"steps": 16}, "m_disc = 8"),
+    "steps too many": ({"steps": 16}, "takes 1, 2, 4, 8 only"),
     "no candidate": ({"candidates": 0}, "candidates is 0"),
     "no such seed": ({"seed": -1}, "seed is -1, but must be an integer from 0"),
     "seed of float": ({"seed": 1.0}, r"seed is 1\.0"),

@@ -13,11 +13,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from evaluating import CUBE, MAZE, FakeWorkers, Stop, make_policy
 from forms import FORMS, form_policy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sorl_fast.act.policy_file import Policy, digest, load, save
+from sorl_fast.act.policy_file import digest, load, save
+from sorl_fast.act.schedule import schedule_of
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput
 from sorl_fast.simulate import evaluate as module
@@ -29,48 +31,6 @@ from sorl_fast.simulate.evaluate import (
     rollout,
     wilson,
 )
-
-CUBE = "cube-single-play-singletask-task2-v0"
-MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
-
-
-def make_policy(env: str, obs_dim: int, act_dim: int, m_disc: int = 4) -> Policy:
-    rng = np.random.default_rng(7)
-
-    def w(*shape: int) -> np.ndarray:
-        return rng.normal(0, 0.5, shape).astype(np.float32)
-
-    H, E = 8, 2
-    return Policy(
-        obs_dim=obs_dim,
-        act_dim=act_dim,
-        hidden=H,
-        depth=1,
-        ensemble=E,
-        m_disc=m_disc,
-        m_btt=m_disc,
-        q_agg="mean",
-        env=env,
-        action_low=np.full(act_dim, -1, np.float32),
-        action_high=np.full(act_dim, 1, np.float32),
-        actor=((w(obs_dim + act_dim + 2, H), w(H)), (w(H, act_dim), w(act_dim))),
-        critic=(
-            (w(E, obs_dim + act_dim + 1, H), w(E, H), w(E, H), w(E, H)),
-            (w(E, H, 1), w(E, 1)),
-        ),
-    )
-
-
-@pytest.fixture
-def maze_policy(tmp_path: Path) -> Path:
-    save(tmp_path / "maze.safetensors", make_policy(MAZE, 2, 2))
-    return tmp_path / "maze.safetensors"
-
-
-@pytest.fixture
-def cube_policy(tmp_path: Path) -> Path:
-    save(tmp_path / "cube.safetensors", make_policy(CUBE, 28, 5))
-    return tmp_path / "cube.safetensors"
 
 
 # Newcombe, Statistics in Medicine 17 (1998) 857-872, Table I, method 3
@@ -131,15 +91,24 @@ def test_rollout_keys_the_noise_by_step_and_episode_and_sees_every_success():
     episode = rollout(FakeSimulator(), sampler, 4, 8, seed=11, episode=6)
     assert episode[:3] == (True, 5, -5.0)
     assert episode.act_seconds > 0
-    assert sampler.calls == [(t, 4, 8, {"seed": 11, "call": t, "row_offset": 6}) for t in range(5)]
+    key = {"rule": "argmax", "seed": 11, "row_offset": 6}
+    assert sampler.calls == [(t, 4, 8, key | {"call": t}) for t in range(5)]
+    rollout(FakeSimulator(), sampler, "1/2,1/4,1/4", 8, 11, 6, "medoid:1/2")
+    assert sampler.calls[-1][1:3] == (schedule_of("1/2,1/4,1/4"), 8)
+    assert sampler.calls[-1][3]["rule"] == "medoid:1/2"
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": (1, 3)}, ["steps has 3", "1, 2, 4", "--steps"]),
-        ({"steps": (8,)}, ["steps has 8", "1, 2, 4"]),
+        ({"steps": (1, 9)}, ["steps is 9", "maze.safetensors", "1, 2, 4", "at most 8"]),
+        ({"steps": ("1/2,1/4",)}, ["steps is 0.5,0.25", "sums to 0.75"]),
+        ({"steps": ("two",)}, ["steps is 'two'", "sizes that sum to 1"]),
         ({"steps": (2, 2)}, ["steps [2, 2]", "twice"]),
+        ({"steps": (2, "1/2,1/2")}, ["steps [2, 2]", "twice"]),
+        ({"rules": ("best",)}, ["rules is 'best'", "argmax, medoid"]),
+        ({"rules": ("medoid", "medoid:2/4")}, ["medoid:1/2", "twice"]),
+        ({"rules": ()}, ["rules is ()", "one or more names"]),
         ({"steps": ()}, ["steps is ()", "at least 1"]),
         ({"candidates": (0,)}, ["candidates is (0,)", "at least 1"]),
         ({"episodes": 0}, ["episodes is 0", "at least 1"]),
@@ -242,8 +211,8 @@ def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
         module, "Sampler", lambda policy, *how: made.append((digest(policy), *how)) or sampler
     )
     monkeypatch.setattr(module, "rollout", lambda *what: what)
-    player = module._Player(MAZE, "post", "native", "int8")
-    data = maze_policy.read_bytes()
+    player = module._Player(MAZE, "post", "int8")
+    data = maze_policy.read_bytes(), "native"
     for _ in range(2):
         player.prepare(data)
         for task in (module.Task(1, 2, 3, 0), module.Task(1, 2, 3, 1)):
@@ -272,7 +241,9 @@ def test_a_worker_gets_a_policy_once_as_bytes(monkeypatch, maze_policy):
 
     monkeypatch.setattr(module, "Pool", FakePool)
     Evaluator(MAZE).run(maze_policy, (1, 2), (1,), 3, 0)
-    assert sent == [maze_policy.read_bytes()]
+    assert sent == [(maze_policy.read_bytes(), "native")]
+    Evaluator(MAZE).run(maze_policy, (1, 3), (1,), 3, 0)
+    assert sent[1:] == [(maze_policy.read_bytes(), "numpy")]  # native does not take 3 steps
 
 
 @pytest.mark.parametrize("package", ["ogbench", "gymnasium", "mujoco"])
@@ -280,22 +251,6 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch, package):
     monkeypatch.setattr(module, "find_spec", lambda name: None if name == package else object())
     with pytest.raises(BadInput, match=rf"package {package} .*pip install 'sorl-fast\[train\]'"):
         Evaluator(MAZE)
-
-
-class Stop(Exception):
-    """Somebody's Ctrl-C."""
-
-
-class FakeWorkers(Evaluator):
-    """Episodes in closed form, without a simulator; `ran` has the tasks, `stop` ends it after some."""
-
-    def _run_all(self, policy, tasks, kept, progress):
-        self.ran = tasks
-        for task in tasks[: getattr(self, "stop", None)]:
-            M, N, seed, e = task
-            kept.add(task, module.Episode((M * N + seed + e) % 3 == 0, 5 + e, -1.5 * e, 0.25))
-        if hasattr(self, "stop"):
-            raise Stop
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(maze_policy, tmp_path):
@@ -317,7 +272,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_stopped(maze_policy, tmp_pat
     assert last.ran == []
     more = last.run(maze_policy, (4,), (2, 4), 6, 11, record=record)
     assert [r["episodes"] for r in more["rows"]] == [6, 6]
-    assert last.ran == [(4, 2, 11, 5), *((4, 4, 11, e) for e in range(6))]
+    assert last.ran == [(4, 2, 11, 5, "argmax"), *((4, 4, 11, e, "argmax") for e in range(6))]
     last.run(maze_policy, *grid, record=record, fresh=True)
     assert len(last.ran) == 20
 

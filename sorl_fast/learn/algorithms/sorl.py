@@ -86,6 +86,11 @@ class SorlConfig(MethodConfig):
         return euler_steps(self.m_disc)
 
     @property
+    def finest(self) -> int | None:
+        """m_disc: the actor takes any schedule of up to twice as many steps."""
+        return self.m_disc
+
+    @property
     def btt_steps(self) -> tuple[int, ...]:
         """Step counts {1, 2, 4, ..., m_btt} that the Q and TD losses draw k from."""
         return euler_steps(self.m_btt)
