@@ -5,8 +5,7 @@ the times of rollout, best-of-N and the training update, ours and PyTorch's, eac
 limit. The file is written after every section, so that a crash keeps what came before. Who disagrees is
 not timed, who fails is named, and what there is no time for is left out and says so.
 
-`--dry-run` walks the same way on a CPU, through triton's interpreter, at tiny sizes: it shows that the
-command works, and measures nothing.
+`--dry-run` walks the same way on a CPU, interpreted, at tiny sizes: it shows that it works, no more.
 
 Shape letters: B observations, N candidates, M Euler steps, O observation, A action.
 """

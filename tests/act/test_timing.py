@@ -17,7 +17,7 @@ class FakeSampler:
         self.now = 0
         self.calls = 0
 
-    def act(self, obs, steps, candidates, seed, call):
+    def act(self, obs, steps, candidates, rule, seed, call):
         self.calls += 1
         # the warm-up is slow, and one call in 100 after it
         slow = self.calls <= WARM_UP or (self.calls - WARM_UP) % 100 == 0
@@ -47,5 +47,5 @@ def test_act_time_is_the_median_and_the_99th_percentile():
 
 
 def test_a_cell_that_the_policy_has_not_is_refused():
-    with pytest.raises(BadInput, match="steps is 3"):
-        act_time(Sampler(make_policy(m_disc=4), "numpy"), 3, 1, 0.0)
+    with pytest.raises(BadInput, match="steps is 9"):
+        act_time(Sampler(make_policy(m_disc=4), "numpy"), 9, 1, 0.0)
