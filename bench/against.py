@@ -353,7 +353,7 @@ def summary(result: Row) -> str:
     )
 
 
-_WHICH = ("batch", "steps", "candidates", "obs_dim", "precision", "threads")
+_WHICH = ("batch", "steps", "candidates", "obs_dim", "form", "precision", "threads")
 
 
 def _ratio_text(row: Row) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sorl_fast.act.policy_file import Policy
-from sorl_fast.act.reference import aggregate, critic_values, denoise
+from sorl_fast.act.reference import aggregate, critic_values, plan_for, propose
 from sorl_fast.cores import available_cores
 from sorl_fast.machine import cpu_model
 from sorl_fast.version import package_versions
@@ -54,6 +54,7 @@ class Running(NamedTuple):
     settle: Callable[[], None] = lambda: None  # process-wide settings, before a block
     isa: str | None = None  # instruction set; None: the contender does not say
     cpp: Callable[[int], Sequence[float]] | None = None  # n -> seconds of n calls from C++
+    keep: Any = None  # memory that is read and that nobody else holds
 
 
 class Contender(Protocol):
@@ -72,7 +73,7 @@ class Contender(Protocol):
         """Threads, at least 1."""
 
     def prepare(self, cell: Cell, policy: Policy, obs: Floats, noise: Floats) -> Running:
-        """Make ready for a cell, with observations [B, O] and noise [B, N, A]."""
+        """Make ready for a cell, with observations [B, O] and noise [B, N, A] or [B, N, S, A]."""
 
 
 class Disagreement(AssertionError):
@@ -87,8 +88,12 @@ class Truth(NamedTuple):
 
 
 def truth(policy: Policy, obs: Floats, noise: Floats, steps: int) -> Truth:
-    """Return every candidate's action and Q by the plain definition in float64."""
-    B, N, A = noise.shape
+    """Return every candidate's action and Q by the plain definition in float64.
+
+    `noise` is [B, N, A], or [B, N, S, A] where the form draws S > 1 numbers.
+    """
+    B, N, *draw = noise.shape
+    plan = plan_for(policy, steps)
     actor, critic = (
         [[a.astype(np.float64) for a in layer] for layer in layers]
         for layers in (policy.actor, policy.critic)
@@ -97,12 +102,13 @@ def truth(policy: Policy, obs: Floats, noise: Floats, steps: int) -> Truth:
     if policy.obs_mean is not None and policy.obs_std is not None:
         x = (x - policy.obs_mean) / policy.obs_std
     rows = np.repeat(x, N, axis=0)
-    z = denoise(actor, rows, noise.astype(np.float64).reshape(B * N, A), steps)
+    flat = noise.astype(np.float64).reshape(B * N, *draw)
+    z = propose(policy.form, actor, rows, flat, plan.steps, policy.temperature)
     actions = np.clip(z, policy.action_low, policy.action_high)
     q = np.zeros(B * N)
     if N > 1:
-        q = aggregate(critic_values(critic, rows, actions, steps), policy.q_agg)
-    return Truth(actions.reshape(B, N, A), q.reshape(B, N))
+        q = aggregate(critic_values(critic, rows, actions, plan.k), policy.q_agg)
+    return Truth(actions.reshape(B, N, policy.act_dim), q.reshape(B, N))
 
 
 def max_abs_error(actions: Floats, expected: Truth, q_bound: float) -> float:

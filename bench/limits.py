@@ -56,13 +56,13 @@ class Limits:
     lanes
         The lanes to be judged: they say which precisions, threads and working-set sizes are needed.
     policies
-        By (obs_dim, act_dim).
+        By `Cell.network`.
     rates
         The measurement.
     """
 
     def __init__(
-        self, lanes: Iterable[Lane], policies: dict[tuple[int, int], Policy], rates: Rates
+        self, lanes: Iterable[Lane], policies: dict[tuple[int, int, str], Policy], rates: Rates
     ) -> None:
         self._policies = policies
         self._flop: dict[tuple[str, int], float] = {}
@@ -75,7 +75,7 @@ class Limits:
                 self._read[share] = max(self._read.get(share, 0.0), rates.read(*share))
 
     def _policy(self, lane: Lane) -> Policy:
-        return self._policies[lane.cell.obs_dim, lane.cell.act_dim]
+        return self._policies[lane.cell.network]
 
     def _passes(self, lane: Lane) -> list[tuple[tuple[int, int], int, int]]:
         """Return the passes of a call over its weights: ((bytes of a thread, threads), bytes, how often).

@@ -4,10 +4,9 @@ A contender gets the same weights, observations and noise as the others. Whateve
 the first call is: graphs are compiled for the exact shapes, weights converted, inputs and outputs bound.
 A call is one call from Python that leaves the actions in memory.
 
-Shape letters: B observations, N candidates, R = B N rows, O observation, A action, M Euler steps.
+Shape letters: B observations, N candidates, R = B N rows, O observation, A action, M steps.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +20,7 @@ from sorl_fast.act.policy_file import Policy
 from sorl_fast.errors import BadInput
 from sorl_fast.layout import LETTERS
 
+from .forms import Program, draws_read, program_of
 from .harness import Contender, Floats, Running
 from .shapes import THREADS, Cell
 
@@ -68,8 +68,18 @@ class SorlFast:
         )
 
 
+def _actor(policy: Policy, program: Program) -> list[Sequence[Any]]:
+    """Return the actor's layers, of the first only what meets an input that is not known to be 0."""
+    (w, b), *others = policy.actor
+    if not program.reads_time:
+        w = w[: policy.obs_dim + (policy.act_dim if program.reads_z else 0)]
+    return [(w, b), *others]
+
+
 def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
-    """Return a torch module forward(obs [B, O], noise [B, N, A]) -> [B, A], unrolled over the steps.
+    """Return a torch module forward(obs [B, O], *draws [B, N, A]) -> [B, A], unrolled over the steps.
+
+    The draws are those of `forms.draws_read`.
 
     In bf16 the weights are converted once (autocast would convert them at every use under inference
     mode); z, the sum over the ensemble and the choice stay in fp32.
@@ -80,6 +90,8 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
     kind = torch.bfloat16 if bf16 else torch.float32
     # torch.compile traces what forward names, and cannot trace a Policy's arrays
     normalised, use_mean = policy.obs_mean is not None, policy.q_agg == "mean"
+    program = program_of(policy, cell.steps)
+    clip, noise_clip = program.clip, program.noise_clip
 
     def network(layers: Sequence[Sequence[Any]]) -> Any:
         parts: list[nn.Module] = []
@@ -111,13 +123,13 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
 
         def __init__(self) -> None:
             super().__init__()
-            self.actor = network(policy.actor)
+            self.actor = network(_actor(policy, program))
             self.critics = nn.ModuleList(
                 network([[a[e] for a in layer] for layer in policy.critic])
                 for e in range(policy.ensemble)
             )
             B, N = cell.batch, cell.candidates
-            time = [[i / cell.steps, math.log2(cell.steps)] for i in range(cell.steps)]
+            time = [[step.time, step.log2_steps] for step in program.steps]
             self.register_buffer(
                 "time", torch.tensor(time, dtype=kind)[:, None].repeat(1, B * N, 1)
             )
@@ -131,14 +143,32 @@ def _torch_sampler(policy: Policy, cell: Cell, bf16: bool) -> Any:
                     field, torch.empty(0) if value is None else torch.from_numpy(value.copy())
                 )
 
-        def forward(self, obs: Any, noise: Any) -> Any:
-            B, N, A = noise.shape
-            x = (obs - self.mean) / self.std if normalised else obs
-            rows = x.to(kind)[:, None].expand(B, N, -1).reshape(B * N, -1)
-            z = noise.reshape(B * N, A)
-            for i in range(cell.steps):
-                v = self.actor(torch.cat([rows, z.to(kind), self.time[i]], 1))
-                z = z + v.float() / cell.steps
+        def forward(self, obs: Any, *draws: Any) -> Any:
+            B, N, A = cell.batch, cell.candidates, cell.act_dim
+            x = ((obs - self.mean) / self.std if normalised else obs).to(kind)
+            rows = x[:, None].expand(B, N, -1).reshape(B * N, -1)
+            unread = [draw.reshape(B * N, A) for draw in draws]
+            z = unread.pop(0) if program.reads_z else None
+            for i, step in enumerate(program.steps):
+                if z is None:
+                    v = self.actor(x)[:, None].expand(B, N, -1).reshape(B * N, -1)
+                elif program.reads_time:
+                    v = self.actor(torch.cat([rows, z.to(kind), self.time[i]], 1))
+                else:
+                    v = self.actor(torch.cat([rows, z.to(kind)], 1))
+                v = v.float()
+                if program.squashes:
+                    v = torch.tanh(v)
+                if step.gain != 1:
+                    v = v * step.gain
+                if step.keep != 0:
+                    v = v + (z if step.keep == 1 else z * step.keep)
+                z = v
+                if step.noise:
+                    added = unread.pop(0) * step.noise
+                    z = z + (added if noise_clip is None else added.clamp(-noise_clip, noise_clip))
+                if clip is not None:
+                    z = z.clamp(-clip, clip)
             z = torch.clamp(z, self.low, self.high)
             if N == 1:
                 return z
@@ -171,13 +201,14 @@ class Torch:
         import torch
 
         model = _torch_sampler(policy, cell, self.precision == "bf16")
-        x, z = torch.from_numpy(obs), torch.from_numpy(noise)
+        x = torch.from_numpy(obs)
+        draws = [torch.from_numpy(z) for z in draws_read(noise, program_of(policy, cell.steps))]
         torch.set_num_threads(self.threads)  # generated code has the number of threads in it
         run = torch.compile(model, fullgraph=True, dynamic=False) if self.compiled else model
 
         def call() -> Any:
             with torch.inference_mode():
-                return run(x, z)
+                return run(x, *draws)
 
         return Running(
             call, lambda result: result.numpy(), lambda: torch.set_num_threads(self.threads)
@@ -187,15 +218,17 @@ class Torch:
 def onnx_model(policy: Policy, cell: Cell) -> bytes:
     """Return the whole sampler of a cell as one ONNX graph, unrolled, for ONNX Runtime and OpenVINO.
 
-    Inputs obs [B, O] and noise [B, N, A], output actions [B, A], all float32 with static shapes.
+    Inputs obs [B, O] and draw0, draw1, ... [B, N, A], those of `forms.draws_read`; output actions [B, A];
+    all float32 with static shapes.
     Written node by node rather than exported from torch: the graph is the one that the exporter makes
     (Gemm, Gelu, LayerNormalization), in milliseconds instead of many seconds, and without the exporter's
     packages.
     """
     from onnx import TensorProto, checker, helper, numpy_helper
 
-    B, M, N, O, A = cell
+    B, M, N, O, A, _ = cell
     R = B * N
+    program = program_of(policy, M)
     nodes: list[Any] = []
     constants: dict[str, Any] = {}
 
@@ -226,20 +259,48 @@ def onnx_model(policy: Policy, cell: Cell) -> bytes:
     def column(name: str, *values: float) -> str:
         return constant(name, np.tile(np.array(values, np.float32), (R, 1)))
 
-    rows = "obs"
+    def times(x: str, name: str, factor: float) -> str:
+        return node("Mul", x, constant(name, np.float32(factor)))
+
+    def clipped(x: str, name: str, bound: float | None) -> str:
+        if bound is None:
+            return x
+        low, high = constant(f"{name}/low", np.float32(-bound)), np.float32(bound)
+        return node("Clip", x, low, constant(f"{name}/high", high))
+
+    def by_candidate(x: str, width: int) -> str:
+        x = node("Unsqueeze", x, constant("one", np.array([1])))
+        x = node("Expand", x, constant(f"wide{width}", np.array([B, N, width])))
+        return node("Reshape", x, constant(f"rows{width}", np.array([R, width])))
+
+    obs = "obs"
     if policy.obs_mean is not None and policy.obs_std is not None:
-        centred = node("Sub", rows, weights("obs_mean", policy.obs_mean))
-        rows = node("Div", centred, weights("obs_std", policy.obs_std))
-    z = "noise"
-    if N > 1:
-        rows = node("Unsqueeze", rows, constant("one", np.array([1])))
-        rows = node("Expand", rows, constant("wide", np.array([B, N, O])))
-        rows = node("Reshape", rows, constant("rows", np.array([R, O])))
-    z = node("Reshape", z, constant("flat", np.array([R, A])))
-    for i in range(M):
-        time = column(f"time{i}", i / M, math.log2(M))
-        v = network("actor", policy.actor, node("Concat", rows, z, time, axis=1))
-        z = node("Add", z, node("Mul", v, constant("h", np.float32(1 / M))) if M > 1 else v)
+        centred = node("Sub", obs, weights("obs_mean", policy.obs_mean))
+        obs = node("Div", centred, weights("obs_std", policy.obs_std))
+    rows = by_candidate(obs, O) if N > 1 else obs
+    ports = [f"draw{i}" for i in range(len(program.draws))]
+    unread = [node("Reshape", draw, constant("flat", np.array([R, A]))) for draw in ports]
+    z = unread.pop(0) if program.reads_z else ""
+    for i, step in enumerate(program.steps):
+        inputs = [rows, z] if z else [obs]
+        if program.reads_time:
+            inputs.append(column(f"time{i}", step.time, step.log2_steps))
+        x = node("Concat", *inputs, axis=1) if len(inputs) > 1 else obs
+        v = network("actor", _actor(policy, program), x)
+        if program.squashes:
+            v = node("Tanh", v)
+        if not z and N > 1:
+            v = by_candidate(v, A)
+        if step.gain != 1:
+            v = times(v, f"gain{i}", step.gain)
+        if step.keep == 0:
+            z = v
+        else:
+            z = node("Add", z if step.keep == 1 else times(z, f"keep{i}", step.keep), v)
+        if step.noise:
+            added = times(unread.pop(0), f"noise{i}", step.noise)
+            z = node("Add", z, clipped(added, "noise_clip", program.noise_clip))
+        z = clipped(z, "clip", program.clip)
     low, high = weights("low", policy.action_low), weights("high", policy.action_high)
     if N == 1:
         node("Min", node("Max", z, low), high, output="actions")
@@ -262,7 +323,7 @@ def onnx_model(policy: Policy, cell: Cell) -> bytes:
     graph = helper.make_graph(
         nodes,
         "sampler",
-        [port("obs", B, O), port("noise", B, N, A)],
+        [port("obs", B, O), *(port(name, B, N, A) for name in ports)],
         [port("actions", B, A)],
         list(constants.values()),
     )
@@ -294,7 +355,9 @@ class OnnxRuntime:
         actions = np.empty((cell.batch, cell.act_dim), np.float32)
         binding = session.io_binding()
         binding.bind_ortvalue_input("obs", value(obs))
-        binding.bind_ortvalue_input("noise", value(noise))
+        draws = draws_read(noise, program_of(policy, cell.steps))
+        for i, draw in enumerate(draws):
+            binding.bind_ortvalue_input(f"draw{i}", value(draw))
         binding.bind_ortvalue_output("actions", value(actions))
         run = session.run_with_iobinding
 
@@ -302,7 +365,7 @@ class OnnxRuntime:
             run(binding)
             return actions
 
-        return Running(call, lambda result: result)
+        return Running(call, lambda result: result, keep=draws)
 
 
 @dataclass(frozen=True)
@@ -329,8 +392,9 @@ class OpenVino:
             },
         )
         request = compiled.create_infer_request()
-        request.set_input_tensor(0, openvino.Tensor(obs, shared_memory=True))
-        request.set_input_tensor(1, openvino.Tensor(noise, shared_memory=True))
+        draws = draws_read(noise, program_of(policy, cell.steps))
+        for i, array in enumerate([obs, *draws]):
+            request.set_input_tensor(i, openvino.Tensor(array, shared_memory=True))
         result = request.get_output_tensor(0).data
         infer = request.infer
 
@@ -338,7 +402,7 @@ class OpenVino:
             infer(share_outputs=True)
             return result
 
-        return Running(call, lambda actions: actions)
+        return Running(call, lambda actions: actions, keep=draws)
 
 
 _PEERS: dict[str, tuple[Contender, ...]] = {

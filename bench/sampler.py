@@ -1,8 +1,8 @@
 """How many microseconds an action takes, here and with the runtimes that one could pick instead.
 
 `sorl-bench sampler --json FILE`. Ratios count only within one run on an otherwise idle machine; a peer is
-compared only at the same cell, precision and number of threads. `--against PYTHON` races another build of
-sorl-fast instead.
+compared only at the same cell, precision and number of threads. `--form` races the other forms of policies;
+`--against PYTHON` another build of sorl-fast instead of the peers.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from sorl_fast.act import policy_file
+from sorl_fast.act.form import SHORTCUT
+from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes, write_file
 from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.errors import BadInput
 
-from . import against, harness, peers, shapes
+from . import against, forms, harness, peers, shapes
 from .harness import Contender, Figures, Running
 from .limits import Limits, native_rates, refuse_beyond
 from .peers import SorlFast
@@ -71,9 +73,7 @@ def run(argv: Sequence[str]) -> int:
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
     lanes = _lanes(args)
     contenders: list[Contender] = [*_ours({} if args.quick else isas), *rivals]
-    policies = {
-        dims: shapes.make_policy(*dims) for dims in dict.fromkeys(lane.cell[3:] for lane in lanes)
-    }
+    policies = {cell.network: _policy(cell) for cell in dict.fromkeys(lane.cell for lane in lanes)}
 
     result: dict[str, Any] = {"machine": harness.machine(isas, peers.PACKAGES)}
     print(_headline(result["machine"]))
@@ -84,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
     for cell in dict.fromkeys(lane.cell for lane in lanes):
         here = [lane for lane in lanes if lane.cell == cell]
         try:
-            policy = policies[cell[3:]]
+            policy = policies[cell.network]
             rows = race(
                 here, contenders, policy, limits, args.seconds, args.cold_calls, args.rounds
             )
@@ -119,11 +119,11 @@ def questions(lanes: Sequence[Lane], folder: Path) -> Iterator[against.Question]
     Both act with the same weights, observations and noise, and are held against the definition.
     """
     for cell in dict.fromkeys(lane.cell for lane in lanes):
-        policy = shapes.make_policy(cell.obs_dim, cell.act_dim)
+        policy = _policy(cell)
         files = {name: str(folder / f"{name}.npy") for name in ("obs", "noise")}
         files["policy"] = str(folder / "policy.safetensors")
         policy_file.save(files["policy"], policy)
-        obs, noise = shapes.make_inputs(cell)
+        obs, noise = shapes.make_inputs(cell, policy.draws)
         np.save(files["obs"], obs)
         np.save(files["noise"], noise)
         expected = harness.truth(policy, obs, noise, cell.steps)
@@ -143,7 +143,7 @@ def questions(lanes: Sequence[Lane], folder: Path) -> Iterator[against.Question]
                 ]
 
             request = {**fields, **files}
-            text = f"{cell!s:22s} {lane.precision} {lane.threads}T"
+            text = f"{cell!s:24s} {lane.precision} {lane.threads}T"
             yield against.Question(fields, text, {"act_into": request, "act": request}, judge)
 
 
@@ -158,14 +158,20 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="only the cells that have a floor, in int8 too, without torch-compile: under 90 s",
+        help="only the cells that have a floor, in int8 too, without torch-compile: under 90 s; with "
+        "--form all of its cells",
     )
     parser.add_argument(
         "--cells",
         nargs="+",
-        type=shapes.parse_cell,
         metavar="B,M,N",
         help="these instead of the whole grid; B,M,N,O,A for another O than 28 and A than 5",
+    )
+    parser.add_argument(
+        "--form",
+        choices=[SHORTCUT, *forms.NAMES, "all"],
+        default=SHORTCUT,
+        help="how the policy's networks become an action; all: every one but the shortcut",
     )
     parser.add_argument(
         "--peers", nargs="*", metavar="PEER", help=f"of {', '.join(peers.PEERS)} (default: all)"
@@ -213,8 +219,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise BadInput(f"cold-calls is {args.cold_calls}, but must be in [0, 1000000)")
     if not 1 <= args.rounds <= 100:
         raise BadInput(f"rounds is {args.rounds}, but must be in [1, 100]")
-    if args.show and (args.quick or args.cells or args.json):
-        raise BadInput("--show measures nothing: leave --quick, --cells and --json out")
+    if args.show and (args.quick or args.cells or args.json or args.form != SHORTCUT):
+        raise BadInput("--show measures nothing: leave --quick, --cells, --form and --json out")
+    if args.form == "all" and args.cells:
+        raise BadInput("--form all has cells of its own: leave --cells out, or name one form")
     if args.quick and args.cells:
         raise BadInput("--quick has cells of its own: leave it or --cells out")
     if args.png and find_spec("matplotlib") is None:
@@ -224,13 +232,27 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _lanes(args: argparse.Namespace) -> list[Lane]:
     """Return the lanes asked for, but those that this machine has too few cores for."""
-    grid = shapes.FULL if args.cells is None else shapes.lanes_of(args.cells)
-    lanes = shapes.QUICK if args.quick else grid
+    lanes = shapes.QUICK if args.quick else shapes.FULL
+    if args.form != SHORTCUT or args.cells:
+        cells: list[Cell] = []
+        for name in forms.NAMES if args.form == "all" else [args.form]:
+            form = forms.make_form(name)
+            counts = shapes.POWERS if form is None else form.steps
+            if args.cells:
+                cells += [shapes.parse_cell(text, name, counts) for text in args.cells]
+            elif form is not None:
+                cells += shapes.form_cells(name, form)
+        lanes = shapes.lanes_of(cells)
     cores = available_cores()
     left = [lane for lane in lanes if lane.threads <= cores]
     if len(left) < len(lanes):
         print(f"only {cores} core for this process: nothing is measured with more threads")
     return left
+
+
+def _policy(cell: Cell) -> Policy:
+    """Return the policy of a cell's shape and form."""
+    return shapes.make_policy(cell.obs_dim, cell.act_dim, form=forms.make_form(cell.form))
 
 
 def _ours(isas: Mapping[str, Sequence[str]]) -> list[SorlFast]:
@@ -267,7 +289,7 @@ def race(
     """
     cell = lanes[0].cell
     assert all(lane.cell == cell for lane in lanes)
-    obs, noise = shapes.make_inputs(cell)
+    obs, noise = shapes.make_inputs(cell, policy.draws)
     expected = harness.truth(policy, obs, noise, cell.steps)
     racing: list[tuple[Lane, Contender, Running, float]] = []
     for contender in contenders:
@@ -290,6 +312,7 @@ def race(
             "candidates": cell.candidates,
             "obs_dim": cell.obs_dim,
             "act_dim": cell.act_dim,
+            "form": cell.form,
             **figures._asdict(),
             "actions_per_second": cell.batch / (figures.p50_us * 1e-6),
             "limit_fraction": limits.fraction(lane, figures.p50_us),
@@ -349,14 +372,16 @@ def _described(row: Row) -> str:
 
 
 def _place(lane: Lane) -> tuple[Any, ...]:
-    """Order lanes as the grid does: the small shape first, cells by size, then precision and threads."""
+    """Order lanes as the grid does: by form, the small shape first, cells by size, precision, threads."""
     cell = lane.cell
-    return (cell[3:], cell[:3], shapes.PRECISIONS.index(lane.precision), lane.threads)
+    form = (SHORTCUT, *forms.NAMES).index(cell.form)
+    return (form, cell.network, cell[:3], shapes.PRECISIONS.index(lane.precision), lane.threads)
 
 
 def _lane_of(row: Row) -> Lane:
     """Return the lane that a row was measured in."""
-    cell = Cell(*(row[f] for f in ("batch", "steps", "candidates", "obs_dim", "act_dim")))
+    sizes = (row[f] for f in ("batch", "steps", "candidates", "obs_dim", "act_dim"))
+    cell = Cell(*sizes, form=row.get("form", SHORTCUT))  # older files have no other
     return Lane(cell, row["precision"], row["threads"])
 
 
@@ -411,15 +436,19 @@ def lane_text(lane: Lane, rows: Sequence[Row]) -> str:
 
 
 def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
-    """Return a line each lane: our median, the best peer's, the ratio, and the floor it must reach."""
+    """Return a line each lane: our median, the best peer's, the ratio, and the floor it must reach.
+
+    The last line says whether we are the fastest in every lane that a peer runs in, or names the others.
+    """
     lines = ["\nMedian of sorl-fast against the best peer of the same precision and threads"]
     raced = short = 0
+    lost: list[str] = []
     for lane in lanes:
         ours, best, ratio = compare(lane, rows)
         if ours is None:
             continue
         line = (
-            f"  {lane.cell!s:22s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
+            f"  {lane.cell!s:24s} {lane.precision} {lane.threads}T  {ours['p50_us']:10.1f} us, "
             f"{ours['limit_fraction']:4.0%} of the limit; "
         )
         if best is None or ratio is None:
@@ -429,12 +458,19 @@ def summary(lanes: Sequence[Lane], rows: Sequence[Row]) -> str:
         reached = ratio >= floor
         raced += 1
         short += not reached
+        if ratio <= 1:
+            lost.append(f"{lane.cell} {lane.precision} {lane.threads}T ({ratio:.2f} x)")
         verdict = "reached" if reached else f"SHORT by {1 - ratio / floor:.0%}"
         lines.append(
             f"{line}{best['contender']:13s} {best['p50_us']:10.1f} us: {ratio:5.2f} x, floor {floor:g}: "
             f"{verdict}"
         )
     lines.append(f"{short} of {raced} lanes are short of their floor")
+    if raced:
+        where = f"in all {raced} lanes with a peer"
+        if lost:
+            where = f"in {raced - len(lost)} of {raced} lanes with a peer; not in {', '.join(lost)}"
+        lines.append(f"sorl-fast is the fastest {where}")
     return "\n".join(lines)
 
 

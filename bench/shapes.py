@@ -4,18 +4,20 @@ Shape letters: B observations a call, M Euler steps, N candidates, O observation
 width, D hidden layers, E critics.
 """
 
-from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sorl_fast.act.form import SHORTCUT, Diffusion, Direct, Form
 from sorl_fast.act.policy_file import Policy
+from sorl_fast.errors import BadInput
 from sorl_fast.layout import Layout
 
 HIDDEN, DEPTH, ENSEMBLE, M_DISC = 512, 4, 2, 8
 PRECISIONS = ("fp32", "bf16", "int8")
+POWERS = tuple(2**i for i in range(M_DISC.bit_length()))  # a shortcut's step counts
 THREADS = (1, 2)
 
 
@@ -27,10 +29,17 @@ class Cell(NamedTuple):
     candidates: int  # N
     obs_dim: int = 28
     act_dim: int = 5
+    form: str = SHORTCUT  # how the policy's networks become an action
+
+    @property
+    def network(self) -> tuple[int, int, str]:
+        """What cells share a policy by."""
+        return self.obs_dim, self.act_dim, self.form
 
     def __str__(self) -> str:
         dims = "" if (self.obs_dim, self.act_dim) == (28, 5) else f" O={self.obs_dim}"
-        return f"B={self.batch} M={self.steps} N={self.candidates}{dims}"
+        form = "" if self.form == SHORTCUT else f" {self.form}"
+        return f"B={self.batch} M={self.steps} N={self.candidates}{dims}{form}"
 
 
 class Lane(NamedTuple):
@@ -79,21 +88,26 @@ def lanes_of(cells: Iterable[Cell]) -> tuple[Lane, ...]:
 FULL = lanes_of(GRID)
 
 
-def parse_cell(text: str) -> Cell:
-    """Return the cell that "B,M,N" or "B,M,N,O,A" names.
+def form_cells(name: str, form: Form) -> tuple[Cell, ...]:
+    """Return the cells of a form other than the shortcut's: a control loop's, and a batch."""
+    (steps,) = form.steps
+    return tuple(Cell(B, steps, N, form=name) for B, N in ((1, 1), (1, 8), (1, 32), (256, 1)))
+
+
+def parse_cell(text: str, form: str = SHORTCUT, counts: tuple[int, ...] = POWERS) -> Cell:
+    """Return the cell that "B,M,N" or "B,M,N,O,A" names, of a form with these step counts.
 
     Raises
     ------
-    argparse.ArgumentTypeError
+    BadInput
         It names none.
     """
     numbers = [int(n) if n.isdecimal() else 0 for n in text.split(",")]
-    powers = tuple(2**i for i in range(M_DISC.bit_length()))
-    if len(numbers) not in (3, 5) or min(numbers) < 1 or numbers[1] not in powers:
-        raise ArgumentTypeError(
-            f"{text!r} is no cell: give B,M,N or B,M,N,O,A, all at least 1 and M one of {powers}"
+    if len(numbers) not in (3, 5) or min(numbers) < 1 or numbers[1] not in counts:
+        raise BadInput(
+            f"{text!r} is no cell: give B,M,N or B,M,N,O,A, all at least 1 and M one of {counts}"
         )
-    return Cell(*numbers)
+    return Cell(*numbers)._replace(form=form)
 
 
 def floor(lane: Lane) -> float:
@@ -101,7 +115,9 @@ def floor(lane: Lane) -> float:
     return FLOORS.get(lane, 1.0)
 
 
-def make_policy(obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0) -> Policy:
+def make_policy(
+    obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0, form: Form | None = None
+) -> Policy:
     """Return an untrained policy of the paper's depth whose every weight matters to its actions.
 
     Weights are uniform in +-sqrt(6 / fan_in): signals keep their size through GELU, so that the
@@ -117,6 +133,8 @@ def make_policy(obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0)
 
     O, A, H = obs_dim, act_dim, hidden
     actor = Layout.actor(O, A, H, DEPTH).build(make)
+    if isinstance(form, Diffusion):  # its steps magnify what is rounded, twelvefold in all
+        actor[-1] = tuple(x / 8 for x in actor[-1])
     critic = Layout.critic(O, A, H, DEPTH, ENSEMBLE).build(make)
     return Policy(
         obs_dim=O,
@@ -124,23 +142,33 @@ def make_policy(obs_dim: int, act_dim: int, hidden: int = HIDDEN, seed: int = 0)
         hidden=H,
         depth=DEPTH,
         ensemble=ENSEMBLE,
-        m_disc=M_DISC,
-        m_btt=M_DISC,
+        m_disc=M_DISC if form is None else 1,
+        m_btt=M_DISC if form is None else 1,
         q_agg="mean",
         actor=tuple(actor),
         critic=tuple(critic),
         action_low=-np.ones(A, np.float32),
         action_high=np.ones(A, np.float32),
         env="benchmark",
+        form=form,
     )
 
 
-def make_inputs(cell: Cell, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return observations [B, O] and noise [B, N, A], standard normal, the same for everyone."""
-    rng = np.random.default_rng((seed, *cell))
-    obs = rng.standard_normal((cell.batch, cell.obs_dim), np.float32)
-    noise = rng.standard_normal((cell.batch, cell.candidates, cell.act_dim), np.float32)
+def make_inputs(cell: Cell, draws: int = 1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return observations [B, O] and noise, standard normal, the same for everyone.
+
+    The noise is [B, N, A], or [B, N, S, A] where a candidate takes S = `draws` > 1 numbers.
+    """
+    B, M, N, O, A, _ = cell
+    rng = np.random.default_rng((0, B, M, N, O, A))
+    obs = rng.standard_normal((B, O), np.float32)
+    noise = rng.standard_normal((B, N, A) if draws == 1 else (B, N, draws, A), np.float32)
     return obs, noise
+
+
+def reads_z(policy: Policy) -> bool:
+    """Whether the actor reads a candidate's noise, so that each candidate is an evaluation of its own."""
+    return not isinstance(policy.form, Direct) or policy.form.reads_noise
 
 
 def flop(cell: Cell, policy: Policy) -> float:
@@ -148,11 +176,12 @@ def flop(cell: Cell, policy: Policy) -> float:
 
     The observation's part of every first layer counts once an observation, as it can be computed once
     for all steps and candidates; the part of t, log2 M and k not at all, as it is known beforehand.
+    An actor that reads no noise is evaluated once an observation.
     The critics run if there is something to choose. Activations and norms are left out.
     """
-    B, M, N, O, A = cell
+    B, M, N, O, A, _ = cell
     H, D, E = policy.hidden, policy.depth, policy.ensemble
-    actor = O * H + M * N * (A * H + (D - 1) * H * H + H * A)
+    actor = O * H + M * (N if reads_z(policy) else 1) * weights_again(cell, policy)
     critic = E * (O * H + N * (A * H + (D - 1) * H * H + H)) if N > 1 else 0
     return 2.0 * B * (actor + critic)
 
@@ -171,4 +200,4 @@ def weights_again(cell: Cell, policy: Policy) -> int:
     several steps is nothing: the smallest weights that matter are hundreds of kilobytes.
     """
     H, D, A = policy.hidden, policy.depth, cell.act_dim
-    return A * H + (D - 1) * H * H + H * A
+    return A * H * reads_z(policy) + (D - 1) * H * H + H * A

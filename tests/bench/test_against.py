@@ -22,7 +22,7 @@ QUICK = ["--quick", "--seconds", "0.02", "--rounds", "2"]
 def small(monkeypatch):
     """Two small lanes instead of --quick's, without pauses."""
     policy = shapes.make_policy(3, 2, hidden=8)
-    monkeypatch.setattr(shapes, "make_policy", lambda O, A: policy)
+    monkeypatch.setattr(shapes, "make_policy", lambda O, A, form: policy)
     monkeypatch.setattr(shapes, "QUICK", tuple(LANES))
     monkeypatch.setattr(against, "PAUSE", 0.0)
 

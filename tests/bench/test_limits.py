@@ -30,7 +30,7 @@ def make(lanes, policy, flop=1e9, read=1e9):
         asked["read"].append((size, threads))
         return read * threads
 
-    return Limits(lanes, {(3, 2): policy}, Rates(flop_rate, read_rate)), asked
+    return Limits(lanes, {SMALL.network: policy}, Rates(flop_rate, read_rate)), asked
 
 
 def test_a_small_call_is_bound_by_its_weights(policy):
@@ -50,7 +50,7 @@ def test_all_weights_pass_once_at_their_rate_and_the_actor_again_at_its_own(
     rates = {held // threads: 1e9, again // threads: 5e9}  # a thread's share fits a nearer cache
     lane = Lane(cell, precision, threads)
     limits = Limits(
-        [lane], {(3, 2): policy}, Rates(lambda *_: 1e15, lambda size, t: t * rates[size])
+        [lane], {SMALL.network: policy}, Rates(lambda *_: 1e15, lambda size, t: t * rates[size])
     )
     assert limits.seconds(lane) == pytest.approx((held / 1e9 + 7 * again / 5e9) / threads)
 
@@ -88,7 +88,7 @@ def test_no_order_of_reading_and_no_cache_beats_the_limit(policy, steps, candida
         return share / (found * near + (blocks - found) * far)
 
     lane = Lane(cell, "int8", 1)
-    limits = Limits([lane], {(3, 2): policy}, Rates(lambda *_: 1e15, rate))
+    limits = Limits([lane], {SMALL.network: policy}, Rates(lambda *_: 1e15, rate))
     forth, others = list(range(actor)), [-1 - i for i in range(math.ceil(critics))]
     for turn_actor, turn_others in itertools.product((False, True), repeat=2):
         order, calls = [], 8
@@ -129,7 +129,9 @@ def test_bandwidth_is_measured_at_the_working_set_of_a_thread(policy):
 def test_a_disturbed_measurement_does_not_count(policy):
     lane = Lane(LARGE, "fp32", 1)
     flops, reads = iter([1e9, 3e9, 2e9]), iter([6e9, 4e9, 5e9, 5e9, 4e9, 3e9])
-    limits = Limits([lane], {(3, 2): policy}, Rates(lambda *_: next(flops), lambda *_: next(reads)))
+    limits = Limits(
+        [lane], {SMALL.network: policy}, Rates(lambda *_: next(flops), lambda *_: next(reads))
+    )
     values = limits.to_dict()
     assert values["gflops"][0]["gflops"] == 3.0
     assert {r["gb_per_s"] for r in values["read"]} == {5.0, 6.0}

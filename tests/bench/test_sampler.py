@@ -15,7 +15,7 @@ from sorl_fast.errors import BadInput
 
 KEYS = [
     *("contender", "precision", "isa", "threads", "batch", "steps", "candidates", "obs_dim"),
-    *("act_dim", "p50_us", "p99_us", "p999_us", "max_us", "actions_per_second"),
+    *("act_dim", "form", "p50_us", "p99_us", "p999_us", "max_us", "actions_per_second"),
     *("limit_fraction", "max_abs_error"),
 ]
 ONE = Lane(Cell(1, 2, 3, 3, 2), "fp32", 1)
@@ -61,7 +61,7 @@ def policy():
 @pytest.fixture
 def limits(policy):
     rates = Rates(lambda precision, threads: 1e9, lambda size, threads: 1e9)
-    return Limits([ONE, MANY], {(3, 2): policy}, rates)
+    return Limits([ONE, MANY], {ONE.cell.network: policy}, rates)
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +77,7 @@ def small(monkeypatch, policy):
     monkeypatch.setattr(peers, "import_bench", lambda: FakeNative)
     monkeypatch.setattr(peers, "make_peers", lambda names: rivals)
     monkeypatch.setattr(sampler, "_ours", lambda isas: [Fake("sorl-fast", isa="fast")])
-    monkeypatch.setattr(shapes, "make_policy", lambda O, A: policy)
+    monkeypatch.setattr(shapes, "make_policy", lambda O, A, form: policy)
     monkeypatch.setattr(shapes, "QUICK", (ONE, MANY))
     return rivals
 
@@ -162,6 +162,13 @@ def test_summary_judges_each_lane_by_its_floor(monkeypatch):
     assert "int8 1T       100.0 us" in lines[4]
     assert lines[4].endswith("no peer")
     assert lines[5] == "1 of 2 lanes are short of their floor"
+    assert lines[6] == "sorl-fast is the fastest in all 2 lanes with a peer"
+    rows[3] = row("peer", 100.0, MANY)  # as fast is not the fastest
+    last = sampler.summary([ONE, MANY, alone], rows).splitlines()[-1]
+    assert last == (
+        "sorl-fast is the fastest in 1 of 2 lanes with a peer; not in B=4 M=2 N=1 O=3 fp32 1T (1.00 x)"
+    )
+    assert sampler.summary([alone], rows).endswith("0 of 0 lanes are short of their floor")
 
 
 def test_lane_text_has_the_cpp_and_cold_columns_beside_their_call():
@@ -256,7 +263,7 @@ def test_quick_leaves_torch_compile_out(small, monkeypatch):
     assert asked == [["torch-eager", "onnxruntime", "openvino"], ["torch-compile"], []]
 
 
-def test_cells_of_ones_own(small, tmp_path, capsys):
+def test_cells_of_ones_own(small, tmp_path):
     path = tmp_path / "sampler.json"
     argv = ["--seconds", "0.001", "--cold-calls", "0", "--json", str(path)]
     assert sampler.run(["--cells", "1,2,3,3,2", "4,2,1,3,2", *argv]) == 0
@@ -266,9 +273,8 @@ def test_cells_of_ones_own(small, tmp_path, capsys):
     assert set(cells) == {(1, 2, 3), (4, 2, 1)}
     assert shapes.parse_cell("256,4,8") == Cell(256, 4, 8)
     for text in ("", "1", "1,3,1", "0,4,1", "1,4,1,28", "1,4,x", "1,16,1"):
-        with pytest.raises(SystemExit):
+        with pytest.raises(BadInput, match=f"^{text!r} is no cell: give B,M,N"):
             sampler.run(["--cells", text, *argv])
-        assert f"{text!r} is no cell: give B,M,N" in capsys.readouterr().err
 
 
 def test_ours_come_at_every_isa_the_default_first():
@@ -317,6 +323,15 @@ def written(path, rows, cpu="a cpu"):
     return str(path)
 
 
+def test_show_reads_files_of_before_there_were_forms(tmp_path, capsys):
+    old = [{k: v for k, v in row("sorl-fast", 9.0).items() if k != "form"}]
+    new = row("sorl-fast", 9.0, ONE._replace(cell=ONE.cell._replace(steps=1, form="direct")))
+    assert sampler.run(["--show", written(tmp_path / "a", [new, *old])]) == 0
+    first, second = capsys.readouterr().out.strip().splitlines()[1:3]
+    assert first.split()[:4] == ["B=1", "M=2", "N=3", "O=3"]
+    assert second.split()[:5] == ["B=1", "M=1", "N=3", "O=3", "direct"]
+
+
 def test_show_makes_one_run_of_several(tmp_path, capsys):
     first = written(
         tmp_path / "a", [row("sorl-fast", 9.0), row("peer", 9.0), row("sorl-fast", 5.0, MANY)]
@@ -327,6 +342,7 @@ def test_show_makes_one_run_of_several(tmp_path, capsys):
     assert "B=1 M=2 N=3" in lines[1] and "2.00 x" in lines[1]  # the second file's ratio
     assert "B=4 M=2 N=1" in lines[2] and "no peer" in lines[2]
     assert lines[3] == "0 of 1 lanes are short of their floor"
+    assert lines[4] == "sorl-fast is the fastest in all 1 lanes with a peer"
 
 
 def test_show_draws(tmp_path):
@@ -354,6 +370,9 @@ def test_show_refuses_what_is_not_one_run(tmp_path):
         (["--seconds", "nan"], "seconds is nan"),
         (["--cold-calls", "-1"], "cold-calls is -1, but must be in"),
         (["--quick", "--cells", "1,1,1"], "leave it or --cells out"),
+        (["--form", "all", "--cells", "1,1,1"], "--form all has cells of its own"),
+        (["--form", "euler", "--cells", "1,8,1"], r"M one of \(10,\)"),
+        (["--show", "x.json", "--form", "all"], "--show measures nothing: leave"),
         (["--rounds", "0"], "rounds is 0, but must be in"),
         (["--show", "x.json", "--quick"], "--show measures nothing: leave"),
         (["--show", "missing.json"], "missing.json is not what"),

@@ -25,18 +25,18 @@ def test_quick_is_the_table_and_its_cells_in_int8():
     assert quick[: len(TABLE)] == [row[:5] for row in TABLE]
     assert [shapes.floor(lane) for lane in shapes.FLOORS] == [row[5] for row in TABLE]
     assert quick[len(TABLE) :] == [(*row[:3], "int8", row[4]) for row in TABLE]
-    assert {lane.cell[3:] for lane in shapes.QUICK} == {(28, 5)}
+    assert {lane.cell.network for lane in shapes.QUICK} == {(28, 5, "shortcut")}
 
 
 def test_grid():
-    plain = [cell[:3] for cell in shapes.GRID if cell[3:] == (28, 5)]
+    plain = [cell[:3] for cell in shapes.GRID if cell.network == (28, 5, "shortcut")]
     assert len(plain) == len(set(plain)) == 2 * 3 * 4 + 3 * 2
     for B, M, N in plain:
         assert B in (1, 256, 4096)
         assert M in (1, 4, 8)
         assert N in (1, 8, 16, 32)
         assert N <= 8 or B <= 256
-    wide = [cell for cell in shapes.GRID if cell[3:] == (69, 21)]
+    wide = [cell for cell in shapes.GRID if cell.network == (69, 21, "shortcut")]
     assert len(wide) == 3
     assert len(shapes.GRID) == len(plain) + len(wide)
     assert set(shapes.QUICK) <= set(shapes.FULL)
