@@ -106,7 +106,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   const PolicyView view{obs_dim,    act_dim,    hidden,     depth,
                         ensemble,   m_disc,     m_btt,      q_min, &form,
                         low.data(), high.data(), mean ? mean->data() : nullptr,
-                        std ? std->data() : nullptr, actor_view.data(), critic_view.data()};
+                        std ? std->data() : nullptr, actor_view.data(), critic_view.data(), nullptr};
   const Precision precision = parse_precision(precision_name);
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
@@ -159,7 +159,7 @@ class Session {
     const auto rows = count_rows(obs, O);
     const bool single = py::reinterpret_borrow<py::array>(obs).ndim() == 1;
     if (N < 1) check(static_cast<int>(Result::bad_candidates), steps, candidates);
-    if (N > 1 && model_->ensemble() == 0) check(static_cast<int>(Result::no_critic), steps, candidates);
+    if (N > 1 && !can_choose()) check(static_cast<int>(Result::no_critic), steps, candidates);
     if (temperature && !(*temperature >= 0 && *temperature <= std::numeric_limits<double>::max()))
       throw py::value_error("temperature is " + std::to_string(*temperature) +
                             ", but must be a finite number of at least 0");
@@ -211,7 +211,7 @@ class Session {
       }
     }
     const std::uint64_t M = numbers[0], N = numbers[1];
-    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > (model_->ensemble() == 0 ? 1 : 1 << 20) ||
+    if (rows > 1 << 20 || M > 1 << 20 || N < 1 || N > (can_choose() ? 1 << 20 : 1) ||
         numbers[2] > UINT32_MAX - static_cast<std::uint64_t>(rows) || numbers[3] > UINT32_MAX)
       return py::none();
     reserve(static_cast<int>(rows), static_cast<int>(N));
@@ -232,7 +232,7 @@ class Session {
   // For the benchmarks, which call past Python: plain_call.hpp.
   py::capsule plain_call(int rows, int candidates) {
     if (candidates < 1) check(static_cast<int>(Result::bad_candidates), 1, candidates);
-    if (candidates > 1 && model_->ensemble() == 0) check(static_cast<int>(Result::no_critic), 1, candidates);
+    if (candidates > 1 && !can_choose()) check(static_cast<int>(Result::no_critic), 1, candidates);
     reserve(rows, candidates);
     const auto act = [](void* engine, const float* obs, int B, int steps, int N, std::uint32_t call,
                         float* actions) noexcept {
@@ -246,7 +246,24 @@ class Session {
 
   void reset() { engine_->reset(); }
 
+  int prepare(std::vector<double> sizes) {
+    std::string error;
+    const int number = engine_->prepare(std::move(sizes), error);
+    if (number == 0) throw py::value_error(error);
+    return number;
+  }
+
+  void set_rule(const std::string& name) {
+    Rule rule;
+    if (!Rule::of(name, rule)) throw py::value_error("rule is " + name + ", which is no rule's full name");
+    rule_ = rule;
+    engine_->set_rule(rule);
+  }
+
  private:
+  // Whether there is what it takes to choose one of several candidates.
+  bool can_choose() const { return model_->ensemble() != 0 || !rule_.reads_q(); }
+
   // Room for larger calls; the last good action stays.
   void reserve(int rows, int candidates) {
     if (rows <= engine_->max_rows() && candidates <= engine_->max_candidates()) return;
@@ -280,7 +297,8 @@ class Session {
         throw py::value_error("candidates is " + std::to_string(candidates) + ", but must be at least 1");
       case Result::no_critic:
         throw py::value_error("candidates is " + std::to_string(candidates) +
-                              ", but this policy has no critic to choose the best by: give candidates=1");
+                              ", but this policy has no critic to choose the best by: give candidates=1, or "
+                              "rule='centre', which needs none");
       default: throw py::value_error("bad arguments");
     }
   }
@@ -289,13 +307,12 @@ class Session {
     const std::vector<int>& counts = model_->form().counts;
     if (model_->form().kind == Form::Kind::shortcut)
       return "must be a power of two of at most m_disc = " + std::to_string(counts.back());
-    std::string text = "this policy acts with ";
-    for (const int m : counts) text += (m == counts.front() ? "" : ", ") + std::to_string(m);
-    return text;
+    return "this policy acts with " + model_->form().counts_text();
   }
 
   std::shared_ptr<Model> model_;
   int threads_;
+  Rule rule_;  // the engine's
   std::unique_ptr<Engine> engine_;
 };
 
@@ -394,9 +411,9 @@ obs
 actions
     To be written: [A] or [B, A], float32.
 steps
-    M, one of the policy's step counts: without a form a power of two of at most m_disc.
+    M, one of the policy's step counts: without a form a power of two of at most m_disc; or what `prepare` returned.
 candidates
-    N candidates an observation, at least 1; of several the critic's best one acts. 1 without critics.
+    N candidates an observation, at least 1; of several the rule chooses. 1 without critics, unless by the centre.
 seed, call, row_offset
     The key of the noise: 64, 32 and 32 bits; the first row is row_offset.
 noise
@@ -432,6 +449,35 @@ array or None
     them, or says what is wrong.
 )")
       .def("_plain_call", &Session::plain_call, arg("rows"), arg("candidates"), "For sorl_fast._bench.time.")
+      .def("prepare", &Session::prepare, arg("sizes"), R"(Make a schedule of Euler steps ready, once.
+
+Parameters
+----------
+sizes
+    h_0, h_1, ... above 0, at most 2 m_disc of them, that sum to 1.
+
+Returns
+-------
+int
+    What to give as `steps`: M where the steps are equal, another number elsewhere; the same for the same sizes.
+
+Raises
+------
+ValueError
+    The sizes are wrong, the policy does not take them, or the session has 1024 schedules already.
+)")
+      .def("set_rule", &Session::set_rule, arg("name"), R"(Say how one of several candidates is chosen from now on.
+
+Parameters
+----------
+name
+    The rule's full name, as `str` of it gives: argmax, medoid:1/2.
+
+Raises
+------
+ValueError
+    There is no such rule.
+)")
       .def("reset", &Session::reset, "Forget the last good action.");
 
   m.def("isas", &isa_names, arg("precision"), R"(The instruction sets that act in a precision, slowest first.

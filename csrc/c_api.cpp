@@ -17,11 +17,13 @@
 
 namespace {
 
+using sorl::Choice;
 using sorl::Engine;
 using sorl::Isa;
 using sorl::Model;
 using sorl::PolicyFile;
 using sorl::Precision;
+using sorl::Rule;
 
 static_assert(SORL_STATUS_NONFINITE_OBS == sorl::nonfinite_obs, "");
 static_assert(SORL_STATUS_NONFINITE_RESULT == sorl::nonfinite_result, "");
@@ -31,6 +33,14 @@ static_assert(SORL_STATUS_CANDIDATE_REJECTED == sorl::candidate_rejected, "");
 static_assert(SORL_PRECISION_FP32 == static_cast<int>(Precision::fp32), "");
 static_assert(SORL_PRECISION_BF16 == static_cast<int>(Precision::bf16), "");
 static_assert(SORL_PRECISION_INT8 == static_cast<int>(Precision::int8), "");
+
+static_assert(SORL_RULE_ARGMAX == 1 + static_cast<int>(Rule::Kind::argmax), "");
+static_assert(SORL_RULE_MEDOID == 1 + static_cast<int>(Rule::Kind::medoid), "");
+static_assert(SORL_RULE_NEAREST == 1 + static_cast<int>(Rule::Kind::nearest), "");
+static_assert(SORL_RULE_BETTER == 1 + static_cast<int>(Rule::Kind::better), "");
+static_assert(SORL_RULE_SOFT == 1 + static_cast<int>(Rule::Kind::soft), "");
+static_assert(SORL_RULE_CENTRE == 1 + static_cast<int>(Rule::Kind::centre), "");
+static_assert(SORL_RULE_CENTRE == Rule::kKinds, "");
 
 constexpr std::uint32_t kStatusBits = 31;
 
@@ -95,11 +105,14 @@ std::string out_of_bounds(const char* name, std::int64_t value, const char* boun
 struct sorl_policy {
   std::unique_ptr<const PolicyFile> file;
   sorl::PolicyView view{};
+  Choice own;  // how it acts unless a call says otherwise
   std::unique_ptr<Models> models = std::make_unique<Models>();
 };
 
 struct sorl_session {
   std::unique_ptr<Engine> engine;
+  Choice own;              // the policy's
+  std::int32_t steps = 0;  // by which the engine knows its own steps
   std::unique_ptr<std::uint32_t[]> status;  // for calls whose caller wants none
   std::int32_t last = SORL_OK;
 };
@@ -114,6 +127,10 @@ std::int32_t hand_over(PolicyFile::Result result, sorl_policy** policy, std::str
   auto handle = std::make_unique<sorl_policy>();
   handle->file = std::move(result.policy);
   handle->view = handle->file->view();
+  if (handle->view.choice != nullptr)
+    handle->own = *handle->view.choice;
+  else
+    handle->own.sizes = sorl::even_sizes(handle->view.form->counts.front());
   *policy = handle.release();
   return SORL_OK;
 }
@@ -181,7 +198,7 @@ const char* sorl_error_name(int32_t code) noexcept {
     case SORL_ERROR_POLICY: return "the file is no sound policy";
     case SORL_ERROR_ISA: return "the instruction set is not there";
     case SORL_ERROR_MEMORY: return "memory or threads are short";
-    case SORL_ERROR_STEPS: return "the policy does not act with that number of steps";
+    case SORL_ERROR_STEPS: return "the policy does not act with these steps, or the session did not prepare them";
     case SORL_ERROR_TOO_LARGE: return "more rows or candidates than the session was made for";
     case SORL_ERROR_INTERNAL: return "a fault of the library";
     default: return code >= 0 ? "ok" : "unknown error code";
@@ -220,7 +237,15 @@ int32_t sorl_policy_hidden(const sorl_policy* policy) noexcept { return policy->
 int32_t sorl_policy_depth(const sorl_policy* policy) noexcept { return policy->view.depth; }
 int32_t sorl_policy_ensemble(const sorl_policy* policy) noexcept { return policy->view.ensemble; }
 int32_t sorl_policy_max_steps(const sorl_policy* policy) noexcept { return policy->view.form->counts.back(); }
-int32_t sorl_policy_default_steps(const sorl_policy* policy) noexcept { return policy->view.form->counts.front(); }
+int32_t sorl_policy_default_steps(const sorl_policy* policy) noexcept {
+  const std::vector<double>& sizes = policy->own.sizes;
+  return sorl::are_even(sizes) ? static_cast<std::int32_t>(sizes.size()) : 0;
+}
+int32_t sorl_policy_default_candidates(const sorl_policy* policy) noexcept { return policy->own.candidates; }
+int32_t sorl_policy_default_rule(const sorl_policy* policy, double* parameter) noexcept {
+  if (parameter != nullptr) *parameter = policy->own.rule.parameter();
+  return 1 + static_cast<std::int32_t>(policy->own.rule.kind);
+}
 int32_t sorl_policy_steps(const sorl_policy* policy, int32_t index) noexcept {
   const std::vector<int>& counts = policy->view.form->counts;
   const bool there = index >= 0 && static_cast<std::size_t>(index) < counts.size();
@@ -266,14 +291,10 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
     if (!sorl::choose_isa(precision, options.isa, isa, text)) return SORL_ERROR_ISA;
     std::shared_ptr<const Model> model = policy->models->get(*policy->file, precision, isa, text);
     if (!model) return SORL_ERROR_MEMORY;
+    if (options.max_candidates == 1) options.max_candidates = policy->own.candidates;
     const std::int64_t total = std::int64_t{options.max_rows} * options.max_candidates;
     if (total > Engine::max_numbers / policy->view.act_dim) {
       text = out_of_bounds("max_rows * max_candidates", total, "at most 2^30 / the action's dimension");
-      return SORL_ERROR_ARGUMENT;
-    }
-    if (options.max_candidates > 1 && policy->view.ensemble == 0) {
-      text = out_of_bounds("max_candidates", options.max_candidates,
-                           "1: this policy has no critic to choose the best by");
       return SORL_ERROR_ARGUMENT;
     }
     auto handle = std::make_unique<sorl_session>();
@@ -281,9 +302,43 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
                                   options.max_candidates, text);
     if (!handle->engine) return SORL_ERROR_MEMORY;
     handle->status = std::make_unique<std::uint32_t[]>(static_cast<std::size_t>(options.max_rows));
+    handle->own = policy->own;
+    handle->engine->set_rule(handle->own.rule);
+    handle->steps = handle->engine->prepare(handle->own.sizes, text);
+    if (handle->steps == 0) return SORL_ERROR_INTERNAL;  // the loader let it pass
     *session = handle.release();
     return SORL_OK;
   });
+}
+
+int32_t sorl_session_prepare(sorl_session* session, const double* sizes, int32_t count, char* error,
+                             size_t error_size) noexcept {
+  return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
+    if (session == nullptr || sizes == nullptr) {
+      text = "session and sizes must not be NULL";
+      return SORL_ERROR_ARGUMENT;
+    }
+    if (count < 1 || count > sorl::kMostSizes) {
+      text = out_of_bounds("count", count, "1 to 2048");
+      return SORL_ERROR_ARGUMENT;
+    }
+    const int number = session->engine->prepare(std::vector<double>(sizes, sizes + count), text);
+    return number == 0 ? SORL_ERROR_STEPS : number;
+  });
+}
+
+int32_t sorl_session_set_rule(sorl_session* session, int32_t rule, double parameter) noexcept {
+  if (session == nullptr || rule < SORL_RULE_POLICY || rule > SORL_RULE_CENTRE) return SORL_ERROR_ARGUMENT;
+  Rule made = session->own.rule;
+  if (rule == SORL_RULE_POLICY) {
+    if (!(parameter == 0)) return SORL_ERROR_ARGUMENT;
+  } else {
+    const auto kind = static_cast<Rule::Kind>(rule - 1);
+    made = Rule::of(kind);
+    if (!(parameter == 0) && !Rule::of(kind, parameter, made)) return SORL_ERROR_ARGUMENT;
+  }
+  session->engine->set_rule(made);
+  return SORL_OK;
 }
 
 void sorl_session_free(sorl_session* session) noexcept { delete session; }
@@ -293,6 +348,8 @@ int32_t sorl_act(sorl_session* session, const float* obs, int32_t rows, int32_t 
                  const float* noise, float* actions, int32_t* candidate, float* q,
                  uint32_t* status) noexcept {
   if (session == nullptr) return SORL_ERROR_ARGUMENT;
+  if (steps == 0) steps = session->steps;
+  if (candidates == 0) candidates = session->own.candidates;
   std::uint32_t* const bits = status != nullptr ? status : session->status.get();
   std::int32_t code = result_code(session->engine->act(obs, noise, rows, steps, candidates, seed,
                                                        call, row_offset, actions, candidate, q, bits));

@@ -12,8 +12,12 @@
 #include <new>
 #include <system_error>
 
+#include "choose.hpp"
 #include "denormals.hpp"
+#include "finite.hpp"
 #include "model.hpp"
+#include "prepared.hpp"
+#include "scratch.hpp"
 #include "team.hpp"
 
 namespace sorl {
@@ -23,57 +27,6 @@ namespace {
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
-
-// By its bits: compilers may assume that floats are finite where it suits them.
-bool finite(float x) {
-  std::uint32_t u;
-  std::memcpy(&u, &x, sizeof u);
-  return (u & 0x7F800000u) != 0x7F800000u;
-}
-
-// NaN and infinities stay: they are judged later.
-float clip_finite(float x, float bound) {
-  if (!finite(x)) return x;
-  x = x < -bound ? -bound : x;
-  return x > bound ? bound : x;
-}
-
-// One thread's working memory for up to `rows` rows of any block.
-struct Scratch {
-  float* obs;          // [rows][O] normalised
-  char* obs_in;        // activations of the same
-  float* obs_part;     // [rows][width] the observation's part of a first layer
-  const float** init;  // [rows] that row's observation's obs_part
-  float* z;            // [rows][A] this thread's copy
-  char* in;            // activations of z, or of the clipped actions
-  char* act[2];        // activations of a layer, and of the one before it
-  float* pre;          // [rows][width] a critic's layer before its LayerNorm
-  RowAffine* affine;   // [rows] a critic's LayerNorm, in int8
-  float* velocity;     // [rows][head_width]
-  float* added;        // [rows][A] a step's noise, where the form adds any
-
-  void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
-    const auto wider = [&](std::size_t Side::*stride) {
-      return std::max(p.few_side.*stride, p.many_side.*stride);
-    };
-    const std::size_t width = p.width;
-    const std::size_t head = std::max(p.few_side.head_width, p.many_side.head_width);
-    // Tiles read whole groups of rows: 32 rows of slack.
-    const std::size_t held = rows + 32;
-    obs = bump.take<float>(held * p.obs_dim);
-    obs_in = bump.take<char>(held * wider(&Side::obs_stride));
-    obs_part = bump.take<float>(held * width);
-    init = bump.take<const float*>(held);
-    z = bump.take<float>(held * p.act_dim);
-    in = bump.take<char>(held * wider(&Side::in_stride));
-    for (char*& a : act) a = bump.take<char>(held * wider(&Side::act_stride));
-    pre = bump.take<float>(held * width);
-    affine = bump.take<RowAffine>(held);
-    velocity = bump.take<float>(held * head);
-    added = bump.take<float>(p.form.has_temperature() ? held * p.act_dim : 0);
-    bump.take<char>(0, 256);  // neighbours' lines apart
-  }
-};
 
 struct Call {
   const float *obs, *noise;
@@ -105,6 +58,9 @@ struct Engine::Impl {
   float* last = nullptr;              // [A] last good action
   float* held = nullptr;              // [A] what rows of this call get that have none
   double temperature;
+  Rule rule;
+  Chooser chooser;
+  PreparedSchedules prepared;
   Call call{};
   int team_size = 1;  // threads of this call
   std::atomic<int> next_block{0};
@@ -128,6 +84,7 @@ struct Engine::Impl {
       status = bump.take<std::uint32_t>(rows);
       last = bump.take<float>(p.act_dim);
       held = bump.take<float>(p.act_dim);
+      chooser.lay_out(bump, p, candidates);
       return bump.used();
     };
     const std::size_t bytes = lay_out(nullptr);
@@ -460,51 +417,85 @@ struct Engine::Impl {
     return p.q_min ? value : value / static_cast<float>(p.ensemble);
   }
 
+  struct Chosen {
+    int candidate;  // -1: none is good
+    float q;        // 0 where it was not asked for
+    bool rejected;  // another one was not good
+  };
+
+  // Observation b's candidate of the highest Q.
+  Chosen best(int b) const noexcept {
+    const int A = p.act_dim, N = call.candidates;
+    Chosen chosen{-1, 0, false};
+    for (int n = 0; n < N; ++n) {
+      const int row = b * N + n;
+      const float* zr = z + static_cast<std::size_t>(row) * A;
+      const float value = call.want_q ? aggregate(row) : 0.0f;
+      bool good = N == 1 || finite(value);
+      for (int a = 0; a < A; ++a) good = good && finite(zr[a]);
+      if (!good) {
+        chosen.rejected = true;
+      } else if (chosen.candidate < 0 || value > chosen.q) {
+        chosen.candidate = n;
+        chosen.q = value;
+      }
+    }
+    return chosen;
+  }
+
+  // The one that the rule chooses.
+  Chosen choose(int b) noexcept {
+    const int A = p.act_dim, N = call.candidates;
+    const float* const from = z + static_cast<std::size_t>(b) * N * A;
+    chooser.clear();
+    bool rejected = false;
+    for (int n = 0; n < N; ++n) {
+      const float value = rule.reads_q() ? aggregate(b * N + n) : 0.0f;
+      bool good = finite(value);
+      for (int a = 0; a < A; ++a) good = good && finite(from[static_cast<std::size_t>(n) * A + a]);
+      if (good)
+        chooser.add(n, value);
+      else
+        rejected = true;
+    }
+    const std::uint32_t row = call.row_offset + static_cast<std::uint32_t>(b);
+    const double u = rule.draws() ? p.many_side.kernels->uniform(call.seed, call.call, row) : 0.0;
+    const int chosen = chooser.pick(rule, from, u);
+    return {chosen, chosen >= 0 && call.want_q ? aggregate(b * N + chosen) : 0.0f, rejected};
+  }
+
   // Best of N, bounds, held actions, status.
   void conclude(float* actions, std::int32_t* candidate, float* q_out, std::uint32_t* status_out) noexcept {
     const int A = p.act_dim, N = call.candidates;
+    const bool by_q = N == 1 || rule.kind == Rule::Kind::argmax;
     std::memcpy(held, last, A * sizeof(float));
     for (int b = 0; b < call.rows; ++b) {
       std::uint32_t bits = status[b];
-      int best = -1;
-      float best_q = 0;
-      bool rejected = false;
+      Chosen chosen{-1, 0, false};
       if ((bits & nonfinite_obs) == 0) {
-        for (int n = 0; n < N; ++n) {
-          const int row = b * N + n;
-          const float* zr = z + static_cast<std::size_t>(row) * A;
-          const float value = call.want_q ? aggregate(row) : 0.0f;
-          bool good = N == 1 || finite(value);
-          for (int a = 0; a < A; ++a) good = good && finite(zr[a]);
-          if (!good) {
-            rejected = true;
-          } else if (best < 0 || value > best_q) {
-            best = n;
-            best_q = value;
-          }
-        }
-        if (best < 0) bits |= nonfinite_result;
+        chosen = by_q ? best(b) : choose(b);
+        if (chosen.candidate < 0) bits |= nonfinite_result;
       }
       float* to = actions + static_cast<std::size_t>(b) * A;
-      if (best < 0) {
+      if (chosen.candidate < 0) {
         std::memcpy(to, held, A * sizeof(float));
         bits |= Status::held;
       } else {
-        const float* zr = z + (static_cast<std::size_t>(b) * N + best) * A;
+        const float* zr = z + (static_cast<std::size_t>(b) * N + chosen.candidate) * A;
         for (int a = 0; a < A; ++a) {
           to[a] = clip(zr[a], a);
           if (to[a] != zr[a]) bits |= clipped;
         }
-        if (rejected) bits |= candidate_rejected;
+        if (chosen.rejected) bits |= candidate_rejected;
         std::memcpy(last, to, A * sizeof(float));
       }
-      if (candidate != nullptr) candidate[b] = best;
+      if (candidate != nullptr) candidate[b] = chosen.candidate;
       if (q_out != nullptr) {
-        if (best < 0 || p.ensemble == 0) {
+        if (chosen.candidate < 0 || p.ensemble == 0) {
           const std::uint32_t nan = 0x7FC00000u;
           std::memcpy(q_out + b, &nan, sizeof nan);
         } else {
-          q_out[b] = best_q;
+          q_out[b] = chosen.q;
         }
       }
       if (status_out != nullptr) status_out[b] = bits;
@@ -526,8 +517,6 @@ std::unique_ptr<Engine> Engine::make(std::shared_ptr<const Model> model, int thr
     return refuse("threads", threads, "in [1, " + std::to_string(max_threads) + "]");
   if (max_rows < 1) return refuse("max_rows", max_rows, "at least 1");
   if (max_candidates < 1) return refuse("max_candidates", max_candidates, "at least 1");
-  if (max_candidates > 1 && model->ensemble() == 0)
-    return refuse("max_candidates", max_candidates, "1: this policy has no critic to choose the best by");
   const std::int64_t total = static_cast<std::int64_t>(max_rows) * max_candidates;
   if (total > max_numbers / model->act_dim())
     return refuse("max_rows * max_candidates", total, "at most 2^30 / act_dim");
@@ -547,11 +536,13 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
                 std::int32_t* candidate, float* q, std::uint32_t* status) noexcept {
   Impl& m = *impl_;
   const auto code = [](Result result) { return static_cast<int>(result); };
-  const Schedule* const schedule = m.p.schedule(steps);
+  const Schedule* schedule = m.p.schedule(steps);
+  if (schedule == nullptr) schedule = m.prepared.find(steps);
   if (schedule == nullptr) return code(Result::bad_steps);
   if (rows < 0) return code(Result::bad_rows);
   if (candidates < 1) return code(Result::bad_candidates);
-  if (candidates > 1 && m.p.ensemble == 0) return code(Result::no_critic);
+  const bool choosing = candidates > 1 && m.rule.reads_q();
+  if (choosing && m.p.ensemble == 0) return code(Result::no_critic);
   if (rows > m.max_rows || candidates > m.max_candidates) return code(Result::too_large);
   if (rows == 0) return code(Result::ok);
   if (obs == nullptr || actions == nullptr) return code(Result::null_pointer);
@@ -566,7 +557,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   c.seed = seed;
   c.call = call;
   c.row_offset = row_offset;
-  c.want_q = m.p.ensemble > 0 && (candidates > 1 || q != nullptr);
+  c.want_q = m.p.ensemble > 0 && (choosing || q != nullptr);
   c.total = rows * candidates;
   c.side = &m.p.side(c.total);
   const FlushDenormals flush;
@@ -583,9 +574,15 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
+int Engine::prepare(std::vector<double> sizes, std::string& error) {
+  return impl_->prepared.prepare(impl_->p, std::move(sizes), error);
+}
+void Engine::set_rule(const Rule& rule) noexcept { impl_->rule = rule; }
 void Engine::set_temperature(double temperature) noexcept { impl_->temperature = temperature; }
 void Engine::reset() noexcept { impl_->reset(); }
-void Engine::continue_from(const Engine& other) noexcept {
+void Engine::continue_from(const Engine& other) {
+  impl_->prepared = other.impl_->prepared;
+  impl_->rule = other.impl_->rule;
   std::memcpy(impl_->last, other.impl_->last, impl_->p.act_dim * sizeof(float));
   impl_->temperature = other.impl_->temperature;
 }

@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "choice.hpp"
 #include "form.hpp"
 #include "isa.hpp"
 
@@ -34,17 +36,18 @@ struct PolicyView {
   const float* obs_std;      // [O] or null
   const LayerView* actor;    // input order z after x: concat[x, z, t, log2 M]
   const LayerView* critic;   // concat[x, a, k]; not read where ensemble is 0
+  const Choice* choice;      // how it acts unless a call says otherwise; null: its file does not say
 };
 
 // What Engine::act returns. Anything but ok left every output untouched.
 enum class Result : int {
   ok = 0,
-  bad_steps = 1,       // steps is not one of the form's counts
+  bad_steps = 1,       // steps is neither one of the form's counts nor what prepare returned
   bad_rows = 2,        // rows < 0
   bad_candidates = 3,  // candidates < 1
   too_large = 4,       // rows > max_rows or candidates > max_candidates of the session
   null_pointer = 5,    // obs or actions is null
-  no_critic = 6,       // candidates > 1, but the policy has no critic to choose by
+  no_critic = 6,       // candidates > 1 and the rule reads Q, but the policy has no critic
 };
 
 // Status bits of a row.
@@ -89,8 +92,8 @@ class Engine {
   static constexpr int max_threads = 64;
   static constexpr std::int64_t max_numbers = std::int64_t{1} << 30;  // of all candidates' actions of a call
 
-  // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1, and 1 without critics. Null and
-  // `error` otherwise, or when memory or threads are short.
+  // threads in [1, max_threads]; max_rows >= 1, max_candidates >= 1. Null and `error` otherwise, or when memory or
+  // threads are short.
   static std::unique_ptr<Engine> make(std::shared_ptr<const Model> model, int threads, int max_rows,
                                       int max_candidates, std::string& error);
   ~Engine();
@@ -98,8 +101,8 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Samples `rows` actions. obs [B][O]; noise [B][N][S][A], S the form's draws, or null: Philox of (seed,
-  // call, row_offset); actions [B][A]; candidate, q, status [B] or null. The critic runs when N > 1 or q is
-  // not null; without critics q is NaN.
+  // call, row_offset), by which a rule also draws; actions [B][A]; candidate, q, status [B] or null. The critic
+  // runs when N > 1 and the rule reads Q, or q is not null; without critics q is NaN.
   // On one thread: no allocation, lock or system call; with more, at most one wake of each worker,
   // sched_yield while it waits long for them and, after the caller has moved to another core, the calls
   // that keep the workers off it. In a child of fork the first call starts the workers anew.
@@ -107,13 +110,21 @@ class Engine {
           std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, float* actions,
           std::int32_t* candidate, float* q, std::uint32_t* status) noexcept;
 
+  // Makes a schedule of Euler steps ready and returns what to give as `steps`, see PreparedSchedules; 0, with the
+  // reason in `error`, where the policy does not take these sizes. Throws std::bad_alloc.
+  int prepare(std::vector<double> sizes, std::string& error);
+
+  // How one of N > 1 candidates is chosen; at first by argmax.
+  void set_rule(const Rule& rule) noexcept;
+
   // What multiplies the noise that the form adds, at least 0 and finite; at first the form's own.
   void set_temperature(double temperature) noexcept;
 
   // Forgets the last good action: held rows get clip(0, low, high) again.
   void reset() noexcept;
-  // Takes over the last good action and the temperature of another session of the same model.
-  void continue_from(const Engine& other) noexcept;
+  // Takes over the last good action, temperature, rule and schedules of another session of the same model. Throws
+  // std::bad_alloc.
+  void continue_from(const Engine& other);
 
   const Model& model() const noexcept;
   int threads() const noexcept;

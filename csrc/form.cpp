@@ -1,7 +1,5 @@
 #include "form.hpp"
 
-#include <cmath>
-
 namespace sorl {
 
 Form Form::shortcut(int m_disc) {
@@ -21,6 +19,12 @@ const char* Form::name() const noexcept {
   return "";
 }
 
+std::string Form::counts_text() const {
+  std::string text;
+  for (const int m : counts) text += (text.empty() ? "" : ", ") + std::to_string(m);
+  return text;
+}
+
 bool Form::has_temperature() const noexcept {
   return kind == Kind::diffusion || ((kind == Kind::direct || kind == Kind::tanh) && !reads_noise);
 }
@@ -33,13 +37,13 @@ int Form::draws() const noexcept {
 }
 
 Schedule Form::schedule(int steps) const {
+  if (kind == Kind::shortcut || kind == Kind::euler) return euler_schedule(even_sizes(steps), counts.back());
   Schedule made{steps, {}};
-  const auto M = static_cast<double>(steps);
   for (int i = 0; i < steps; ++i) {
     const auto at = static_cast<std::size_t>(i);
     switch (kind) {
       case Kind::shortcut:
-      case Kind::euler: made.steps.push_back({i / M, std::log2(M), 1.0f, 1.0f / static_cast<float>(steps)}); break;
+      case Kind::euler: break;  // above
       case Kind::direct:
       case Kind::tanh:
         made.steps.push_back({0, 0, 0.0f, 1.0f, reads_noise ? 0.0 : static_cast<double>(noise_scale), 0});

@@ -1,4 +1,4 @@
-// How an actor becomes an action: a form, and the schedules of steps that every form comes down to.
+// How an actor becomes an action: a form, which comes down to a schedule of steps.
 //
 // sorl_fast/act/form.py says what the fields of a file mean, sorl_fast/act/reference.py what is computed.
 #pragma once
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "json.hpp"
+#include "schedule.hpp"
 
 namespace sorl {
 
@@ -15,22 +16,6 @@ inline constexpr int kMostSteps = 1 << 10;  // of one action
 inline constexpr int kMostCounts = 11;      // as many as there are powers of two up to it
 inline constexpr int kMostNoisy = 255;      // steps of a diffusion: a step's number is a byte of the noise's counter
 inline constexpr int kMostNoisyAct = 1 << 26;  // where later steps add noise, A is below
-
-// z <- clip(a z + b v(x, z, t, log2_steps) + clip(s temperature noise)), with the clips of the form.
-struct Step {
-  double t, log2_steps;         // what the network reads
-  float a, b;
-  double s = 0;                 // 0: no noise is added, nor read
-  int draw = 0;                 // of the candidate's normal numbers, the one that is added
-  const float* bias = nullptr;  // [width] of the actor's first layer, t and log2_steps folded in (Model)
-};
-
-// The steps of one action. Made once, before any call; a call only walks it.
-struct Schedule {
-  int k;  // the number of steps, as a caller asks for it and the critic reads it
-  std::vector<Step> steps;
-  const float* critic_bias = nullptr;  // [E][width] of the critics' first layers, k folded in (Model)
-};
 
 struct Form {
   enum class Kind { shortcut, euler, direct, tanh, diffusion };
@@ -52,6 +37,8 @@ struct Form {
   static Form shortcut(int m_disc);
 
   const char* name() const noexcept;
+  // "1, 2, 4"
+  std::string counts_text() const;
   // Whether a caller may say what multiplies the noise that is added.
   bool has_temperature() const noexcept;
   // S, how many normal numbers a candidate takes for each component of its action.

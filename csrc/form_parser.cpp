@@ -3,9 +3,9 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
+#include "finite.hpp"
 #include "form.hpp"
 
 namespace sorl {
@@ -53,12 +53,6 @@ constexpr KindFields kKinds[] = {
      bit(kKind) | bit(kTimes) | bit(kZScales) | bit(kVScales) | bit(kNoiseScales) | bit(kClip) | bit(kTemperature) |
          bit(kBlocks) | bit(kFrequencies)},
 };
-
-bool finite(float value) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof bits);
-  return (bits & 0x7F800000u) != 0x7F800000u;
-}
 
 class FormParser {
  public:

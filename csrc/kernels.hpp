@@ -16,6 +16,7 @@
 namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
+inline constexpr int kPointLanes = 16;  // candidates that are compared side by side
 inline constexpr int kInt8Group = 32;  // int8: values of a row that share one step; columns of a panel
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -117,6 +118,12 @@ struct Kernels {
   // 256, is which of the candidate's.
   void (*normals)(std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset, int candidates,
                   int act_dim, int first, int count, int draw, float* z) noexcept;
+  // sums[i] = sum over j of |(x_j - x_i) scale|, of n points x [act_dim][stride] that can be read to whole
+  // kPointLanes, finite there; scale [act_dim].
+  void (*distance_sums)(const float* x, std::size_t stride, int n, int act_dim, const float* scale,
+                        float* sums) noexcept;
+  // What a rule draws by for a row, in [0, 1).
+  double (*uniform)(std::uint64_t seed, std::uint32_t call, std::uint32_t row) noexcept;
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;

@@ -4,6 +4,8 @@
 #include <new>
 #include <utility>
 
+#include "finite.hpp"
+
 namespace sorl {
 
 namespace {
@@ -17,23 +19,25 @@ class Packer {
     p_.zero = bump_.take<float>(p_.width);
   }
 
-  // Every input that a step or a call holds constant, folded into the biases of the first layers.
-  void schedule(Schedule& schedule) {
-    const int inputs = v_.obs_dim + v_.act_dim, H = v_.hidden;
+  void first_layers() {
+    const int inputs = v_.obs_dim + v_.act_dim, H = v_.hidden, E = v_.ensemble;
     const LayerView& actor = v_.actor[0];
-    for (Step& step : schedule.steps) {
-      float* bias = bump_.take<float>(p_.width);
-      fold(bias, actor.b, actor.w, inputs, step.t, step.log2_steps, 2);
-      step.bias = bias;
-    }
-    float* bias = bump_.take<float>(static_cast<std::size_t>(v_.ensemble) * p_.width);
-    for (int e = 0; e < v_.ensemble && !bump_.counting(); ++e) {
-      const LayerView& critic = v_.critic[0];
+    const float* const after = actor.w + static_cast<std::size_t>(inputs) * H;
+    p_.first.b = row(actor.b, H, H);
+    p_.first.t = row(after, H, H);
+    p_.first.log2_steps = row(after + H, H, H);
+    float* k = bump_.take<float>(static_cast<std::size_t>(E) * H);
+    p_.first.k = k;
+    p_.first.q_b = E == 0 ? nullptr : row(v_.critic[0].b, E * H, E * H);
+    for (int e = 0; e < E && !bump_.counting(); ++e) {
       const std::size_t at = static_cast<std::size_t>(e) * H;
-      fold(bias + static_cast<std::size_t>(e) * p_.width, critic.b + at, critic.w + at * (inputs + 1), inputs,
-           schedule.k, 0, 1);
+      std::memcpy(k + at, v_.critic[0].w + at * (inputs + 1) + static_cast<std::size_t>(inputs) * H, H * sizeof(float));
     }
-    schedule.critic_bias = bias;
+  }
+
+  void schedule(Schedule& schedule) {
+    float* biases = bump_.take<float>(p_.bias_floats(schedule));
+    if (!bump_.counting()) p_.fold(schedule, biases);
   }
 
   void side(Side& side, const Kernels* kernels) {
@@ -87,18 +91,6 @@ class Packer {
     float* to = bump_.take<float>(padded);
     if (!bump_.counting()) std::memcpy(to, from, n * sizeof(float));
     return to;
-  }
-
-  // b + sum of value_j * w[first + j]: constant inputs folded into the bias.
-  void fold(float* to, const float* b, const float* w, int first, double value0, double value1,
-            int values) {
-    if (bump_.counting()) return;
-    const int H = v_.hidden;
-    for (int j = 0; j < H; ++j) {
-      double sum = b[j] + value0 * w[static_cast<std::size_t>(first) * H + j];
-      if (values == 2) sum += value1 * w[static_cast<std::size_t>(first + 1) * H + j];
-      to[j] = static_cast<float>(sum);
-    }
   }
 
   Net actor(const Kernels& k, const Side& side) {
@@ -165,6 +157,27 @@ class Packer {
 
 }  // namespace
 
+std::size_t Packed::bias_floats(const Schedule& schedule) const {
+  return (schedule.steps.size() + static_cast<std::size_t>(ensemble)) * width;
+}
+
+void Packed::fold(Schedule& schedule, float* biases) const {
+  for (Step& step : schedule.steps) {
+    for (int j = 0; j < hidden; ++j) {
+      const double sum = first.b[j] + step.t * first.t[j];
+      biases[j] = static_cast<float>(sum + step.log2_steps * first.log2_steps[j]);
+    }
+    step.bias = biases;
+    biases += width;
+  }
+  schedule.critic_bias = biases;
+  for (int e = 0; e < ensemble; ++e, biases += width)
+    for (int j = 0; j < hidden; ++j) {
+      const std::size_t at = static_cast<std::size_t>(e) * hidden + j;
+      biases[j] = static_cast<float>(first.q_b[at] + static_cast<double>(schedule.k) * first.k[at]);
+    }
+}
+
 std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision precision, Isa isa,
                                          std::string& error) {
   const Kernels* many = find_kernels(isa, precision);
@@ -185,6 +198,10 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     p->isa = isa;
     p->low.assign(view.action_low, view.action_low + view.act_dim);
     p->high.assign(view.action_high, view.action_high + view.act_dim);
+    for (int a = 0; a < view.act_dim; ++a) {
+      const float scale = 2 / (p->high[a] - p->low[a]);
+      p->scale.push_back(finite(scale) ? scale : 0);
+    }
     if (view.obs_mean != nullptr && view.obs_std != nullptr) {
       p->mean.assign(view.obs_mean, view.obs_mean + view.obs_dim);
       p->std.assign(view.obs_std, view.obs_std + view.obs_dim);
@@ -199,6 +216,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       if (many->few != nullptr) packer.side(p->few_side, many->few);
       packer.side(p->many_side, many);
       packer.constants();
+      packer.first_layers();
       for (Schedule& schedule : p->schedules) packer.schedule(schedule);
       return bump.used();
     };

@@ -35,6 +35,12 @@ struct Side {
   std::vector<Net> critics;
 };
 
+// Of the first layers' float rows those that a schedule's constants meet: t, log2(1/h) and k.
+struct FirstLayers {
+  const float *b, *t, *log2_steps;  // [H] of the actor
+  const float *q_b, *k;             // [E][H] of the critics
+};
+
 struct Packed {
   int obs_dim, act_dim, hidden, depth, ensemble;
   int width;  // hidden, padded
@@ -42,6 +48,7 @@ struct Packed {
   Precision precision;
   Isa isa;
   std::vector<float> low, high, mean, std;  // mean and std empty where there is no normaliser
+  std::vector<float> scale;  // [A] 2 / (high - low), by which rules measure distances; 0 where that is not finite
   const float* zero;                        // [width]
   Form form;
   int draws;  // the form's
@@ -52,6 +59,10 @@ struct Packed {
       if (each.k == steps) return &each;
     return nullptr;
   }
+  FirstLayers first;
+  // Floats of a schedule's biases, and makes them there: every input that a step or a call holds constant.
+  std::size_t bias_floats(const Schedule& schedule) const;
+  void fold(Schedule& schedule, float* biases) const;
   // Calls of at most `few_rows` rows in all read `few`: with tiles, one row is better served by
   // vectors, whose layout differs.
   int few_rows;

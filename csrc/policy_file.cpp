@@ -63,6 +63,7 @@ PolicyView PolicyFile::view() const {
   view.obs_std = obs_std_.empty() ? nullptr : obs_std_.data();
   view.actor = actor_.data();
   view.critic = critic_.data();
+  view.choice = has_choice_ ? &choice_ : nullptr;
   return view;
 }
 

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "choice.hpp"
 #include "engine.hpp"
 #include "form.hpp"
 
@@ -61,6 +62,8 @@ class PolicyFile {
   int m_btt_ = 0;
   bool q_min_ = false;
   Form form_;
+  bool has_choice_ = false;
+  Choice choice_;
   std::string env_;
   std::string sha256_;
   std::vector<float> action_low_;

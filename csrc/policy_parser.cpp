@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "finite.hpp"
 #include "json.hpp"
 #include "sha256.hpp"
 
@@ -20,7 +21,8 @@ namespace {
 #error "policy files hold little-endian floats; this host is big-endian"
 #endif
 
-constexpr std::int64_t kWithForm = 2;  // the format that has the field `form`; 1 is without
+constexpr std::int64_t kWithForm = 2;    // the format that has the field `form`; 1 is without
+constexpr std::int64_t kWithChoice = 3;  // has `choice` too, and a form that may be null
 constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;
@@ -42,13 +44,14 @@ enum Field {
   kFieldObsMean,
   kFieldObsStd,
   kFieldForm,
+  kFieldChoice,
   kFieldConfig,
   kFieldSha256,
   kFields
 };
 constexpr std::array<const char*, kFields> kFieldNames = {
     "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt", "q_agg",
-    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "config", "sha256"};
+    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "config", "sha256"};
 constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
 
 /// Text from the file as it may stand in a message: short, and harmless to a terminal.
@@ -62,12 +65,6 @@ std::string shown(double value) {
   std::array<char, 32> text{};
   const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
   return std::string(text.data(), end);
-}
-
-bool finite(float value) {
-  std::uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof bits);
-  return (bits & 0x7F800000u) != 0x7F800000u;
 }
 
 /// One tensor that the dimensions ask for, and where the header says that it lies.
@@ -89,7 +86,7 @@ class PolicyParser {
 
   bool run(PolicyFile::Digest digest) {
     return envelope() && find_metadata() && index_metadata() &&
-           digest_matches(digest) && form() && dimensions() && bounds() && tensors() && offsets() && weights();
+           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && tensors() && offsets() && weights();
   }
 
   const std::string& message() const { return message_; }
@@ -172,9 +169,11 @@ class PolicyParser {
     if (!reader.object(member) || !reader.finish()) return refuse_json("metadata", reader);
     // Another format may have other fields, so it is looked at first.
     if (seen[kFieldFormat] && !format()) return false;
-    if (seen[kFieldForm] && !has_form_ && unknown_.empty()) unknown_ = quoted(kFieldNames[kFieldForm]);
     for (std::size_t field = 0; field < kFields; ++field) {
-      if (field == kFieldForm && !has_form_) continue;
+      if ((field == kFieldForm && format_ < kWithForm) || (field == kFieldChoice && format_ < kWithChoice)) {
+        if (seen[field] && unknown_.empty()) unknown_ = quoted(kFieldNames[field]);
+        continue;
+      }
       if (!seen[field]) return refuse("the metadata lacks the field " + std::string(kFieldNames[field]));
     }
     if (!unknown_.empty()) return refuse("the metadata has the unknown field " + unknown_);
@@ -190,11 +189,9 @@ class PolicyParser {
 
   bool format() {
     json::Reader reader = at(kFieldFormat);
-    std::int64_t value = 0;
-    if (!reader.integer(value)) return refuse_field(kFieldFormat, "no integer", "1 or 2");
-    has_form_ = value == kWithForm;
-    if (has_form_ || value == 1) return true;
-    return refuse("format is " + std::to_string(value) + ", but this version reads 1 or 2",
+    if (!reader.integer(format_)) return refuse_field(kFieldFormat, "no integer", "1, 2 or 3");
+    if (format_ >= 1 && format_ <= kWithChoice) return true;
+    return refuse("format is " + std::to_string(format_) + ", but this version reads 1, 2 or 3",
                   "Install a sorl-fast that reads that format, or save the policy with this one.");
   }
 
@@ -224,11 +221,23 @@ class PolicyParser {
   }
 
   bool form() {
+    has_form_ = format_ == kWithForm || (format_ == kWithChoice && kind_[kFieldForm] != json::Kind::null);
     if (!has_form_) return true;
     std::string error;
     const char* remedy = nullptr;
     return parse_form(at(kFieldForm), policy_.form_, error, remedy) ||
            refuse(error, remedy != nullptr ? remedy : kSaveAgain);
+  }
+
+  bool choice() {
+    policy_.has_choice_ = format_ == kWithChoice;
+    std::string error;
+    return !policy_.has_choice_ || parse_choice(at(kFieldChoice), policy_.choice_, error) || refuse(error);
+  }
+
+  bool choice_fits() {
+    std::string error;
+    return !policy_.has_choice_ || check_choice(policy_.choice_, policy_.form_, policy_.ensemble_, error) || refuse(error);
   }
 
   // A dimension beyond the number of floats in the file cannot be true; refused before it is used.
@@ -565,6 +574,7 @@ class PolicyParser {
   std::size_t header_size_ = 0;
   std::size_t data_size_ = 0;
   std::string metadata_;
+  std::int64_t format_ = 0;
   bool has_form_ = false;
   std::array<std::size_t, kFields> position_{};
   std::array<json::Kind, kFields> kind_{};

@@ -34,11 +34,24 @@ void check(const sorl::Form& form) {
   }
 }
 
+void check(const sorl::Choice& choice, const sorl::Form& form) {
+  using sorl::Rule;
+  const std::size_t M = choice.sizes.size();
+  const int finest = form.counts.back();
+  require(M >= 1 && M <= 2 * static_cast<std::size_t>(finest) && choice.candidates >= 1);
+  require(choice.candidates <= sorl::kMostOwnCandidates);
+  for (const double h : choice.sizes) require(h > 0 && h <= 1);
+  for (const sorl::Step& step : sorl::euler_schedule(choice.sizes, finest).steps)
+    require(step.t >= 0 && step.t < 1 + 1e-9 && step.log2_steps >= -1e-9 && step.b > 0);
+  require(choice.rule.part(7) >= 1 && (choice.rule.kind == Rule::Kind::soft || choice.rule.part(7) <= 7));
+}
+
 // Reads every float that the view offers: the address sanitizer sees a wrong bound.
 void check(const sorl::PolicyView& view) {
   require(view.obs_dim >= 1 && view.act_dim >= 1 && view.hidden >= 1 && view.depth >= 1);
   require(view.ensemble >= 0 && view.m_disc >= 1 && view.m_btt >= 1 && view.m_btt <= view.m_disc);
   check(*view.form);
+  if (view.choice != nullptr) check(*view.choice, *view.form);
   require(view.ensemble >= 1 || view.form->kind != sorl::Form::Kind::shortcut);
   require(view.form->draws() == 1 || view.act_dim < sorl::kMostNoisyAct);
   require((view.m_disc & (view.m_disc - 1)) == 0 && (view.m_btt & (view.m_btt - 1)) == 0);

@@ -21,11 +21,14 @@ def policy(
     D: int = 1,
     E: int = 1,
     form: dict[str, Any] | None = None,
+    choice: Any = None,
     config_text: bytes = b"{}",
     ends_there: bool = False,
     **changes: Any,
 ) -> bytes:
-    """Return a policy file of random weights, of format 2 where there is a form; E = 0: without critics.
+    """Return a policy file of random weights, of format 2 where there is a form, and of 3 with a choice.
+
+    E = 0: without critics.
 
     `changes` replace metadata fields; `config_text` stands where the configuration would, JSON or not,
     and the metadata may end there.
@@ -50,7 +53,7 @@ def policy(
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     meta = {
-        "format": 1 if form is None else 2,
+        "format": 3 if choice is not None else 1 if form is None else 2,
         "obs_dim": O,
         "act_dim": A,
         "hidden": H,
@@ -64,7 +67,8 @@ def policy(
         "action_high": [1.0] * A,
         "obs_mean": None,
         "obs_std": None,
-        **({} if form is None else {"form": form}),
+        **({} if form is None and choice is None else {"form": form}),
+        **({} if choice is None else {"choice": choice}),
         "config": "CONFIG",
         "sha256": "0" * 64,
     }
@@ -163,6 +167,29 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
+# A policy's own way to act.
+CHOICE = {"rule": "medoid:1/2", "steps": 2, "candidates": 8}
+CHOICES: dict[str, Any] = {
+    "choice": CHOICE,
+    "choice of sizes": CHOICE | {"steps": [0.5, 0.25, 0.25]},
+    "choice of equal sizes": CHOICE | {"steps": [0.25] * 4},
+    "choice of nearly 1": CHOICE | {"steps": [0.5, 0.4999995]},
+    "choice of too many": CHOICE | {"steps": 5},
+    "choice of argmax": CHOICE | {"rule": "argmax", "candidates": 4096},
+    "choice of a whole": CHOICE | {"rule": "soft:3"},
+    "choice of no rule": CHOICE | {"rule": "medoid:2/4"},
+    "choice of no sizes": CHOICE | {"steps": [0.5, 0.25]},
+    "choice of no numbers": CHOICE | {"steps": [0.5, "x"]},
+    "choice of one size": CHOICE | {"steps": [1.0]},
+    "choice of a negative size": CHOICE | {"steps": [1.5, -0.5]},
+    "choice of no steps": CHOICE | {"steps": 0},
+    "choice of too many candidates": CHOICE | {"candidates": 4097},
+    "choice lacks one": {"rule": "argmax", "steps": 1},
+    "choice has one more": CHOICE | {"colour": 1},
+    "choice is none": 3,
+}
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
@@ -180,6 +207,12 @@ def seeds() -> dict[str, bytes]:
         "empty": b"",
         "weights": struct.pack("<Q", 2) + b"{}",
         **{name: policy(form=form) for name, form in FORMS.items()},
+        **{name: policy(choice=choice) for name, choice in CHOICES.items()},
+        "choice and form": policy(
+            form=FORMS["euler"], choice=CHOICE | {"rule": "centre", "steps": 3}, E=0
+        ),
+        "choice without critics": policy(form=FORMS["euler"], choice=CHOICE | {"steps": 3}, E=0),
+        "choice beside the form's": policy(form=FORMS["euler"], choice=CHOICE),
         "without critics": policy(A=2, E=0, form=FORMS["diffusion"]),
         "form null": policy(format=2, m_disc=1, form=None),
         "form with steps": policy(form=FORMS["direct"], m_disc=2),

@@ -6,6 +6,7 @@
 // Not yet timed on a machine that has tiles.
 #include "../tiles.hpp"
 #include "bf16.hpp"
+#include "choosing.hpp"
 #include "philox.hpp"
 
 namespace sorl {
@@ -201,6 +202,8 @@ Kernels make() {
   k.norm = norm<V, StoreBf16>;
   k.tanh = tanh<V>;
   k.normals = philox_normals;
+  k.distance_sums = distance_sums;
+  k.uniform = philox_uniform;
   k.enter = enter;
   k.leave = leave;
   k.few = avx512_kernels(Precision::bf16);

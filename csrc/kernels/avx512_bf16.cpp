@@ -1,5 +1,6 @@
 // AVX512_BF16: vdpbf16ps adds the products of a pair of bf16 to an fp32 sum.
 #include "bf16.hpp"
+#include "choosing.hpp"
 #include "philox.hpp"
 
 namespace sorl {
@@ -107,6 +108,8 @@ Kernels make() {
   k.norm = norm<V, StoreBf16>;
   k.tanh = tanh<V>;
   k.normals = philox_normals;
+  k.distance_sums = distance_sums;
+  k.uniform = philox_uniform;
   return k;
 }
 

@@ -1,6 +1,7 @@
 // The Kernels of a vector type whose activations are fp32: all of it is the template's.
 #pragma once
 
+#include "choosing.hpp"
 #include "dense.hpp"
 #include "philox.hpp"
 
@@ -25,6 +26,8 @@ Kernels table(Isa isa, int block_rows) {
   k.head = head<V>;
   k.tanh = tanh<V>;
   k.normals = philox_normals;
+  k.distance_sums = distance_sums;
+  k.uniform = philox_uniform;
   return k;
 }
 

@@ -34,6 +34,8 @@ __attribute__((noinline)) void operator delete(void* p, std::size_t) noexcept { 
 
 static_assert(noexcept(sorl_act(nullptr, nullptr, 0, 0, 0, 0, 0, 0, nullptr, nullptr, nullptr, nullptr, nullptr)), "");
 static_assert(noexcept(sorl_session_reset(nullptr)) && noexcept(sorl_last_status(nullptr)), "");
+static_assert(noexcept(sorl_session_set_rule(nullptr, 0, 0)), "");
+static_assert(noexcept(sorl_session_prepare(nullptr, nullptr, 0, nullptr, 0)), "");
 static_assert(noexcept(sorl_session_set_temperature(nullptr, 0)) && noexcept(sorl_policy_steps(nullptr, 0)), "");
 static_assert(noexcept(sorl_policy_load(nullptr, nullptr, nullptr, 0)), "");
 static_assert(noexcept(sorl_session_create(nullptr, nullptr, nullptr, nullptr, 0)), "");
@@ -110,11 +112,10 @@ void forms() {
     CHECK(std::isnan(q) && candidate == 0 && std::memcmp(own, again, sizeof own) == 0);
     CHECK(uncritical.act(obs, again, c.last, 2, 1, 0) == SORL_ERROR_ARGUMENT);
     Options options;
-    options.max_candidates = 2;
-    char text[256] = "";
-    sorl_session* none = nullptr;
-    CHECK(sorl_session_create(alone.get(), &options, &none, text, sizeof text) == SORL_ERROR_ARGUMENT);
-    CHECK(std::strstr(text, "max_candidates is 2, but must be 1: this policy has no critic") != nullptr);
+    options.max_candidates = 3;
+    Session central(alone, options);  // only the centre chooses without a critic
+    CHECK(central.act(obs, again, c.last, 3, 1, 0) == SORL_ERROR_ARGUMENT);
+    CHECK(central.set_rule(SORL_RULE_CENTRE) == SORL_OK && central.act(obs, again, c.last, 3, 1, 0) >= 0);
   }
   CHECK(sorl_session_set_temperature(nullptr, 1) == SORL_ERROR_ARGUMENT);
 }
@@ -245,10 +246,10 @@ void act_arguments() {
   CHECK(act(nullptr, 1, 1, 1, actions.data()) == SORL_ERROR_ARGUMENT);
   CHECK(act(obs.data(), 1, 1, 1, nullptr) == SORL_ERROR_ARGUMENT);
   CHECK(act(obs.data(), -1, 1, 1, actions.data()) == SORL_ERROR_ARGUMENT);
-  CHECK(act(obs.data(), 1, 1, 0, actions.data()) == SORL_ERROR_ARGUMENT);
+  CHECK(act(obs.data(), 1, 1, -1, actions.data()) == SORL_ERROR_ARGUMENT);
   CHECK(act(obs.data(), 4, 1, 1, actions.data()) == SORL_ERROR_TOO_LARGE);
   CHECK(act(obs.data(), 1, 1, 5, actions.data()) == SORL_ERROR_TOO_LARGE);
-  for (const int steps : {-1, 0, 3, 5, 16, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+  for (const int steps : {-1, 3, 5, 16, 1 << 16, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
     CHECK(act(obs.data(), 1, steps, 1, actions.data()) == SORL_ERROR_STEPS);
   }
   CHECK(sorl_act(nullptr, obs.data(), 1, 1, 1, 1, 0, 0, nullptr, actions.data(), nullptr, nullptr,
@@ -314,6 +315,126 @@ void outputs() {
   for (const std::int32_t index : candidate) CHECK(index == 0);  // equal candidates: the first
 }
 
+void rules() {
+  const Policy policy = make();
+  Options options;
+  options.max_candidates = 8;
+  Session session(policy, options);
+  const float obs[4] = {0.1f, -0.2f, 0.3f, 0.4f};
+  const auto candidate = [&](std::uint32_t call, float* q = nullptr) {
+    float action[3];
+    std::int32_t chosen = -1;
+    CHECK(sorl_act(session.get(), obs, 1, 2, 8, 5, call, 0, nullptr, action, &chosen, q, nullptr) >= 0);
+    return chosen;
+  };
+  const std::int32_t best = candidate(0);
+  double parameter = 0;
+  CHECK(policy.default_rule(&parameter) == SORL_RULE_ARGMAX && parameter == 1 && policy.default_rule() == 1);
+  const struct {
+    std::int32_t rule;
+    double parameter;
+    bool sound;
+  } cases[] = {{SORL_RULE_POLICY, 0, true},      {SORL_RULE_POLICY, 0.5, false}, {SORL_RULE_ARGMAX, 0, true},
+               {SORL_RULE_ARGMAX, 1, false},     {SORL_RULE_MEDOID, 0, true},    {SORL_RULE_MEDOID, 1.0 / 3, true},
+               {SORL_RULE_MEDOID, 1.5, false},   {SORL_RULE_NEAREST, 0.1, true}, {SORL_RULE_NEAREST, -0.5, false},
+               {SORL_RULE_NEAREST, 0.1f, false}, {SORL_RULE_BETTER, 1, true},    {SORL_RULE_BETTER, 1.0 / 32768, true},
+               {SORL_RULE_BETTER, 32767.0 / 32768, true},
+               {SORL_RULE_BETTER, 1.0 / 32769, false},
+               {SORL_RULE_SOFT, 32768, true},    {SORL_RULE_SOFT, 32769, false}, {SORL_RULE_SOFT, 2.5, true},
+               {SORL_RULE_SOFT, 32767.0 / 32766, true},
+               {SORL_RULE_SOFT, 3.14159265358979, false},
+               {SORL_RULE_SOFT, kNan, false},    {SORL_RULE_SOFT, kInf, false},  {SORL_RULE_CENTRE, 0, true},
+               {SORL_RULE_CENTRE, 1, false},     {7, 0, false},                  {-1, 0, false}};
+  for (const auto& c : cases) {
+    CHECK(session.set_rule(c.rule, c.parameter) == (c.sound ? SORL_OK : SORL_ERROR_ARGUMENT));
+    CHECK(candidate(0) >= 0);
+  }
+  // what was refused changed nothing: it is still the centre
+  float q = 0;
+  const std::int32_t centre = candidate(0, &q);
+  CHECK(centre == candidate(0) && std::isfinite(q));
+  CHECK(session.set_rule(SORL_RULE_BETTER, 1.0 / 8) == SORL_OK && candidate(0) == best);
+  CHECK(session.set_rule(SORL_RULE_BETTER, 1) == SORL_OK);
+  bool seen[8] = {};
+  for (std::uint32_t call = 0; call < 200; ++call) seen[candidate(call)] = true;
+  for (const bool each : seen) CHECK(each);
+  CHECK(session.set_rule(SORL_RULE_POLICY) == SORL_OK && candidate(0) == best);
+  CHECK(sorl_session_set_rule(nullptr, SORL_RULE_ARGMAX, 0) == SORL_ERROR_ARGUMENT);
+}
+
+void schedules() {
+  const Policy policy = make();
+  Session session(policy);
+  char text[256] = "";
+  const float obs[4] = {0.1f, -0.2f, 0.3f, 0.4f};
+  float action[3], other[3];
+  const auto prepare = [&](const std::vector<double>& sizes) {
+    text[0] = '\0';
+    const std::int32_t code = sorl_session_prepare(session.get(), sizes.data(), static_cast<std::int32_t>(sizes.size()),
+                                                   text, sizeof text);
+    CHECK((code < 0) == (text[0] != '\0'));
+    return code;
+  };
+  CHECK(session.act(obs, action, 3, 1, 1, 0) == SORL_ERROR_STEPS);
+  CHECK(prepare({0.25, 0.25, 0.25, 0.25}) == 4);
+  CHECK(prepare({1.0 / 3, 1.0 / 3, 1.0 / 3}) == 3 && session.act(obs, action, 3, 1, 1, 0) >= 0);
+  const std::int32_t uneven = prepare({0.5, 0.25, 0.25});
+  CHECK(uneven > 2048 && prepare({0.5, 0.25, 0.25}) == uneven && session.prepare({0.25, 0.25, 0.5}) != uneven);
+  CHECK(session.act(obs, action, uneven, 1, 1, 0) >= 0 && session.act(obs, other, 3, 1, 1, 0) >= 0);
+  CHECK(std::memcmp(action, other, sizeof action) != 0);
+  CHECK(prepare({0.5, 0.25}) == SORL_ERROR_STEPS && std::strstr(text, "0.75") != nullptr);
+  CHECK(prepare({0.5, 0.5, 0}) == SORL_ERROR_STEPS && prepare({kNan}) == SORL_ERROR_STEPS);
+  CHECK(prepare(std::vector<double>(16, 1.0 / 16)) == 16);
+  CHECK(prepare(std::vector<double>(17, 1.0 / 17)) == SORL_ERROR_STEPS && std::strstr(text, "at most 16") != nullptr);
+  CHECK(sorl_session_prepare(session.get(), nullptr, 1, nullptr, 0) == SORL_ERROR_ARGUMENT);
+  const double whole = 1;
+  CHECK(sorl_session_prepare(nullptr, &whole, 1, nullptr, 0) == SORL_ERROR_ARGUMENT);
+  for (const std::int32_t count : {-1, 0, 2049})
+    CHECK(sorl_session_prepare(session.get(), &whole, count, text, sizeof text) == SORL_ERROR_ARGUMENT);
+  Session another(policy);  // has schedules of its own
+  CHECK(another.act(obs, action, uneven, 1, 1, 0) == SORL_ERROR_STEPS);
+  bool thrown = false;
+  try {
+    another.prepare({0.5});
+  } catch (const Error& error) {
+    thrown = error.code() == SORL_ERROR_STEPS;
+  }
+  CHECK(thrown);
+}
+
+// 0 steps, 0 candidates and SORL_RULE_POLICY are the file's own; without one, those that always were.
+void own_choice() {
+  const float obs[4] = {0.1f, -0.2f, 0.3f, 0.4f};
+  float own[3], named[3];
+  const Policy plain = make();
+  Session simple(plain);
+  CHECK(plain.default_steps() == 1 && plain.default_candidates() == 1);
+  CHECK(simple.act(obs, own, 1, 0) >= 0 && simple.act(obs, named, 1, 1, 1, 0) >= 0);
+  CHECK(std::memcmp(own, named, sizeof own) == 0);
+  for (const std::string& steps : {std::string("3"), std::string("[0.5,0.25,0.25]")}) {
+    Spec spec = kSpec;
+    spec.choice = "{\"rule\":\"medoid:1/3\",\"steps\":" + steps + ",\"candidates\":6}";
+    const Policy policy = make(spec);
+    double part = 0;
+    CHECK(policy.default_rule(&part) == SORL_RULE_MEDOID && part == 1.0 / 3 && policy.default_candidates() == 6);
+    CHECK(policy.default_steps() == (steps == "3" ? 3 : 0) && policy.max_steps() == 8);
+    Session session(policy);  // has room for them
+    CHECK(session.act(obs, own, 7, 1) >= 0 && session.act(obs, own, 0, 7, 1, 1) == SORL_ERROR_TOO_LARGE);
+    const std::int32_t number = steps == "3" ? 3 : session.prepare({0.5, 0.25, 0.25});
+    CHECK(session.set_rule(SORL_RULE_MEDOID, 1.0 / 3) == SORL_OK);
+    CHECK(session.act(obs, named, number, 6, 7, 1) >= 0 && std::memcmp(own, named, sizeof own) == 0);
+    session.set_rule(SORL_RULE_SOFT);
+    session.act(obs, named, 0, 0, 7, 1);
+    session.set_rule(SORL_RULE_POLICY);
+    session.act(obs, named, 0, 0, 7, 1);
+    CHECK(std::memcmp(own, named, sizeof own) == 0);
+    Options few;
+    few.max_candidates = 2;
+    Session small(policy, few);
+    CHECK(small.act(obs, own, 7, 1) == SORL_ERROR_TOO_LARGE && small.act(obs, own, 0, 2, 7, 1) >= 0);
+  }
+}
+
 // Whichever allocation is the first to fail, and all after it: a code and a text, and nothing is left behind.
 void memory_runs_out() {
   const std::string bytes = make_policy(kSpec);
@@ -344,10 +465,17 @@ void memory_runs_out() {
       CHECK((session != nullptr) == (code == SORL_OK));
       return code;
     });
+    const double sizes[2] = {0.25, 0.75};
+    std::int32_t number = 0;
+    until_it_works([&] {
+      number = sorl_session_prepare(session, sizes, 2, text, sizeof text);
+      return number > 0 ? SORL_OK : number;
+    });
     const float obs[4] = {1, 2, 3, 4};
     float action[3];
     memory_left = 0;  // acting needs none
     CHECK(sorl_act(session, obs, 1, 4, 1, 0, 0, 0, nullptr, action, nullptr, nullptr, nullptr) >= 0);
+    CHECK(sorl_act(session, obs, 1, number, 1, 0, 0, 0, nullptr, action, nullptr, nullptr, nullptr) >= 0);
     memory_left = -1;
     sorl_session_free(session);
   }
@@ -383,6 +511,9 @@ int main() {
   act_arguments();
   held_action();
   outputs();
+  rules();
+  schedules();
+  own_choice();
   memory_runs_out();
   lifetimes();
   std::puts("C interface: all passed");

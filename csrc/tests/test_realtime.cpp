@@ -117,7 +117,8 @@ const std::vector<Shape> kShapes = {{1, 8, 1}, {1, 4, 8}, {1, 1, 33}, {2, 2, 1},
 // Every kind of call that a control loop may make, through the C interface.
 class Loop {
  public:
-  static constexpr long kRound = 16 * 6 * 5;  // after so many calls each kind has met each shape
+  // After so many calls each kind has met each shape, each rule too.
+  static constexpr long kRound = 16 * 6 * 5 * 7;
 
   Loop(const Policy& policy, Precision precision, Isa isa, int threads)
       : policy_(policy.bytes.data(), policy.bytes.size()),
@@ -126,6 +127,7 @@ class Loop {
         bad_(obs_),
         noise_(static_cast<std::size_t>(140 * policy_.act_dim() * policy_.draws()), 0.25f),
         answer_(70, policy_.act_dim()) {
+    if (std::strcmp(policy_.form(), "shortcut") == 0) uneven_ = session_.prepare({0.5, 0.3, 0.2});
     bad_[1] = std::nanf("");
     for (int a = 0; a < policy_.act_dim(); ++a) noise_[static_cast<std::size_t>(a)] = std::nanf("");
   }
@@ -137,7 +139,11 @@ class Loop {
     if (std::strcmp(policy_.form(), "shortcut") != 0) {  // its own steps, and another temperature each time
       s.steps = policy_.max_steps();
       session_.set_temperature(static_cast<float>(i % 3));
+    } else if (i / 16 % 2 != 0) {
+      s.steps = uneven_;
     }
+    // 7 is prime to the kinds and shapes
+    CHECK(session_.set_rule(static_cast<std::int32_t>(i / 16 % (SORL_RULE_CENTRE + 1))) == SORL_OK);
     const auto call = [&](const std::vector<float>& obs, const float* noise, bool outputs) {
       const std::int32_t status = sorl_act(
           session_.get(), obs.data(), s.rows, s.steps, s.candidates, 99, static_cast<std::uint32_t>(i), 0, noise,
@@ -173,6 +179,7 @@ class Loop {
 
   sorl_fast::Policy policy_;
   sorl_fast::Session session_;
+  std::int32_t uneven_ = 0;
   std::vector<float> obs_, bad_, noise_;
   Answer answer_;
 };

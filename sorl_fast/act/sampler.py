@@ -10,7 +10,8 @@ import math
 import operator
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NoReturn, Self
 
@@ -24,7 +25,7 @@ from .choice import PolicyChoice
 from .form import name_of
 from .policy_file import Policy
 from .rules import ARGMAX, Rule, check_critic, rule_of
-from .schedule import Schedule, check_fit, schedule_of
+from .schedule import MAX_STEPS, Schedule, check_fit, schedule_of
 from .session import Backend, Info, NoiseKey, Session, Status
 
 __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
@@ -77,11 +78,10 @@ class Sampler:
         self.policy = policy
         self.backend = _choose(backend, policy)
         self._session = _make_session(self.backend, policy, precision, threads)
-        # the whole of a native call in one step, where its arguments need no conversion
-        self._act_plain: Callable[..., Any] | None = getattr(self._session, "act_plain", None)
-        self._act_into = getattr(self._session, "act_into", self._no_act_into)
+        # the native backend's, which has more: the whole of a call in one step
+        self._native: Any = self._session if self.backend == "native" else None
         own = policy.own
-        self._rule = ARGMAX if own.rule == ARGMAX else own.rule  # as `act` tells it by its identity
+        self._rule = ARGMAX if own.rule == ARGMAX else own.rule  # as a session tells it by its identity
         self._steps: int | Schedule = own.steps.count if own.steps.is_even else own.steps
         self._candidates = own.candidates
         self._seed = secrets.randbits(64)
@@ -181,10 +181,10 @@ class Sampler:
         """
         steps = self._steps if steps is None else steps
         candidates = self._candidates if candidates is None else candidates
-        rule = self._rule if rule is None else rule
+        rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
+        native = self._native
         plain_call = noise is None and temperature is None and not return_info
-        plain_call = plain_call and (rule is ARGMAX or rule == "argmax")
-        if self._act_plain is not None and plain_call:
+        if native is not None and plain_call and (rule is native.rule or rule == native.rule):
             own = seed is None and call is None
             key = (
                 (self._seed, self._calls & 0xFFFFFFFF)
@@ -192,7 +192,7 @@ class Sampler:
                 else (seed, 0 if call is None else call)
             )
             try:
-                plain = self._act_plain(obs, steps, candidates, *key, row_offset)
+                plain = native.act_plain(obs, self._number(steps), candidates, *key, row_offset)
             except ValueError:
                 plain = None  # what is wrong is said below
             if plain is not None:
@@ -244,7 +244,7 @@ class Sampler:
         self,
         obs: NDArray[np.float32],
         out: NDArray[np.float32],
-        steps: int | None = None,
+        steps: Any = None,
         candidates: int | None = None,
         *,
         rule: str | Rule | None = None,
@@ -257,8 +257,9 @@ class Sampler:
         """Write what `act` would return into the caller's own memory, in the least time.
 
         Native backend only. The arrays are C-contiguous and of the exact dtype; nothing is converted
-        or copied. After the first call of a size nothing is allocated either, unless calls of many rows
-        and calls of many candidates alternate whose product is above 2^22.
+        or copied. After the first call of a size and a schedule nothing is allocated either, unless calls
+        of many rows and calls of many candidates alternate whose product is above 2^22. Steps named by an
+        integer or a `Schedule`, and a rule named as in the call before, cost least.
 
         Parameters
         ----------
@@ -281,33 +282,43 @@ class Sampler:
         BadInput
             The backend is another one, or a number, shape or dtype is wrong.
         """
+        native = self._native
+        if native is None:
+            raise BadInput(
+                f"act_into needs the native backend, but this Sampler's is {self.backend!r}: use act, or "
+                "load it with backend='native'"
+            )
         M: Any = self._steps if steps is None else steps
         N = self._candidates if candidates is None else candidates
-        if rule is not None or self._rule is not ARGMAX:
-            self._check_rule(
-                self._rule if rule is None else rule, _integer("candidates", N, 1, 2**31)
-            )
+        rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
+        if rule is not native.rule:
+            native.use(self._check_rule(rule, _integer("candidates", N, 1, 2**31)))
         if seed is None:
             seed, call = self._seed, self._calls & 0xFFFFFFFF
             self._calls += 1
+        more = N, seed, call, row_offset, noise, None, None, status
         try:
-            self._act_into(obs, out, M, N, seed, call, row_offset, noise, None, None, status)
-        except (TypeError, ValueError) as err:
-            self._check_steps(M)
-            for name, value, low, end in (
-                ("candidates", N, 1, 2**31),
-                ("seed", seed, 0, 2**64),
-                ("call", call, 0, 2**32),
-                ("row_offset", row_offset, 0, 2**32),
-            ):
-                _integer(name, value, low, end)
-            raise BadInput(str(err)) from None
+            native.act_into(obs, out, self._number(M), *more)
+        except (TypeError, ValueError):
+            number = native.number(self._check_steps(M))  # which prepares a schedule that is new
+            try:
+                native.act_into(obs, out, number, *more)
+            except (TypeError, ValueError) as err:
+                for name, value, low, end in (
+                    ("candidates", N, 1, 2**31),
+                    ("seed", seed, 0, 2**64),
+                    ("call", call, 0, 2**32),
+                    ("row_offset", row_offset, 0, 2**32),
+                ):
+                    _integer(name, value, low, end)
+                raise BadInput(str(err)) from None
 
-    def _no_act_into(self, *_: Any) -> None:
-        raise BadInput(
-            f"act_into needs the native backend, but this Sampler's is {self.backend!r}: use act, or "
-            "load it with backend='native'"
-        )
+    def _number(self, steps: Any) -> int | None:
+        """Return what the native session knows these steps by; None: it may not know them yet."""
+        if type(steps) is int:
+            return steps if steps <= MAX_STEPS else None
+        known: int | None = self._native.numbers.get(steps) if type(steps) is Schedule else None
+        return known
 
     def _check_steps(self, steps: Any) -> int | Schedule:
         """Return M where the steps are equal, else the schedule: what the session takes."""
@@ -376,6 +387,11 @@ class Sampler:
                 "action components"
             )
         return z[None] if single else z
+
+
+@lru_cache(64)
+def _named(rule: str) -> Rule:
+    return rule_of(rule)
 
 
 def _takes(backend: Backend, policy: Policy, schedule: Schedule) -> bool:

@@ -52,6 +52,19 @@ FORM_VALUES = (
     *([*range(1, 13)], [0.5] * 5, [-0.5] * 5, [0.5] * 4, [[0.5]] * 5, 64, 65, 2**31 - 1, -0.5),
     *("euler", "direct", "tanh", "diffusion", "shortcut", 2.0**128 - 2.0**80, 2.0**128 - 2.0**103),
 )
+CHOICE_VALUES = (
+    *([0.5, 0.5], [0.25] * 4, [0.2] * 5, [0.125, 0.875], [0.5, 0.5000009], [0.5, 0.5000011]),
+    *([0.5, 0.25, True], [0.5, None, 0.5], [1.0], [1], [2, -1], [1, 0], [1, 10**39], [1.0, 1e-60]),
+    *([0.5, 0.5 - 1e-11], [0.5, 0.5 + 1e-8], [1 / 3] * 3, [0.5, [0.5]], 5, 4096, 4097, 2048, 2049),
+)
+RULE_NAMES = (
+    *("argmax", "medoid", "medoid:1/2", "medoid:1", "medoid:2/4", "medoid:0.5", "medoid:3/2"),
+    *("medoid:1/32768", "medoid:1/32769", "medoid:01/2", "medoid:1/02", "medoid:1/1", "medoid:0/2"),
+    *("medoid:", "medoid:1/", "medoid:/2", "medoid: 1/2", "medoid:1/2 ", "medoid:-1/2", "medoid:+1"),
+    *("nearest:1/4", "better:1/3", "soft:1", "soft:32768", "soft:32769", "soft:3/2", "soft:2/4"),
+    *("soft:99999999999999999999", "soft:1/99999999999999999999", "centre", "centre:1", "argmax:1"),
+    *("argmax:", "Argmax", "argma", "argmax ", "best", "soft:1e0", "medoid:1:2", "x" * 100),
+)
 SOUND_NUMBERS = ("2e0", "0.02e2", "20E-1", "2", "2.0000000000000000000000000001", "200e-2")
 
 
@@ -176,6 +189,54 @@ def form_mutations():
         yield f"diffusion of {n}", pack(header, meta | {"form": meta["form"] | lists}, body)
 
 
+def choice_mutations():
+    sound = CORPUS.CHOICE | {"steps": [0.5, 0.25, 0.25]}
+    files = (
+        (CORPUS.policy(choice=sound, O=3, A=2), sound),
+        (CORPUS.policy(choice=CORPUS.CHOICE, O=3, A=2), CORPUS.CHOICE),
+        (
+            CORPUS.policy(form=CORPUS.FORMS["euler"], choice=sound | {"steps": 3}),
+            sound | {"steps": 3},
+        ),
+        (
+            CORPUS.policy(form=CORPUS.FORMS["direct"], choice=sound | {"steps": 1}, E=0),
+            sound | {"steps": 1},
+        ),
+    )
+    for i, (data, choice) in enumerate(files):
+        header, meta, body = unpack(data)
+
+        def packed(choice, header=header, meta=meta, body=body):
+            return pack(header, meta | {"choice": choice}, body)
+
+        for name in (*choice, "novel"):
+            for value in (*VALUES, *CHOICE_VALUES):
+                yield f"{i} {name}={value!r:.40}", packed(choice | {name: value})
+            rest = {k: v for k, v in choice.items() if k != name}
+            yield f"{i} without {name}", packed(rest)
+            if name in choice:
+                yield f"{i} {name} last", packed({**rest, name: choice[name]})
+                twice = json.dumps(choice)[:-1] + f', "{name}": {json.dumps(choice[name])}}}'
+                text = json.dumps(meta | {"choice": "@"}).replace('"@"', twice)
+                yield f"{i} {name} twice", pack(header, text, body)
+        for rule in RULE_NAMES:
+            for N in (1, 2):
+                yield f"{i} {rule} {N}", packed(choice | {"rule": rule, "candidates": N})
+        for number in (*SOUND_NUMBERS, "01", "1e999", "NaN", "-0", "1e-400", "0.5"):
+            for name in ("steps", "candidates"):
+                text = json.dumps(meta | {"choice": choice | {name: "@"}}).replace('"@"', number)
+                yield f"{i} {name} {number}", pack(header, text, body)
+        for value in (*VALUES, [choice]):
+            yield f"{i} choice={value!r:.30}", packed(value)
+        for name in ("format", "form", "m_disc", "ensemble"):
+            for value in VALUES:
+                yield f"{i} {name}={value!r:.30}", pack(header, meta | {name: value}, body)
+        for name in ("form", "choice"):
+            kept = {k: v for k, v in meta.items() if k != name}
+            yield f"{i} without {name}", pack(header, kept, body)
+            yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
+
+
 def header_mutations():
     header, meta, body = unpack(GOOD)
     for name, entry in header.items():
@@ -260,7 +321,8 @@ def sound():
 def check_policy(tmp_path_factory):
     program = tmp_path_factory.mktemp("loader") / "check_policy"
     sources = ["tests/check_policy.cpp", "json.cpp", "sha256.cpp", "form.cpp", "form_parser.cpp"]
-    sources += ["policy_file.cpp", "policy_parser.cpp"]
+    sources += ["policy_file.cpp", "policy_parser.cpp", "choice_parser.cpp", "rule.cpp"]
+    sources += ["schedule.cpp"]
     compiler = os.environ.get("CXX", "g++")
     subprocess.run(
         [compiler, "-std=c++17", "-O1", *sources, "-o", str(program)], cwd=CSRC, check=True
@@ -298,6 +360,7 @@ def python_answer(data):
         (sound, 5, 3),
         (field_mutations, 60, 400),
         (form_mutations, 100, 1000),
+        (choice_mutations, 60, 800),
         (header_mutations, 40, 1000),
         (random_mutations, 3, 1000),
         (damage, 0, 300),

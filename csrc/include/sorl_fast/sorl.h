@@ -54,16 +54,17 @@ extern "C" {
 #define SORL_ERROR_POLICY (-3)    /* the file is damaged, incomplete or no policy */
 #define SORL_ERROR_ISA (-4)       /* the instruction set is unknown, not on this machine or not of this precision */
 #define SORL_ERROR_MEMORY (-5)    /* memory or threads are short */
-#define SORL_ERROR_STEPS (-6)     /* M is none of the policy's step counts, sorl_policy_steps() */
+#define SORL_ERROR_STEPS (-6)     /* M is none of the policy's step counts, sorl_policy_steps(), nor a number of
+                                     sorl_session_prepare(), or that was given sizes which the policy does not take */
 #define SORL_ERROR_TOO_LARGE (-7) /* more rows or candidates than the session was made for */
 #define SORL_ERROR_INTERNAL (-8)  /* a fault of the library; please report it */
 
 /* Status bits of a row. Zero: the action is the policy's own, untouched. */
 #define SORL_STATUS_NONFINITE_OBS 1       /* the observation has a NaN or an infinity */
-#define SORL_STATUS_NONFINITE_RESULT 2    /* no candidate had a finite action and, if N > 1, a finite Q */
+#define SORL_STATUS_NONFINITE_RESULT 2    /* no candidate had a finite action and, where a rule read it, a finite Q */
 #define SORL_STATUS_HELD 4                /* the action is the session's last good one, not a new one */
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
-#define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, if N > 1, Q was left out */
+#define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, where a rule read it, Q was left out */
 
 /* Precision of the networks; z and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
@@ -71,6 +72,18 @@ extern "C" {
                                  "amx" bfloat16 activations too; float32 sums, LayerNorm */
 #define SORL_PRECISION_INT8 2 /* 8-bit integers in hidden layers, a critic's LayerNorm gains
                                  folded into the weights; first and last layers as in bfloat16 */
+
+/* Rules of choosing one of N > 1 candidates; what is not finite is never chosen and moves nothing. Distances are
+ * in units of half the bounds' width; by Q means the highest first; of equals the first is taken. The parameter
+ * is a part, above 0 and at most 1, of the candidates (rounded up), or tau, above 0. */
+#define SORL_RULE_POLICY 0  /* the policy's own, sorl_policy_default_rule() */
+#define SORL_RULE_ARGMAX 1  /* the highest Q */
+#define SORL_RULE_MEDOID 2  /* of the part best by Q (1/2) the one nearest to the others of it, by the sum of distances */
+#define SORL_RULE_NEAREST 3 /* of the part nearest to the candidates' mean (1/4) the one of the highest Q */
+#define SORL_RULE_BETTER 4  /* one of the part best by Q (1/2), at random */
+#define SORL_RULE_SOFT 5    /* one at random, with probabilities in proportion to exp(Q / (tau s)), tau (1), s the
+                               standard deviation of the candidates' Q */
+#define SORL_RULE_CENTRE 6  /* the one nearest to all others: no Q is read, and no critic needed */
 
 typedef struct sorl_policy sorl_policy;
 typedef struct sorl_session sorl_session;
@@ -83,8 +96,8 @@ typedef struct sorl_options {
   int32_t precision;      /* SORL_PRECISION_FP32 (default), SORL_PRECISION_BF16 or _INT8 */
   int32_t threads;        /* 1 (default) to 64, the caller's own thread included */
   int32_t max_rows;       /* most rows B of a call, at least 1 (default 1) */
-  int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1);
-                             max_rows * max_candidates is at most 2^30 / A */
+  int32_t max_candidates; /* most candidates N of a call, at least 1 (default 1: there is room for the policy's own
+                             N too, sorl_policy_default_candidates()); max_rows * N is at most 2^30 / A */
   const char *isa;        /* NULL (default): the environment's SORL_CPU_ISA, or the fastest that this
                              machine and build have; else one by name. Which precisions each has:
                                "scalar", "avx2"            all three
@@ -135,7 +148,7 @@ SORL_API int32_t sorl_policy_act_dim(const sorl_policy *policy) SORL_NOEXCEPT;
 SORL_API int32_t sorl_policy_hidden(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Number of hidden layers. */
 SORL_API int32_t sorl_policy_depth(const sorl_policy *policy) SORL_NOEXCEPT;
-/* Number of critics; 0: there is no Q, and N is 1. */
+/* Number of critics; 0: there is no Q, and N is 1 or the rule SORL_RULE_CENTRE. */
 SORL_API int32_t sorl_policy_ensemble(const sorl_policy *policy) SORL_NOEXCEPT;
 /* How the networks become an action:
  *   "shortcut"   M Euler steps of a shortcut actor, M = 1, 2, 4, ...
@@ -149,8 +162,14 @@ SORL_API const char *sorl_policy_form(const sorl_policy *policy) SORL_NOEXCEPT;
 SORL_API int32_t sorl_policy_steps(const sorl_policy *policy, int32_t index) SORL_NOEXCEPT;
 /* The largest of them. */
 SORL_API int32_t sorl_policy_max_steps(const sorl_policy *policy) SORL_NOEXCEPT;
-/* The smallest of them, which Python takes where a call names none. */
+/* M of the policy's own way to act, which `steps` = 0 stands for: the smallest of them, unless the file says
+ * otherwise; 0 where its steps are not equal. */
 SORL_API int32_t sorl_policy_default_steps(const sorl_policy *policy) SORL_NOEXCEPT;
+/* N of the policy's own way to act, which `candidates` = 0 stands for: 1, unless the file says otherwise. */
+SORL_API int32_t sorl_policy_default_candidates(const sorl_policy *policy) SORL_NOEXCEPT;
+/* The rule of the policy's own way to act, which SORL_RULE_POLICY stands for: SORL_RULE_ARGMAX, unless the file says
+ * otherwise. Its parameter, 1 where it has none, is written to *parameter where that is not NULL. */
+SORL_API int32_t sorl_policy_default_rule(const sorl_policy *policy, double *parameter) SORL_NOEXCEPT;
 /* S: 1, but for a diffusion with noise in its steps, whose last noisy step i makes it i + 2. */
 SORL_API int32_t sorl_policy_draws(const sorl_policy *policy) SORL_NOEXCEPT;
 /* What multiplies the noise that the form adds, unless a session is told otherwise; 0 where it adds none. */
@@ -198,15 +217,20 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  *
  * obs         [B, O] in the environment's own units (the policy's normaliser is applied inside)
  * rows        B, 0 to max_rows
- * steps       M, one of the policy's step counts: sorl_policy_steps()
- * candidates  N actions drawn for each observation, 1 to max_candidates; the one of the highest Q is
- *             returned, the first of equals. N = 1 does not run the critic unless `q` asks for it; 1 for
- *             a policy without critics
- * seed, call  the noise is a pure function of (seed, call, row_offset + row, candidate): give a
- *             control loop one seed and count its calls
+ * steps       M, one of the policy's step counts, sorl_policy_steps(); or what sorl_session_prepare()
+ *             returned; or 0, the policy's own, sorl_policy_default_steps()
+ * candidates  N actions drawn for each observation, 1 to max_candidates, of which one is chosen and
+ *             returned: that of the highest Q, the first of equals, or see sorl_session_set_rule(). 0 is the
+ *             policy's own N, sorl_policy_default_candidates(), for which a session of max_candidates = 1 has
+ *             room, too; one that was made for fewer answers SORL_ERROR_TOO_LARGE. The critic does not run
+ *             where N = 1 or by SORL_RULE_CENTRE, unless `q` asks for it; a policy without critics takes no
+ *             other N and no other rule
+ * seed, call  the noise, and what a rule draws by, is a pure function of (seed, call, row_offset + row,
+ *             candidate): give a control loop one seed and count its calls
  * row_offset  number of the first row, so that a batch may be split over calls or sessions
  * noise       [B, N, S, A] standard normals to use instead, S = sorl_policy_draws(), or NULL: z_0, then
- *             those of the steps 0, 1, ...; what a step multiplies by 0 is not read
+ *             those of the steps 0, 1, ...; what a step multiplies by 0 is not read.
+ *             A rule that draws does so by seed and call all the same
  * actions     [B, A], written: always finite, always within the policy's bounds
  * candidate   [B] index of the winner, -1 where the row is held; or NULL
  * q           [B] the winner's Q, a NaN where the row is held or the policy has no critic; or NULL
@@ -232,6 +256,35 @@ SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,
                           uint32_t *status) SORL_NOEXCEPT;
+
+/* Makes a schedule of Euler steps of any sizes ready for a session: its constants are folded, once.
+ *
+ * sizes  h_0, h_1, ..., each above 0, in the order of the steps; their sum is 1, within 1e-6
+ * count  of them, 1 to 2 * sorl_policy_max_steps()
+ *
+ * A step of size h from z at time t, the sum of the sizes before, is z + h v(x, z, t, log2(1/h)), 1/h taken as
+ * sorl_policy_max_steps() where it is more. The critic reads M, likewise bounded. Equal sizes are M equal steps,
+ * which may also be others than the policy's step counts, such as 3.
+ *
+ * Returns what to give to sorl_act() as `steps`, the same for the same sizes: M where the steps are equal, a
+ * number beyond all step counts elsewhere. Or, with the reason in `error` as for sorl_policy_load(),
+ * SORL_ERROR_ARGUMENT (a null pointer, or a count out of bounds), SORL_ERROR_STEPS (the sizes are wrong, the
+ * policy does not take them, or the session has 1024 schedules already), SORL_ERROR_MEMORY or
+ * SORL_ERROR_INTERNAL. A policy of another form than "shortcut" takes its own step counts only.
+ * Same thread as sorl_act(); not real-time safe: call it before the loop. */
+SORL_API int32_t sorl_session_prepare(sorl_session *session, const double *sizes, int32_t count, char *error,
+                                      size_t error_size) SORL_NOEXCEPT;
+
+/* Sets how one of N > 1 candidates is chosen, from the session's next sorl_act() on, in place of SORL_RULE_POLICY.
+ *
+ * parameter  the part or tau of SORL_RULE_MEDOID, _NEAREST, _BETTER and _SOFT: a fraction of integers of at
+ *            most 32768, as the double nearest to it (0.1, 1.0 / 3); 0: the one in brackets there. 0 for the
+ *            others
+ *
+ * Returns SORL_OK, or SORL_ERROR_ARGUMENT, with nothing changed, where there is no such rule or it does not take
+ * this parameter.
+ * Same thread as sorl_act(); real-time safe. */
+SORL_API int32_t sorl_session_set_rule(sorl_session *session, int32_t rule, double parameter) SORL_NOEXCEPT;
 
 /* Sets what multiplies the noise that the policy's form adds, from the session's next sorl_act() on, in place
  * of sorl_policy_temperature(). At 0 no noise is added.

@@ -6,9 +6,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "sorl.h"
 
@@ -60,6 +62,10 @@ class Policy {
   std::int32_t steps(std::int32_t index) const noexcept { return sorl_policy_steps(get(), index); }
   std::int32_t max_steps() const noexcept { return sorl_policy_max_steps(get()); }
   std::int32_t default_steps() const noexcept { return sorl_policy_default_steps(get()); }
+  std::int32_t default_candidates() const noexcept { return sorl_policy_default_candidates(get()); }
+  std::int32_t default_rule(double* parameter = nullptr) const noexcept {
+    return sorl_policy_default_rule(get(), parameter);
+  }
   std::int32_t draws() const noexcept { return sorl_policy_draws(get()); }
   float temperature() const noexcept { return sorl_policy_temperature(get()); }
   const float* action_low() const noexcept { return sorl_policy_action_low(get()); }
@@ -92,6 +98,26 @@ class Session {
                    std::uint64_t seed, std::uint32_t call) noexcept {
     return sorl_act(get(), obs, 1, steps, candidates, seed, call, 0, nullptr, action, nullptr,
                     nullptr, nullptr);
+  }
+
+  /// The policy's own steps, candidates and rule.
+  std::int32_t act(const float* obs, float* action, std::uint64_t seed, std::uint32_t call) noexcept {
+    return act(obs, action, 0, 0, seed, call);
+  }
+
+  /// Makes a schedule of these step sizes ready and returns what to give as `steps`; throws. Before the loop.
+  std::int32_t prepare(const std::vector<double>& sizes) {
+    char text[512] = "";
+    const std::size_t most = static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max());
+    const auto count = static_cast<std::int32_t>(sizes.size() < most ? sizes.size() : most);
+    const std::int32_t number = sorl_session_prepare(get(), sizes.data(), count, text, sizeof text);
+    detail::check(number, text);
+    return number;
+  }
+
+  /// SORL_RULE_* and its parameter, from the next call on; returns SORL_OK or SORL_ERROR_ARGUMENT. Real-time safe.
+  std::int32_t set_rule(std::int32_t rule, double parameter = 0) noexcept {
+    return sorl_session_set_rule(get(), rule, parameter);
   }
 
   /// Of the noise that the form adds, from the next call on; returns SORL_OK or SORL_ERROR_ARGUMENT. Real-time safe.

@@ -15,7 +15,8 @@ from ...cores import unpin
 from ...errors import BadInput
 from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
-from ..rules import ARGMAX, Rule
+from ..rules import ARGMAX, NAMES as RULES, Rule
+from ..schedule import Schedule, schedule_of
 from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
@@ -83,16 +84,47 @@ class NativeSession:
         except ValueError as err:
             raise BadInput(str(err)) from None
         self._act_dim = policy.act_dim
+        self._counts = frozenset(policy.train_steps)
+        # By which the session chooses, until `use` sets another one.
+        self.rule = ARGMAX
+        # What the C++ calls take as `steps` for each schedule that was used.
+        self.numbers: dict[Schedule, int] = {}
         self.isa: str = model.isa
         # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and
         # the common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) ->
-        # actions, or None where a conversion or an error is due.
+        # actions, or None where a conversion, an error or a schedule's preparation is due.
         self.act_into = self._session.act_into
         self.act_plain = self._session.act
 
     def reset(self) -> None:
         """Forget the last good action."""
         self._session.reset()
+
+    def use(self, rule: Rule) -> None:
+        """Choose by a rule from now on."""
+        if rule is not self.rule:
+            self._session.set_rule(str(rule))
+            self.rule = rule
+
+    def number(self, steps: int | Schedule) -> int:
+        """Return what the C++ calls take as `steps`, of a schedule that the policy takes.
+
+        Its biases are folded where it is new: not for a control loop's calls.
+
+        Raises
+        ------
+        BadInput
+            This session has all schedules that it can keep.
+        """
+        if isinstance(steps, int) and steps in self._counts:
+            return steps
+        schedule = schedule_of(steps)
+        if (known := self.numbers.get(schedule)) is None:
+            try:
+                known = self.numbers[schedule] = self._session.prepare(schedule.sizes)
+            except ValueError as err:
+                raise BadInput(str(err)) from None
+        return known
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         """Return the caller's numbers as contiguous float32, or raise BadInput; see `Session.array`."""
@@ -104,7 +136,7 @@ class NativeSession:
         obs: Any,
         noise: Any | NoiseKey,
         candidates: int,
-        steps: Any,
+        steps: int | Schedule,
         want_q: bool,
         temperature: float = 0.0,
         rule: Rule = ARGMAX,
@@ -112,17 +144,19 @@ class NativeSession:
     ) -> tuple[Any, Info]:
         """Act on obs [B, O] with noise [B, N, A] or [B, N, S, A], or that of the key; see `Session.act`.
 
-        Steps and rule are such as `BACKEND` says.
+        Another rule or schedule than before is set first, and stays.
         """
+        self.use(rule)
+        number = self.number(steps)
         B = len(obs)
         action = np.empty((B, self._act_dim), np.float32)
         candidate = np.empty(B, np.int32)
-        q = np.empty(B, np.float32) if want_q or candidates > 1 else None
+        q = np.empty(B, np.float32) if want_q or (candidates > 1 and rule.reads_q) else None
         status = np.empty(B, np.uint32)
-        key, z = (noise, None) if isinstance(noise, NoiseKey) else (NoiseKey(0, 0, 0), noise)
+        key, z = (noise, None) if isinstance(noise, NoiseKey) else (draw or NoiseKey(0, 0, 0), noise)
         try:
             self.act_into(
-                obs, action, steps, candidates, *key, z, candidate, q, status, temperature
+                obs, action, number, candidates, *key, z, candidate, q, status, temperature
             )
         except ValueError as err:
             raise BadInput(str(err)) from None
@@ -143,8 +177,8 @@ BACKEND = Backend(
     name="native",
     precisions=("fp32", "bf16", "int8"),
     forms=tuple(name for name in NAMES if name != RESIDUAL),
-    rules=("argmax",),
-    schedules=False,
+    rules=RULES,
+    schedules=True,
     why_not=_why_not,
     make=NativeSession,
 )

@@ -1,0 +1,47 @@
+// What one thread of a session works in.
+#pragma once
+
+#include <algorithm>
+
+#include "model.hpp"
+
+namespace sorl {
+
+// One thread's working memory for up to `rows` rows of any block.
+struct Scratch {
+  float* obs;          // [rows][O] normalised
+  char* obs_in;        // activations of the same
+  float* obs_part;     // [rows][width] the observation's part of a first layer
+  const float** init;  // [rows] that row's observation's obs_part
+  float* z;            // [rows][A] this thread's copy
+  char* in;            // activations of z, or of the clipped actions
+  char* act[2];        // activations of a layer, and of the one before it
+  float* pre;          // [rows][width] a critic's layer before its LayerNorm
+  RowAffine* affine;   // [rows] a critic's LayerNorm, in int8
+  float* velocity;     // [rows][head_width]
+  float* added;        // [rows][A] a step's noise, where the form adds any
+
+  void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
+    const auto wider = [&](std::size_t Side::*stride) {
+      return std::max(p.few_side.*stride, p.many_side.*stride);
+    };
+    const std::size_t width = p.width;
+    const std::size_t head = std::max(p.few_side.head_width, p.many_side.head_width);
+    // Tiles read whole groups of rows: 32 rows of slack.
+    const std::size_t held = rows + 32;
+    obs = bump.take<float>(held * p.obs_dim);
+    obs_in = bump.take<char>(held * wider(&Side::obs_stride));
+    obs_part = bump.take<float>(held * width);
+    init = bump.take<const float*>(held);
+    z = bump.take<float>(held * p.act_dim);
+    in = bump.take<char>(held * wider(&Side::in_stride));
+    for (char*& a : act) a = bump.take<char>(held * wider(&Side::act_stride));
+    pre = bump.take<float>(held * width);
+    affine = bump.take<RowAffine>(held);
+    velocity = bump.take<float>(held * head);
+    added = bump.take<float>(p.form.has_temperature() ? held * p.act_dim : 0);
+    bump.take<char>(0, 256);  // neighbours' lines apart
+  }
+};
+
+}  // namespace sorl
