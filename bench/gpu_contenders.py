@@ -81,7 +81,7 @@ def fused_call(
     # triton need not be installed; without it this contender's rows say so
     from sorl_fast.kernels.actor import rollout
 
-    from sorl_fast.ops.triton import pack_network
+    from sorl_fast.ops.triton_sampling import pack_network
 
     N, O = noise.shape[1], obs.shape[1]
     act = pack_network(actor, O, precision)

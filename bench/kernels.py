@@ -39,10 +39,15 @@ KERNELS: dict[str, tuple[tuple[int | bool, ...], ...]] = {
     "actor": (ACTOR,),
     "critic": (CRITIC,),
     "best_of_n": (ACTOR, CRITIC),
+    "choose": (ACTOR,),
     "adam": (ACTOR,),
     "noise": (),
 }
-PLAIN = ("adam", "noise")  # no product in them: they are float32 and the same in any precision
+PLAIN = (
+    "adam",
+    "choose",
+    "noise",
+)  # no product in them: they are float32 and the same in any precision
 # precision, rows (they choose the tile), targets. The main precision is built everywhere; a second tile,
 # and what another kind of product changes, where the compiler takes another way. All of it on all
 # targets would take a quarter of an hour.

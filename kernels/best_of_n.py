@@ -4,6 +4,9 @@ A program takes a group of observations at a time, and NP candidates of each: it
 them, scores them with every critic at k = M, and keeps each observation's best so far, until all N
 candidates have been seen. Observations times NP are the BM rows of its products.
 
+Another rule than the highest Q needs all N at once: then the kernel keeps every candidate, and a second
+one chooses (`choose`).
+
 A policy's steps are a shortcut actor's, or those of a `Table`. The noise of a table's steps is read from
 memory: drawing it among them would take the registers that products want, and a launch takes less.
 
@@ -20,6 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .choose import READ_Q, Rule, choose
 from .critic import PROGRAMS, pieces, score
 from .euler import denoise
 from .noise import normals as normals_of
@@ -51,6 +55,7 @@ class Table(NamedTuple):
     squash: bool = False  # whether every step's result goes through tanh
     noise_clip: float = math.inf  # of what a step adds
     clip: float = math.inf  # of a step's result
+    k: int | None = None  # the number of steps that the critic is told; None: M
 
 
 # ---- device helpers
@@ -95,14 +100,18 @@ def _drawn(
 def _best_of_n(
     action, index, q, flags, obs, noise, key, low, high, actor_w, actor_v, critic_w, critic_v,
     scratch, first, rows, candidates, steps, h, log2_steps,
-    table, temperature, draws, begins, squash, noise_clip, clip,
+    table, temperature, draws, begins, squash, noise_clip, clip, k, marks,
     E: tl.constexpr, O: tl.constexpr, A: tl.constexpr, AP: tl.constexpr, OP: tl.constexpr,
     H: tl.constexpr, L: tl.constexpr, ACTOR_H: tl.constexpr, ACTOR_L: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BE: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     PRECISION: tl.constexpr, NP: tl.constexpr, DRAW: tl.constexpr, SCORE: tl.constexpr,
     MEAN: tl.constexpr,
 ):  # fmt: skip
-    """Write action [rows, A], index, q, flags [rows]; H and L without a name are the critic's."""
+    """Write action [rows, A], index, q, flags [rows]; H and L without a name are the critic's.
+
+    With `marks` nothing is chosen: action [rows, N, A], q and marks [rows, N] are every candidate's, see
+    `choose.choose`.
+    """
     G: tl.constexpr = BM // NP
     WIDEST: tl.constexpr = H if H > ACTOR_H else ACTOR_H
     program = tl.program_id(0).to(tl.int64)
@@ -155,8 +164,11 @@ def _best_of_n(
             value = tl.zeros((BM,), tl.float32)
             if SCORE:
                 for e in tl.range(0, E, disable_licm=True):
+                    told = k
+                    if table is None:
+                        told = steps * 1.0
                     one = score(
-                        obs, row, live, bounded, steps * 1.0,
+                        obs, row, live, bounded, told,
                         critic_w + e * ((O + A + 1 + (L - 1) * H + 1) * H),
                         critic_v + e * (3 * L * H + 1), scratch, scratch, first, rows,
                         O, A, AP, OP, H, L, BM, BN, BE, BK, STAGES, PRECISION, False,
@@ -168,46 +180,58 @@ def _best_of_n(
                         value = tl.where(less & (value == value), one, value)
                 if MEAN:
                     value /= E
-                good = good & (_finite(value) | (candidates == 1))
-            rank = tl.where(good & _finite(value), value, -float("inf"))
+                if marks is None:
+                    good = good & (_finite(value) | (candidates == 1))
+            if marks is not None:
+                at = row * candidates + candidate
+                tl.store(
+                    action + at[:, None] * A + ra[None, :], bounded,
+                    mask=live[:, None] & inside[None, :],
+                )  # fmt: skip
+                tl.store(marks + at, good.to(tl.int32) + 2 * changed, mask=live)
+                if SCORE:
+                    tl.store(q + at, value, mask=live)
+            else:
+                rank = tl.where(good & _finite(value), value, -float("inf"))
 
-            rank = _of_group(rank, G, NP)
-            number = _of_group(candidate, G, NP)
-            top = tl.max(rank, 1)
-            winner = tl.min(tl.where(rank == top[:, None], number, 2147483647), 1)
-            won = number == winner[:, None]
-            take = (top > best) | (begin == 0)
-            best = tl.where(take, top, best)
-            best_index = tl.where(take, winner, best_index)
-            top = tl.sum(tl.where(won, _of_group(value, G, NP), 0.0), 1)
-            best_q = tl.where(take, top, best_q)
-            edge = tl.max(tl.where(won, _of_group(changed, G, NP), 0), 1)
-            clipped = tl.where(take, edge, clipped)
-            bounded = tl.reshape(bounded, [G, NP, AP])
-            bounded = tl.sum(tl.where(won[:, :, None], bounded, 0.0), 1)
-            tl.store(
-                action + group[:, None] * A + ra[None, :], bounded,
-                mask=(there & take)[:, None] & inside[None, :],
-            )  # fmt: skip
-            good_ones += tl.sum(_of_group(good.to(tl.int32), G, NP), 1)
+                rank = _of_group(rank, G, NP)
+                number = _of_group(candidate, G, NP)
+                top = tl.max(rank, 1)
+                winner = tl.min(tl.where(rank == top[:, None], number, 2147483647), 1)
+                won = number == winner[:, None]
+                take = (top > best) | (begin == 0)
+                best = tl.where(take, top, best)
+                best_index = tl.where(take, winner, best_index)
+                top = tl.sum(tl.where(won, _of_group(value, G, NP), 0.0), 1)
+                best_q = tl.where(take, top, best_q)
+                edge = tl.max(tl.where(won, _of_group(changed, G, NP), 0), 1)
+                clipped = tl.where(take, edge, clipped)
+                bounded = tl.reshape(bounded, [G, NP, AP])
+                bounded = tl.sum(tl.where(won[:, :, None], bounded, 0.0), 1)
+                tl.store(
+                    action + group[:, None] * A + ra[None, :], bounded,
+                    mask=(there & take)[:, None] & inside[None, :],
+                )  # fmt: skip
+                good_ones += tl.sum(_of_group(good.to(tl.int32), G, NP), 1)
 
-        seen = tl.zeros((G,), tl.int32)
-        for o in range(0, O, OP):
-            x = tl.load(
-                obs + group[:, None] * O + (o + ro)[None, :],
-                mask=there[:, None] & (o + ro < O)[None, :], other=0.0,
-            )  # fmt: skip
-            seen += tl.sum(tl.where(_finite(x), 0, 1), 1)
-        some = good_ones > 0
-        flag = tl.where(clipped > 0, 8, 0) + tl.where(good_ones < candidates, 16, 0)
-        flag = tl.where(seen > 0, 1, tl.where(some, flag, 2))
-        if SCORE:
-            best_q = tl.where(some, best_q, -float("inf"))
-        else:
-            best_q += float("nan")
-        tl.store(index + group, best_index.to(tl.int64), mask=there)
-        tl.store(q + group, best_q, mask=there)
-        tl.store(flags + group, flag, mask=there)
+        if marks is None:
+            seen = tl.zeros((G,), tl.int32)
+            for o in range(0, O, OP):
+                x = tl.load(
+                    obs + group[:, None] * O + (o + ro)[None, :],
+                    mask=there[:, None] & (o + ro < O)[None, :], other=0.0,
+                )  # fmt: skip
+                seen += tl.sum(tl.where(_finite(x), 0, 1), 1)
+            some = good_ones > 0
+            flag = tl.where(clipped > 0, 8, 0) + tl.where(good_ones < candidates, 16, 0)
+            flag = tl.where(seen > 0, 1, tl.where(some, flag, 2))
+            if SCORE:
+                best_q = tl.where(some, best_q, -float("inf"))
+            else:
+                best_q += float("nan")
+            tl.store(index + group, best_index.to(tl.int64), mask=there)
+            tl.store(q + group, best_q, mask=there)
+            tl.store(flags + group, flag, mask=there)
 
 
 # ---- launchers
@@ -224,20 +248,21 @@ def candidates_at_once(rows: int, candidates: int, tile: Tile, programs: int) ->
     return min(reversed(powers), key=rounds)
 
 
-_OF_TABLES = ["table", "temperature", "draws", "begins", "squash", "noise_clip", "clip"]
+_OF_TABLES = ["table", "temperature", "draws", "begins", "squash", "noise_clip", "clip", "k"]
 
 
 @lru_cache(maxsize=1024)
 def _build(
     actor: Sizes, critic: Sizes | None, precision: str, tile: Tile, at_once: int,
-    draw: bool, score_them: bool, mean: bool, tabled: bool = False,
+    draw: bool, score_them: bool, mean: bool, tabled: bool = False, keep: bool = False,
 ) -> Compile:  # fmt: skip
     """Return the kernel as a launch builds it; without a critic for one that scores nothing."""
     dtype, dot = PRECISIONS[precision]
     number = POINTERS[dtype]
     types = dict.fromkeys(("actor_w", "critic_w", "scratch"), number)
-    types |= {"index": "*i64", "flags": "*i32", "key": "*i64", "h": "fp32", "log2_steps": "fp32"}
-    types |= dict.fromkeys(_VARYING, "i32") | dict.fromkeys(("noise_clip", "clip"), "fp32")
+    types |= {"index": "*i64", "flags": "*i32", "key": "*i64", "marks": "*i32"}
+    types |= dict.fromkeys(_VARYING, "i32")
+    types |= dict.fromkeys(("h", "log2_steps", "noise_clip", "clip", "k"), "fp32")
     constexprs: dict[str, Any] = {
         "E": critic.members if critic else 0,
         **pieces(critic or actor, tile),
@@ -256,11 +281,13 @@ def _build(
     absent = ["noise" if draw else "key"]
     absent += ["h", "log2_steps"] if tabled else _OF_TABLES
     absent += [] if critic else ["critic_w", "critic_v"]
+    absent += ["index", "flags"] if keep else ["marks"]
+    absent += ["q"] if keep and not score_them else []
     constexprs |= dict.fromkeys(absent)
     kernel = _best_of_n
     signature = {a: types.get(a, "*fp32") for a in kernel.arg_names if a not in constexprs}
     flags = {"draw": draw, "score": score_them, "mean": mean}
-    flags |= {"table": tabled, "alone": critic is None}
+    flags |= {"table": tabled, "alone": critic is None, "keep": keep}
     return Compile(
         "_".join(["best_of_n", *(flag for flag, on in flags.items() if on)]),
         kernel,
@@ -283,6 +310,12 @@ def aot(actor: Sizes, critic: Sizes, precision: str, tile: Tile) -> list[Compile
         _build(*shared, few, draw=False, score_them=True, mean=True, tabled=True),
         _build(*shared, few, draw=False, score_them=True, mean=False, tabled=True),
         _build(*alone, 1, draw=False, score_them=False, mean=True, tabled=True),
+        _build(*shared, few, draw=True, score_them=True, mean=True, keep=True),
+        _build(*shared, few, draw=True, score_them=True, mean=False, keep=True),
+        _build(*alone, few, draw=True, score_them=False, mean=True, keep=True),
+        _build(*shared, few, draw=False, score_them=True, mean=True, tabled=True, keep=True),
+        _build(*shared, few, draw=False, score_them=True, mean=False, tabled=True, keep=True),
+        _build(*alone, few, draw=False, score_them=False, mean=True, tabled=True, keep=True),
     ]
 
 
@@ -299,14 +332,15 @@ def best_of_n(
     *,
     want_q: bool = True,
     table: Table | None = None,
+    rule: Rule | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sample N candidates an observation, keep the one with the highest Q(x, a, M).
+    """Sample N candidates an observation, keep the one with the highest Q(x, a, k).
 
     Parameters
     ----------
     actor, critic
-        The two networks, of one precision. Without a critic N is 1 and there is no Q.
+        The two networks, of one precision. Without a critic there is no Q, and N is 1 or the rule centre.
     obs
         float32 [B, O], contiguous, B at least 0.
     noise
@@ -321,7 +355,9 @@ def best_of_n(
     want_q
         Whether Q is wanted even if N = 1, where choosing does not need it.
     table
-        The M steps; None: a shortcut actor's, each z <- z + s(z, i/M, 1/M | x)/M.
+        The M steps; None: a shortcut actor's, each z <- z + s(z, i/M, 1/M | x)/M, and k = M.
+    rule
+        Another way to choose, of N > 1; None: the highest Q.
     tile
         How the work is cut; None: by the device.
 
@@ -329,11 +365,13 @@ def best_of_n(
     -------
     action, index, q, flags
         float32 [B, A], int64 [B], float32 [B] and int32 [B]. Ties go to the smallest index. A candidate
-        whose action or, with N > 1, whose Q is not finite never wins against a good one; where none is
-        good, index 0 wins and q is -inf (NaN where it was not computed). flags is a sum of CLIPPED and
-        CANDIDATE_REJECTED, or NONFINITE_RESULT alone, or NONFINITE_OBS alone.
+        whose action or, where choosing reads it, whose Q is not finite never wins against a good one;
+        where none is good, index 0 wins and q is -inf (NaN where it was not computed). flags is a sum
+        of CLIPPED and CANDIDATE_REJECTED, or NONFINITE_RESULT alone, or NONFINITE_OBS alone.
     """
-    if table is not None and candidates == 1 and not want_q:
+    rule = rule if candidates > 1 else None
+    choosing = candidates > 1 and (rule is None or rule.name in READ_Q)
+    if (table is not None or rule is not None) and not choosing and not want_q:
         critic = None  # one build for all that score nothing
     sizes, B, device = actor.sizes, len(obs), obs.device
     of_critic = None if critic is None else critic.sizes
@@ -352,10 +390,10 @@ def best_of_n(
     if table is not None and noise.dtype == torch.int64:
         noise = normals_of(noise, B, candidates, A, table.draws)
     draw = noise.dtype == torch.int64
-    score_them = critic is not None and (candidates > 1 or want_q)
+    score_them = critic is not None and (choosing or want_q)
     build = _build(
         *(sizes, of_critic, actor.precision, tile, at_once, draw, score_them),
-        *(q_agg == "mean" or not score_them, table is not None),
+        *(q_agg == "mean" or not score_them, table is not None, rule is not None),
     )
     programs = min(triton.cdiv(B, tile.BM // at_once), most)
     args: dict[str, Any] = {
@@ -374,5 +412,13 @@ def best_of_n(
         args |= {"table": table.steps, "temperature": table.temperature, "draws": table.draws}
         args |= {"begins": int(table.begins), "squash": int(table.squash)}
         args |= {"noise_clip": table.noise_clip, "clip": table.clip}
+        args |= {"k": float(steps if table.k is None else table.k)}
+    if rule is None:
+        build.kernel[(programs,)](**args, **build.constexprs, **build.options)
+        return action, index, q, flags
+    every, of_every = obs.new_empty((B, candidates, A)), obs.new_empty((B, candidates))
+    marks = torch.empty((B, candidates), dtype=torch.int32, device=device)
+    args |= {"action": every, "q": of_every, "marks": marks}
+    args = {arg: args[arg] for arg in build.signature}
     build.kernel[(programs,)](**args, **build.constexprs, **build.options)
-    return action, index, q, flags
+    return choose(rule, obs, every, of_every if score_them else None, marks)

@@ -62,3 +62,15 @@ def normals(seed, call, row, candidate, a, draw=None):
     u = ((u >> 8).to(tl.float64) + 1.0) * 5.9604644775390625e-08
     wave = _cosine((v >> 8).to(tl.float64) * 5.9604644775390625e-08, a % 2)
     return (tl.sqrt(-2.0 * tl.log(u)) * wave).to(tl.float32)
+
+
+@triton.jit
+def uniform(seed, call, row):
+    """Return 24 uniform bits of int64 seed, call and row, as uint32: 2^24 u, what rules choose by.
+
+    Word 0 at counter = (0, 2^32 - 1, row, call mod 2^32); no sampler has a candidate 2^32 - 1.
+    """
+    zero = (row * 0).to(tl.uint32)
+    c3 = (call + row * 0).to(tl.uint32)
+    w0, _, _, _ = tl.philox(seed, zero, zero + 0xFFFFFFFF, row.to(tl.uint32), c3)
+    return w0 >> 8

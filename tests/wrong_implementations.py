@@ -183,11 +183,11 @@ def wrong_action_gradient_form(critic, obs, actions, steps, *, precision):
     return reference.critic_ensemble(critic, obs, scaled, steps)
 
 
-def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, want_q=True, **_):
+def drawing(actor, critic, obs, noise, steps, *rest, candidates=None, precision, **more):
     """Right: an implementation that draws."""
     if noise.dtype == torch.int64:
         noise = reference.normals(noise, len(obs), candidates, actor[-1][0].shape[-1])
-    return reference.best_of_n(actor, critic, obs, noise, steps, *rest, want_q=want_q)
+    return reference.best_of_n(actor, critic, obs, noise, steps, *rest, **more)
 
 
 def forgets_rejected(*args, **more):
@@ -196,7 +196,7 @@ def forgets_rejected(*args, **more):
 
 
 def wrong_if_not_scored(*args, want_q=True, **more):
-    found = drawing(*args, **more)
+    found = drawing(*args, want_q=want_q, **more)
     return found if want_q else found._replace(action=found.action * 1.01)
 
 
@@ -227,6 +227,50 @@ def loves_nan(actor, critic, obs, noise, *rest, precision, **more):
 def index_beyond(actor, critic, obs, noise, *rest, precision, **more):
     found = reference.best_of_n(actor, critic, obs, noise, *rest, **more)
     return found._replace(candidate=found.candidate + noise.shape[1])
+
+
+def ignores_the_rule(*args, precision, rule=None, **more):
+    return reference.best_of_n(*args, **more)
+
+
+def forgets_the_offset(*args, precision, rule=None, **more):
+    """A rule's number is that of row 0 on."""
+    if rule is not None and rule.key is not None:
+        rule = rule._replace(key=rule.key * torch.tensor([1, 1, 0]))
+    return reference.best_of_n(*args, rule=rule, **more)
+
+
+def wrong_part(*args, precision, rule=None, **more):
+    """Takes all for the nearest part."""
+    if rule is not None and rule.name == "nearest":
+        rule = rule._replace(parameter=(1, 1))
+    return reference.best_of_n(*args, rule=rule, **more)
+
+
+def next_steps_time(*args, precision, schedule, **more):
+    """A step reads what the next one should."""
+    times = (*schedule.times[1:], schedule.times[0])
+    return reference.best_of_n(*args, schedule=schedule._replace(times=times), **more)
+
+
+def equal_steps(*args, precision, schedule, **more):
+    """Takes steps of Euler's to be equal."""
+    sizes = schedule.v_scales
+    if schedule.k is not None:
+        sizes = (sum(sizes) / len(sizes),) * len(sizes)
+    return reference.best_of_n(*args, schedule=schedule._replace(v_scales=sizes), **more)
+
+
+def tells_the_count(*args, precision, schedule, **more):
+    """Tells the critic M whatever the schedule says."""
+    return reference.best_of_n(*args, schedule=schedule._replace(k=None), **more)
+
+
+def one_draw(actor, critic, obs, noise, *rest, precision, schedule, **more):
+    """Adds the first draw at every step."""
+    if schedule.draws > 1:
+        noise = noise[:, :, :1].expand_as(noise)
+    return reference.best_of_n(actor, critic, obs, noise, *rest, schedule=schedule, **more)
 
 
 def adam_without_clip(*args, clip_norm, **kwargs):
@@ -302,6 +346,13 @@ WRONG = {
     "second-best": ("best_of_n", second_best, "below the best"),
     "nan-wins": ("best_of_n", loves_nan, "beside what is not finite"),
     "index": ("best_of_n", index_beyond, "index is not in"),
+    "rule": ("best_of_n", ignores_the_rule, "by the rule"),
+    "rule-offset": ("best_of_n", forgets_the_offset, "by the rule better"),
+    "rule-part": ("best_of_n", wrong_part, "by the rule nearest"),
+    "steps-time": ("best_of_n_scheduled", next_steps_time, "action is off"),
+    "steps-equal": ("best_of_n_scheduled", equal_steps, "uneven"),
+    "steps-told": ("best_of_n_scheduled", tells_the_count, "q is off"),
+    "draws": ("best_of_n_scheduled", one_draw, "diffusion"),
     "adam-no-clip": ("adam_ema_step", adam_without_clip, "is off"),
     "adam-clips": ("adam_ema_step", adam_always_clips, "is off"),
     "adam-part": ("adam_ema_step", adam_drops_a_part, "is off"),

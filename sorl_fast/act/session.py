@@ -89,7 +89,8 @@ class Session(Protocol):
         rule
             How one is chosen, of the backend's `rules`.
         draw
-            What the numbers follow from that a rule chooses by; given where the rule draws.
+            What the numbers follow from that a rule chooses by; given where the rule draws, and the
+            noise's own where that is a key.
 
         Returns
         -------

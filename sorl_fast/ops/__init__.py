@@ -27,8 +27,10 @@ from ..layout import Layout
 from . import chain, parameters, reference, table
 from .parameters import Parameters as Parameters
 from .reference import Best, Layers, aggregate, flat
+from .rules import Rule as Rule
 from .sampling import prepare
 from .schedule import Schedule as Schedule
+from .schedule import euler as euler
 
 unpin()  # of what `import torch` may have done: csrc's threads and other processes start from this one
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, pad
 
 from ..kernels.products import float_product, unit_scale
-from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts, log2_fed, steps_of
+from .reference import LAYER_NORM_EPS, Best, Layers, best_of_parts, choosing, log2_fed, steps_of
+from .rules import Rule
 from .schedule import Schedule
 
 # precision -> type of weights and activations; tf32 is float32 with products that round it
@@ -155,12 +156,16 @@ def best_of_n_of(
     want_q: bool = True,
     schedule: Schedule | None = None,
     temperature: Tensor | None = None,
+    rule: Rule | None = None,
 ) -> Best:
     """Return what `reference.best_of_n` does, of prepared networks; None: no critic."""
-    make = steps_of(functools.partial(velocity_of, actor), schedule, temperature)
-    make = make or functools.partial(denoise_of, actor)
+    make: Any = functools.partial(denoise_of, actor)
     score = None if critic is None else functools.partial(critic_of, critic)
-    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, want_q=want_q)
+    if schedule is not None:
+        make = steps_of(functools.partial(velocity_of, actor), schedule, temperature)
+        steps = schedule.k or steps
+    options = {"want_q": want_q} | choosing(rule, len(obs))
+    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, **options)
 
 
 # ---- gradients in fp16

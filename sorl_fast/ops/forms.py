@@ -17,17 +17,6 @@ from .schedule import clip_finite, finite_part
 Network = Callable[[Tensor, Tensor, Tensor], Tensor]  # of x [R, O], z [R, A] and t [R]
 
 
-def euler(
-    actor: Layers, obs: Tensor, noise: Tensor, steps: Sequence[tuple[float, float, float]]
-) -> Tensor:
-    """Return z_1 [R, A] after steps (t, log2_steps, h) of z <- z + h v(x, z, t, log2_steps), unclipped."""
-    z = noise
-    for t, log2_steps, h in steps:
-        fed = [obs.new_full(obs.shape[:1], number) for number in (t, log2_steps)]
-        z = z + h * velocity(actor, obs, z, *fed)
-    return z
-
-
 def one_step(
     actor: Layers,
     obs: Tensor,

@@ -68,7 +68,7 @@ class Implementation(NamedTuple):
 
     `function` takes the arguments that the reference's does and, for an operation of a network,
     precision=. With `draws` it also takes a key (int64 [3], see `reference.normals`) instead of noise;
-    best_of_n then takes candidates=. best_of_n_scheduled also takes schedule= and
+    best_of_n then takes candidates=; it also takes rule=. best_of_n_scheduled also takes schedule= and
     temperature=. `prepare` is `sampling.prepare` for the implementation, where a sampler makes networks
     ready once: what is timed is what follows.
     """
@@ -101,8 +101,7 @@ def _best_of_n(implementation: str) -> Implementation:
         actor: Layers, critic: Layers, obs: Tensor, noise: Tensor, steps: int, *args: Any,
         precision: str, schedule: Schedule | None = None, **options: Any,
     ) -> Any:  # fmt: skip
-        schedules = {} if schedule is None else {steps: schedule}
-        networks = prepare(actor, critic, obs.shape[-1], precision, schedules)
+        networks = prepare(actor, critic, obs.shape[-1], precision).following(schedule)
         return networks.best_of_n(obs, noise, steps, *args, **options)
 
     return Implementation(call, draws=implementation == "fused", prepare=prepare)

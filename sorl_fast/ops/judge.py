@@ -34,7 +34,9 @@ from .problems import (
     grouped,
     key_of,
     normal,
+    picked,
     random_layers,
+    rules_of,
     schedules,
     solve,
     solved,
@@ -42,6 +44,7 @@ from .problems import (
 from .reference import Best
 
 NORMALS_BOUND = 5e-7  # absolute
+RULED = 7  # candidates that rules choose from
 
 
 class Disagrees(Exception):
@@ -276,6 +279,10 @@ def check_best_of_n(
     """Check best_of_n on one case: the winner is as good as the best, and is what it says it is."""
     for of in schedules(case) if task.operation == SCHEDULED else [""]:
         _check_best_of_n(implementation, task, case, of, device, note)
+    if case.network == task.network and case.rows <= 1000:
+        of = "uneven" if task.operation == SCHEDULED else ""
+        several = case._replace(rows=max(case.rows, 4 * RULED), candidates=RULED)
+        _check_rules(implementation, task, several, of, device, note)
 
 
 def _check_best_of_n(
@@ -348,6 +355,53 @@ def _check_best_of_n(
     _check_status(found, c.limits, ~left.any(1), left.any(1) & ~left.all(1), beside)
 
 
+def _check_rules(
+    implementation: Implementation,
+    task: Task,
+    case: Case,
+    of: str,
+    device: torch.device,
+    note: isolated.Note,
+) -> None:
+    """Check every rule: the winner is whom it chooses where that is clear, and is what it says it is."""
+    c, where = choices(task.precision, case, of), f"{of} {case}".strip()
+    layers = [grouped([p.to(device) for p in x], x is c.critic) for x in (c.actor, c.critic)]
+    obs, noise = c.tensors[0].clone(), c.tensors[1].clone()
+    B, N, *_ = noise.shape
+    noise[::2, 0] = torch.nan
+    left = torch.ones(B, N, dtype=torch.bool)
+    left[::2, 0] = False
+    options: dict[str, Any] = {"precision": task.precision}
+    if c.schedule is not None:
+        options |= {"schedule": c.schedule, "temperature": torch.tensor(TEMPERATURE).to(device)}
+    for rule in rules_of(c.limits, key_of(case)):
+        note(f"rule {rule.name}, {where}")
+        at = f"by the rule {rule.name} at {where}"
+        guard = Guards(device)
+        key = None if rule.key is None else rule.key.to(device)
+        here = rule._replace(w=guard(rule.w), key=key)
+        rest = c.steps, c.q_agg, *(guard(x) for x in c.limits)
+        with poisoned(), torch.no_grad():
+            found = implementation.function(
+                *layers, guard(obs), guard(noise), *rest, rule=here, **options
+            )
+            wait(device)
+        guard.look(at)
+        action, index, q, status = (x.cpu() for x in found)
+        expected, clear = picked(rule, c.truth, left, case.seed)
+        if not left.gather(1, index.clamp(0, N - 1)[:, None]).all():
+            raise Disagrees(f"a candidate that may not be chosen is, {at}")
+        judge_winners(Best(action, index, q, status), c.truth, None, at, best=False)
+        wrong = clear & (index != expected)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise Disagrees(
+                f"row {row}'s winner is {int(index[row])}, not {int(expected[row])}, {at}"
+            )
+        nothing = torch.zeros(B, dtype=torch.bool)
+        _check_status(Best(action, index, q, status), c.limits, nothing, ~left.all(1), at)
+
+
 def _check_status(
     found: Best, limits: tuple[Tensor, Tensor], no_obs: Tensor, rejected: Tensor, where: str
 ) -> None:
@@ -363,8 +417,10 @@ def _check_status(
         raise Disagrees(f"row {row} has status {got}, not {int(expected[row])}, {where}")
 
 
-def judge_winners(found: Best, truth: Truth, left: Tensor | None, where: str) -> None:
-    """Raise Disagrees unless each observation's winner is one of the best of those left."""
+def judge_winners(
+    found: Best, truth: Truth, left: Tensor | None, where: str, best: bool = True
+) -> None:
+    """Raise Disagrees unless each observation's winner is what it says, and one of the `best` left."""
     action, index, q, _ = found
     exact = truth.exact["q"] if left is None else truth.exact["q"].where(left, -torch.inf)
     rows = exact.amax(1) > -torch.inf
@@ -383,7 +439,7 @@ def judge_winners(found: Best, truth: Truth, left: Tensor | None, where: str) ->
         where,
     )
     behind = float((exact.amax(1) - won).max()) if B else 0.0
-    if behind > 2 * truth.bounds["q"]:
+    if best and behind > 2 * truth.bounds["q"]:
         raise Disagrees(f"a winner's Q is {behind:.1e} below the best, {where}")
 
 

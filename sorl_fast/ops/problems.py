@@ -23,7 +23,8 @@ from . import forms, reference
 from .implementations import Network, Task
 from .parameters import Packings, Parameters
 from .reference import Layers
-from .schedule import Schedule
+from .rules import DRAW, Rule
+from .schedule import Schedule, euler
 
 # largest error that is always allowed, relative to an array's largest entry
 FLOOR = {"fp32": 1e-5, "tf32": 2e-3, "fp16": 2e-3, "bf16": 1.2e-2}
@@ -280,6 +281,7 @@ def solved(operation: str, precision: str, case: Case, change: int = 0) -> tuple
 
 
 TEMPERATURE = 0.75  # of scheduled steps
+MOVED = 16  # times that a choice is made again of moved numbers
 
 
 def schedules(case: Case) -> dict[str, Schedule]:
@@ -292,12 +294,14 @@ def schedules(case: Case) -> dict[str, Schedule]:
     times = tuple((i + 1) / 16 for i in range(M))  # exact in any type
     noisy = tuple(0.0 if i % 2 else 0.5 for i in range(M))  # first, and not at every step
     one, nothing = (1.0,), (0.0,)
+    uneven = [(t, l, h) for t, l, h in zip(times, some(0, 3), some(0.1, 0.6), strict=True)]
     return {
         "diffusion": Schedule(times, some(0, 3), some(0.5, 1), some(-0.7, 0.7), noisy, clip=0.95),
         "tanh": Schedule(
             nothing, nothing, nothing, one, one, begins=False, squash=True, noise_clip=0.3
         ),
         "direct": Schedule(nothing, nothing, nothing, one, nothing),
+        "uneven": euler(uneven, M + 2),
     }
 
 
@@ -307,20 +311,20 @@ def _candidates(
     """Return z [B N, A] by the definition of each form, which knows no schedule."""
     if schedule is None:
         return reference.denoise(actor, rows, noise, steps)
-    times, logs, *scales, begins, squash, noise_clip, clip = schedule
-    if scales[0] == (0.0,):
-        added = TEMPERATURE * scales[2][0]
+    if schedule.z_scales == (0.0,):
         return forms.one_step(
-            actor, rows, noise, reads_noise=begins, tanh=squash, scale=added, noise_clip=noise_clip
-        )
-    fed = dict(zip(times, logs, strict=True))
+            *(actor, rows, noise), reads_noise=schedule.begins, tanh=schedule.squash,
+            scale=TEMPERATURE * schedule.noise_scales[0], noise_clip=schedule.noise_clip,
+        )  # fmt: skip
+    fed = dict(zip(schedule.times, schedule.log2_steps, strict=True))
 
     def network(obs: Tensor, z: Tensor, t: Tensor) -> Tensor:
         return reference.velocity(actor, obs, z, t, torch.full_like(t, fed[float(t[0])]))
 
     drawn = noise.view(len(rows), schedule.draws, -1)
-    each = [(t, a, b, TEMPERATURE * s) for t, a, b, s in zip(times, *scales, strict=True)]
-    return forms.diffuse(network, rows, drawn, each, clip)
+    of_steps = zip(schedule.times, *schedule[2:5], strict=True)
+    each = [(t, a, b, TEMPERATURE * s) for t, a, b, s in of_steps]
+    return forms.diffuse(network, rows, drawn, each, schedule.clip)
 
 
 def _all_candidates(
@@ -332,7 +336,8 @@ def _all_candidates(
     rows = obs.repeat_interleave(N, 0)
     z = _candidates(actor, rows, noise.reshape(B * N, *noise.shape[2:]), steps, schedule)
     z = z.clamp(low, high)
-    q = reference.aggregate(reference.critic_ensemble(critic, rows, z, steps), q_agg)
+    k = steps if schedule is None or schedule.k is None else schedule.k
+    q = reference.aggregate(reference.critic_ensemble(critic, rows, z, k), q_agg)
     return {"action": z.view(B, N, A), "q": q.view(B, N)}
 
 
@@ -375,6 +380,49 @@ def choices(precision: str, case: Case, of: str = "") -> Choices:
             honest = answer(dtype)
     truth = Truth(exact, bounds(exact, honest, precision))
     return Choices(steps, schedule, actor, critic, (obs, noise), q_agg, (low, high), truth)
+
+
+def rules_of(limits: tuple[Tensor, Tensor], key: Tensor) -> list[Rule]:
+    """Return every rule but the highest Q, for action bounds low, high [A]; those that draw by a key."""
+    w = 2 / (limits[1] - limits[0])
+    parts = {
+        "medoid": (1, 2),
+        "nearest": (2, 3),
+        "better": (2, 3),
+        "soft": (1, 2),
+        "centre": (1, 1),
+    }
+    return [Rule(name, part, w, key if name in DRAW else None) for name, part in parts.items()]
+
+
+def picked(rule: Rule, truth: Truth, left: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Return whom a rule chooses [B], and where rounding within the bounds cannot change that [B].
+
+    Parameters
+    ----------
+    rule
+        On the CPU.
+    truth
+        Of every candidate's action [B, N, A] and Q [B, N].
+    left
+        Which of them may be chosen, [B, N].
+    seed
+        Of the moved numbers that tell who is chosen clearly.
+    """
+    actions, q = truth.exact["action"], truth.exact["q"]
+    g = torch.Generator().manual_seed(seed)
+    u = None if rule.key is None else reference.uniforms(rule.key, len(q)).double()
+    rule = rule._replace(w=rule.w.double())
+
+    def choose(scale: float) -> Tensor:
+        def moved(x: Tensor, bound: float) -> Tensor:
+            return x + scale * bound * (2 * torch.rand(x.shape, generator=g) - 1)
+
+        of = truth.bounds
+        return rule.picks(u)(moved(actions, of["action"]), moved(q, of["q"]), left)
+
+    first = choose(0.0)
+    return first, torch.stack([choose(1.0) == first for _ in range(MOVED)]).all(0)
 
 
 SETTINGS = {"lr": 0.1, "b1": 0.9, "b2": 0.999, "eps": 1e-8, "clip_norm": 1.0, "tau": 0.3}

@@ -9,14 +9,14 @@ dtype; tests run these in float64.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
 from ..status import Status
-from .rules import highest
+from .rules import Rule, highest
 from .schedule import Schedule, follow
 
 Layers = Sequence[tuple[Tensor, ...]]
@@ -146,23 +146,25 @@ def best_of_n(
     want_q: bool = True,
     schedule: Schedule | None = None,
     temperature: Tensor | None = None,
+    rule: Rule | None = None,
 ) -> Best:
-    """Sample N candidates an observation and keep the one with the highest Q(x, a, M).
+    """Sample N candidates an observation and keep one, by default that with the highest Q(x, a, k).
 
     Candidate n of observation b starts from noise[b, n] and is scored with observation b, for any
     batch size (the authors' release pairs them wrongly when B > 1: corrected here). A candidate whose
-    action (before the clip) or Q is not finite never wins against one that is good. With N = 1 there
-    is nothing to choose: Q rejects nothing.
+    action (before the clip) or, where the rule reads it, Q is not finite never wins against one that is
+    good. With N = 1 there is nothing to choose: Q rejects nothing.
 
     Parameters
     ----------
     actor, critic
-        Layers as in `velocity` and `critic_ensemble`. No layers of a critic: N is 1 and Q NaN.
+        Layers as in `velocity` and `critic_ensemble`. No layers of a critic: N is 1 or the rule
+        centre, and Q NaN.
     obs, noise
         Observations [B, O] and standard normal noise [B, N, A], or [B, N, S, A] with a schedule of S > 1
         draws.
     steps
-        M, also the k that the critic is asked about.
+        M, also the k that the critic is asked about unless the schedule has another.
     q_agg
         How the ensemble is aggregated: mean or min.
     low, high
@@ -172,20 +174,36 @@ def best_of_n(
     schedule, temperature
         The M steps where they are not `denoise`'s, and what multiplies their noise: one number on the
         device.
+    rule
+        How one is chosen; None: the highest Q.
     """
-    make = steps_of(functools.partial(velocity, actor), schedule, temperature)
-    make = make or functools.partial(denoise, actor)
+    make: Callable[..., Tensor] = functools.partial(denoise, actor)
     score = functools.partial(critic_ensemble, critic) if critic else None
-    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, want_q=want_q)
+    if schedule is not None:
+        make = steps_of(functools.partial(velocity, actor), schedule, temperature)
+        steps = schedule.k or steps
+    options = {"want_q": want_q} | choosing(rule, len(obs))
+    return best_of_parts(make, score, obs, noise, steps, q_agg, low, high, **options)
 
 
 def steps_of(
-    velocity: Callable[..., Tensor], schedule: Schedule | None, temperature: Tensor | None
-) -> Callable[[Tensor, Tensor, int], Tensor] | None:
-    """Return what makes candidates by a schedule, as `best_of_parts` calls it; None without one."""
-    if schedule is None or temperature is None:
-        return None
-    return lambda obs, noise, steps: follow(velocity, schedule, obs, noise, temperature)
+    velocity: Callable[..., Tensor], schedule: Schedule, temperature: Tensor | None
+) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return what makes candidates by a schedule, as `best_of_parts` calls it."""
+
+    def make(obs: Tensor, noise: Tensor, steps: int) -> Tensor:
+        scale = obs.new_ones(()) if temperature is None else temperature
+        return follow(velocity, schedule, obs, noise, scale)
+
+    return make
+
+
+def choosing(rule: Rule | None, rows: int) -> dict[str, Any]:
+    """Return what `best_of_parts` chooses by, for B = `rows` observations."""
+    if rule is None:
+        return {}
+    u = None if rule.key is None else uniforms(rule.key, rows)
+    return {"pick": rule.picks(u), "reads_q": rule.reads_q}
 
 
 def best_of_parts(
@@ -377,6 +395,18 @@ def normals(key: Tensor, rows: int, candidates: int, act_dim: int, draws: int = 
     pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], -1)
     x = pairs.view(rows, candidates, draws, 4 * quads)[..., :act_dim].float()
     return (x if draws > 1 else x[:, :, 0]).contiguous()
+
+
+def uniforms(key: Tensor, rows: int) -> Tensor:
+    """Return u [B] in [0, 1), multiples of 2^-24, float32: what rules of choosing draw by.
+
+    (w >> 8) 2^-24 with w word 0 of Philox4x32-10 at counter = (0, 2^32 - 1, row_offset + row, call mod
+    2^32). `key` as in `normals`.
+    """
+    row = (torch.arange(rows, device=key.device) + key[2]) & _LOW32
+    zero = torch.zeros_like(row)
+    word = _philox((zero, zero + _LOW32, row, (key[1] & _LOW32).expand(rows)), key[0])[0]
+    return (word >> 8) * 2.0**-24
 
 
 def words(key: Tensor, count: int) -> Tensor:

@@ -3,8 +3,31 @@
 All rows at once, without waiting for the device. Shape letters: B observations, N candidates, A action.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+DRAW = ("better", "soft")  # by a random number
+
+
+class Rule(NamedTuple):
+    """A rule, and what it reads beside the candidates."""
+
+    name: str  # as of `pick`
+    parameter: tuple[int, int]
+    w: Tensor  # [A]
+    key: Tensor | None = None  # int64 [3], as of `reference.uniforms`, where the rule draws
+
+    @property
+    def reads_q(self) -> bool:
+        """Whether choosing needs the critic."""
+        return self.name != "centre"
+
+    def picks(self, u: Tensor | None) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return `pick` of actions, Q and which are good."""
+        return lambda actions, q, good: pick(self.name, self.parameter, actions, q, good, self.w, u)
 
 
 def pick(

@@ -4,7 +4,7 @@ Samplers run this, and the self-check judges this: what is judged is what runs.
 """
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -22,7 +22,9 @@ class Prepared(NamedTuple):
     critic: Any
     # of the networks and the arguments of `reference.best_of_n` after them
     function: Callable[..., Best]
-    schedules: Mapping[int, Any]  # M -> the steps, as the implementation takes them
+    schedule: Any = (
+        None  # the steps as the implementation takes them; None: a shortcut actor's equal ones
+    )
 
     @property
     def draws(self) -> bool:
@@ -31,6 +33,14 @@ class Prepared(NamedTuple):
         Then it takes candidates=N too.
         """
         return self.implementation == "fused"
+
+    def following(self, schedule: Schedule | None) -> "Prepared":
+        """Return it for other steps, which lie on the device from now on; None: equal ones of Euler's."""
+        if self.implementation != "fused" or schedule is None:
+            return self._replace(schedule=schedule)
+        triton: Any = importlib.import_module(".triton_sampling", __package__)
+        tabled = triton.Tabled(schedule, schedule.table(self.actor.weights.device))
+        return self._replace(schedule=tabled)
 
     def best_of_n(
         self,
@@ -43,10 +53,10 @@ class Prepared(NamedTuple):
     ) -> Best:
         """Return the best of N: `reference.best_of_n` without its first two arguments; no gradient.
 
-        The schedule is that of `steps`; where there is one, there must be a temperature.
+        temperature is read where there is a schedule, and must be given there.
         """
-        if steps in self.schedules:
-            options |= {"schedule": self.schedules[steps], "temperature": temperature}
+        if self.schedule is not None:
+            options |= {"schedule": self.schedule, "temperature": temperature}
         return self.function(self.actor, self.critic, obs, noise, steps, *args, **options)
 
 
@@ -56,7 +66,6 @@ def prepare(
     critic: Layers,
     obs: int,
     precision: str,
-    schedules: Mapping[int, Schedule] | None = None,
 ) -> Prepared:
     """Make a policy's networks ready for one implementation, O = `obs`.
 
@@ -70,19 +79,14 @@ def prepare(
         O.
     precision
         fp32, tf32, fp16 or bf16.
-    schedules
-        M -> its steps; a shortcut actor's where M is not there.
     """
-    schedules = schedules or {}
     if implementation == "reference":
-        return Prepared(implementation, actor, critic, reference.best_of_n, schedules)
+        return Prepared(implementation, actor, critic, reference.best_of_n)
     if implementation == "chain":
         first, second = (chain.prepare(net, precision) if net else None for net in (actor, critic))
-        return Prepared(implementation, first, second, chain.best_of_n_of, schedules)
-    triton: Any = importlib.import_module(".triton", __package__)
+        return Prepared(implementation, first, second, chain.best_of_n_of)
+    triton: Any = importlib.import_module(".triton_sampling", __package__)
     first, second = (
         triton.prepare(net, obs, precision) if net else None for net in (actor, critic)
     )
-    device = actor[0][0].device
-    tables = {M: triton.Tabled(x, x.table(device)) for M, x in schedules.items()}
-    return Prepared(implementation, first, second, triton.best_of_n_of, tables)
+    return Prepared(implementation, first, second, triton.best_of_n_of)

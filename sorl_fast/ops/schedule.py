@@ -1,13 +1,14 @@
 """The steps that make an action of noise, a row of numbers each, for any network that gives a velocity.
 
 A shortcut actor's M equal Euler steps need none of this: `reference.denoise`. Any other steps, a
-diffusion's, one evaluation with or without noise, or unequal ones of Euler's, are a `Schedule`.
+diffusion's, one evaluation with or without noise, unequal ones of Euler's or finer ones than were
+trained, are a `Schedule`.
 
 Shape letters: R rows, O observation, A action, M steps, S normal numbers an action's component.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,7 @@ class Schedule(NamedTuple):
     squash: bool = False  # whether a step's result goes through tanh, before noise is added
     noise_clip: float | None = None  # of what a step adds; None: none
     clip: float | None = None  # of a step's result; None: none
+    k: int | None = None  # the number of steps that the critic is told; None: M
 
     @property
     def draws(self) -> int:
@@ -81,6 +83,12 @@ def follow(
             z = z + clip_finite(more, schedule.noise_clip)
         z = clip_finite(z, schedule.clip)
     return z
+
+
+def euler(steps: Sequence[tuple[float, float, float]], k: int) -> Schedule:
+    """Return steps (t, log2_steps, h) of z <- z + h v(x, z, t, log2_steps); the critic is told k."""
+    times, logs, sizes = zip(*steps, strict=True)
+    return Schedule(times, logs, (1.0,) * len(sizes), sizes, (0.0,) * len(sizes), k=k)
 
 
 def infinite(bound: float | None) -> float:

@@ -127,8 +127,8 @@ def _timed_calls(
         if c.schedule is not None:
             options["temperature"] = torch.ones((), device=device)
         if implementation.prepare is not None:
-            schedules = {} if c.schedule is None else {TIMED_STEPS: c.schedule}
-            networks = implementation.prepare(*layers, network.obs, task.precision, schedules)
+            networks = implementation.prepare(*layers, network.obs, task.precision)
+            networks = networks.following(c.schedule)
             call = functools.partial(networks.best_of_n, *args, **options)
         else:
             options |= {"precision": task.precision}
@@ -244,8 +244,8 @@ def check_sampling_replay(
     c = choices(task.precision, case, "diffusion" if task.operation == SCHEDULED else "")
     obs, N = c.tensors[0].to(device), case.candidates
     layers = [grouped([p.to(device) for p in net], net is c.critic) for net in (c.actor, c.critic)]
-    schedules = {} if c.schedule is None else {c.steps: c.schedule}
-    networks = implementation.prepare(*layers, task.network.obs, task.precision, schedules)
+    networks = implementation.prepare(*layers, task.network.obs, task.precision)
+    networks = networks.following(c.schedule)
     key, temperature = torch.tensor(KEYS[0]).to(device), torch.zeros((), device=device)
     rest = [c.steps, c.q_agg, *(x.to(device) for x in c.limits)]
 

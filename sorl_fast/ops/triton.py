@@ -9,30 +9,26 @@ Everything here takes float32 tensors of a CUDA device, or of the CPU where trit
 kernels (TRITON_INTERPRET=1, for tests); `sorl_fast.ops` sends others elsewhere.
 """
 
-import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from ..kernels import actor as actor_kernels
 from ..kernels import adam as adam_kernels
-from ..kernels import best_of_n as best_of_n_kernels
 from ..kernels import critic as critic_kernels
 from ..kernels import noise as noise_kernels
 from ..kernels.interpreted import bf16_is_right as bf16_is_right
-from ..kernels.packing import Packed, Sizes, pack
+from ..kernels.packing import Sizes
 from ..layout import Layout
 from .chain import products
-from .packed import packed_copy, sizes_of
-from .reference import Best, Layers, flat, log2_fed
-from .schedule import Schedule, infinite
+from .packed import sizes_of
+from .reference import Layers, log2_fed
+from .registered import INTERPRETED as INTERPRETED
+from .registered import arguments_of, net_of, on_its_device, register
+from .triton_sampling import best_of_n as best_of_n
 
-T = TypeVar("T")
-
-INTERPRETED: bool = triton.knobs.runtime.interpret
 WIDTH = 64  # hidden layers are a multiple of it
 
 
@@ -43,13 +39,6 @@ def serves(sizes: Layout) -> bool:
 
 
 # ---- what is registered
-
-
-def _net(
-    params: Sequence[Tensor], weights: Tensor, vectors: Tensor, obs: int, act: int, norm: bool,
-    precision: str,
-) -> Packed:  # fmt: skip
-    return Packed(weights, vectors, sizes_of(Layout.of(params, obs, act, norm)), precision)
 
 
 def _velocity(
@@ -63,7 +52,7 @@ def _velocity(
     precision: str,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    net = _net(params, weights, vectors, obs.shape[1], z.shape[1], False, precision)
+    net = net_of(params, weights, vectors, obs.shape[1], z.shape[1], False, precision)
     out, saved = actor_kernels.velocity(net, obs, z, t, log2_steps, save=save)
     return out, saved[0] if save else weights.new_empty(0)
 
@@ -79,7 +68,7 @@ def _rollout(
     precision: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    net = _net(params, weights, vectors, obs.shape[1], params[-1].shape[-1], False, precision)
+    net = net_of(params, weights, vectors, obs.shape[1], params[-1].shape[-1], False, precision)
     out, saved = actor_kernels.rollout(net, obs, noise, steps, log2_steps=log2_steps, save=save)
     return out, *(saved if save else (weights.new_empty(0), obs.new_empty(0)))
 
@@ -94,7 +83,7 @@ def _critic(
     precision: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    net = _net(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
+    net = net_of(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
     out, saved = critic_kernels.critic_ensemble(
         net, obs.contiguous(), actions.contiguous(), float(k), save=save
     )
@@ -120,7 +109,7 @@ def _actor_backward(
 
     log2_steps is that of a rollout.
     """
-    net = _net(params, weights, vectors, obs.shape[1], grad.shape[1], False, precision)
+    net = net_of(params, weights, vectors, obs.shape[1], grad.shape[1], False, precision)
     with products(precision):
         grads = actor_kernels.backward(
             *(net, obs.contiguous(), list(saved), grad.contiguous(), steps),
@@ -144,7 +133,7 @@ def _critic_backward(
     to_act: bool,
 ) -> list[Tensor]:
     """Gradients as `_actor_backward` returns them."""
-    net = _net(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
+    net = net_of(params, weights, vectors, obs.shape[1], actions.shape[1], True, precision)
     with products(precision):
         grads = critic_kernels.backward(
             *(net, obs.contiguous(), actions.contiguous(), float(k), list(saved), grad.contiguous()),
@@ -155,29 +144,6 @@ def _critic_backward(
 
 def _apart(grads: list[Tensor]) -> list[Tensor]:
     return [g.contiguous() for g in grads]
-
-
-def _best_of_n(
-    actor: Sequence[Tensor], actor_weights: Tensor, actor_vectors: Tensor, critic: Sequence[Tensor],
-    critic_weights: Tensor | None, critic_vectors: Tensor | None, obs: Tensor, noise: Tensor,
-    candidates: int, steps: int, q_agg: str, low: Tensor, high: Tensor, precision: str, want_q: bool,
-    table: Tensor | None = None, temperature: Tensor | None = None, draws: int = 1,
-    begins: bool = True, squash: bool = False, noise_clip: float | None = None,
-    clip: float | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    O, A = obs.shape[1], actor[-1].shape[-1]
-    second = given = None
-    if critic_weights is not None and critic_vectors is not None:
-        second = _net(critic, critic_weights, critic_vectors, O, A, True, precision)
-    if table is not None and temperature is not None:
-        clips = infinite(noise_clip), infinite(clip)
-        given = best_of_n_kernels.Table(table, temperature, draws, begins, squash, *clips)
-    return best_of_n_kernels.best_of_n(
-        _net(actor, actor_weights, actor_vectors, O, A, False, precision),
-        second,
-        *(obs.contiguous(), noise.contiguous(), candidates, steps, q_agg, low, high),
-        want_q=want_q, table=given,
-    )  # fmt: skip
 
 
 def _adam_ema_step(
@@ -201,20 +167,6 @@ def _adam_ema_step(
         lr=lr, b1=b1, b2=b2, eps=eps, clip_norm=clip_norm, tau=tau, more_grads=more_grads,
         ema_before=ema_before,
     )  # fmt: skip
-
-
-def _on_its_device(function: Callable[..., T]) -> Callable[..., T]:
-    """Make the device of the first argument the current one meanwhile: triton launches there."""
-
-    @functools.wraps(function)
-    def run(*args: Any) -> T:
-        first: Tensor = args[0] if isinstance(args[0], Tensor) else args[0][0]
-        if not first.is_cuda:
-            return function(*args)
-        with torch.cuda.device(first.device):
-            return function(*args)
-
-    return run
 
 
 _NETWORK = "Tensor[] params, Tensor weights, Tensor vectors, Tensor obs"
@@ -243,15 +195,6 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         f"(Tensor grad, {_NETWORK}, Tensor actions, Tensor[] saved, int k, {_ASKED}) -> Tensor[]",
         _critic_backward,
     ),
-    "triton_best_of_n": (
-        "(Tensor[] actor, Tensor actor_weights, Tensor actor_vectors, Tensor[] critic, "
-        "Tensor? critic_weights, Tensor? critic_vectors, Tensor obs, Tensor noise, int candidates, "
-        "int steps, str q_agg, Tensor low, Tensor high, str precision, bool want_q, "
-        "Tensor? table=None, Tensor? temperature=None, int draws=1, bool begins=True, "
-        "bool squash=False, float? noise_clip=None, float? clip=None) "
-        "-> (Tensor, Tensor, Tensor, Tensor)",
-        _best_of_n,
-    ),
     "triton_adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
         "Tensor(c!)[] second, Tensor(d!)[] targets, Tensor step, float lr, float b1, float b2, "
@@ -259,12 +202,8 @@ _SCHEMAS: dict[str, tuple[str, Callable[..., Any]]] = {
         _adam_ema_step,
     ),
 }
-_library: Any = torch.library.Library("sorl_fast", "FRAGMENT")  # type: ignore[no-untyped-call]
 for _name, (_schema, _function) in _SCHEMAS.items():
-    _library.define(_name + _schema)
-    _library.impl(_name, _on_its_device(_function), "CUDA")
-    if INTERPRETED:
-        _library.impl(_name, _function, "CPU")
+    register(_name, _schema, _function)
 
 
 # ---- shapes alone
@@ -319,17 +258,6 @@ def _(grad, params, weights, vectors, obs, saved, steps, log2_steps, rollout, pr
 @torch.library.register_fake("sorl_fast::triton_critic_backward")
 def _(grad, params, weights, vectors, obs, actions, saved, k, precision, *asked):  # type: ignore[no-untyped-def]
     return _fake_backward(params, obs, actions.shape[1], *asked)
-
-
-@torch.library.register_fake("sorl_fast::triton_best_of_n")
-def _(actor, actor_weights, actor_vectors, critic, critic_weights, critic_vectors, obs, *_, **__):  # type: ignore[no-untyped-def]
-    B = len(obs)
-    return (
-        obs.new_empty((B, actor[-1].shape[-1])),
-        obs.new_empty((B,), dtype=torch.int64),
-        obs.new_empty((B,)),
-        obs.new_empty((B,), dtype=torch.int32),
-    )
 
 
 @torch.library.register_fake("sorl_fast::triton_adam_ema_step")
@@ -430,13 +358,6 @@ for _name, _gradients, _setup in (
 # ---- the operations
 
 
-def _arguments(
-    layers: Layers, obs: Tensor, act: int, norm: bool, precision: str
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    packed = packed_copy(layers, obs.shape[1], act, norm, precision)
-    return flat(layers), packed.weights, packed.vectors
-
-
 def _saving(params: Sequence[Tensor], *inputs: Tensor) -> bool:
     return torch.is_grad_enabled() and any(x.requires_grad for x in (*inputs, *params))
 
@@ -445,7 +366,7 @@ def velocity(
     actor: Layers, obs: Tensor, z: Tensor, t: Tensor, log2_steps: Tensor, precision: str
 ) -> Tensor:
     """Return what `reference.velocity` does; t and log2_steps get no gradient."""
-    params, *packed = _arguments(actor, obs, z.shape[1], False, precision)
+    params, *packed = arguments_of(actor, obs, z.shape[1], False, precision)
     save = _saving(params, obs, z)
     out, _ = torch.ops.sorl_fast.triton_velocity(
         params, *packed, obs, z, t, log2_steps, precision, save
@@ -462,7 +383,7 @@ def rollout(
     log2_steps: float | None = None,
 ) -> Tensor:
     """Return what `reference.rollout` does; noise may be a key (int64 [3]), then drawn in the kernel."""
-    params, *packed = _arguments(actor, obs, actor[-1][0].shape[-1], False, precision)
+    params, *packed = arguments_of(actor, obs, actor[-1][0].shape[-1], False, precision)
     save = _saving(params, obs, noise)
     out, *_ = torch.ops.sorl_fast.triton_rollout(
         params, *packed, obs, noise, steps, log2_fed(steps, log2_steps), precision, save
@@ -474,98 +395,12 @@ def critic_ensemble(
     critic: Layers, obs: Tensor, actions: Tensor, steps: int, precision: str
 ) -> Tensor:
     """Return what `reference.critic_ensemble` does."""
-    params, *packed = _arguments(critic, obs, actions.shape[1], True, precision)
+    params, *packed = arguments_of(critic, obs, actions.shape[1], True, precision)
     save = _saving(params, obs, actions)
     out, *_ = torch.ops.sorl_fast.triton_critic_ensemble(
         params, *packed, obs, actions, steps, precision, save
     )
     return out
-
-
-class Prepared(NamedTuple):
-    """A network's parameters, both tensors of their packed copy, and its precision."""
-
-    params: list[Tensor]
-    weights: Tensor
-    vectors: Tensor
-    precision: str
-
-
-def pack_network(layers: Layers, obs: int, precision: str) -> Packed:
-    """Pack parameters that will never change, O = `obs`, for the kernels themselves."""
-    params = [x.detach() for x in flat(layers)]
-    norm = layers[0][0].ndim == 3  # the ensemble axis tells a critic from an actor
-    return pack(params, sizes_of(Layout.of_obs(params, obs, norm)), precision)
-
-
-def prepare(layers: Layers, obs: int, precision: str) -> Prepared:
-    """Pack parameters that will never change, O = `obs`; a recording may use them."""
-    packed = pack_network(layers, obs, precision)
-    params = [x.detach() for x in flat(layers)]
-    return Prepared(params, packed.weights, packed.vectors, precision)
-
-
-class Tabled(NamedTuple):
-    """A schedule, and its steps on the device."""
-
-    schedule: Schedule
-    table: Tensor
-
-
-def best_of_n_of(
-    actor: Prepared,
-    critic: Prepared | None,
-    obs: Tensor,
-    noise: Tensor,
-    steps: int,
-    q_agg: str,
-    low: Tensor | float,
-    high: Tensor | float,
-    *,
-    candidates: int | None = None,
-    want_q: bool = True,
-    schedule: Tabled | None = None,
-    temperature: Tensor | None = None,
-) -> Best:
-    """Return what `reference.best_of_n` does, of prepared networks; no gradient. None: no critic.
-
-    noise [B, N, (S,) A], or a key, int64 [3], of which kernels draw it: then with candidates=N.
-    """
-    A = actor.params[-1].shape[-1]
-    N = noise.shape[1] if candidates is None else candidates
-    bounds = [x if isinstance(x, Tensor) else obs.new_full((A,), x) for x in (low, high)]
-    low, high = (x.to(obs).expand(A).contiguous() for x in bounds)
-    scoring = ([], None, None) if critic is None else critic[:3]
-    more: tuple[Any, ...] = ()
-    if schedule is not None:
-        steps_ = schedule.schedule
-        more = (schedule.table, temperature, steps_.draws, *steps_[5:])
-    return Best(
-        *torch.ops.sorl_fast.triton_best_of_n(
-            *(*actor[:3], *scoring, obs, noise, N, steps, q_agg, low, high),
-            *(actor.precision, want_q, *more),
-        )
-    )
-
-
-def best_of_n(
-    actor: Layers,
-    critic: Layers,
-    obs: Tensor,
-    noise: Tensor,
-    steps: int,
-    q_agg: str,
-    low: Tensor | float,
-    high: Tensor | float,
-    precision: str,
-    *,
-    want_q: bool = True,
-) -> Best:
-    """Return what `reference.best_of_n` does, without a gradient."""
-    A = actor[-1][0].shape[-1]
-    first = Prepared(*_arguments(actor, obs, A, False, precision), precision)
-    second = Prepared(*_arguments(critic, obs, A, True, precision), precision)
-    return best_of_n_of(first, second, obs, noise, steps, q_agg, low, high, want_q=want_q)
 
 
 def adam_ema_step(
@@ -594,5 +429,5 @@ def adam_ema_step(
     )
 
 
-normals = _on_its_device(noise_kernels.normals)
-words = _on_its_device(noise_kernels.words)
+normals = on_its_device(noise_kernels.normals)
+words = on_its_device(noise_kernels.words)

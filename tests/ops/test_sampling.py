@@ -61,7 +61,7 @@ def session():
 @pytest.mark.parametrize(
     ("implementation", "module", "name"),
     [
-        ("fused", "sorl_fast.ops.triton", "best_of_n_of"),
+        ("fused", "sorl_fast.ops.triton_sampling", "best_of_n_of"),
         ("chain", "sorl_fast.ops.chain", "best_of_n_of"),
         ("reference", "sorl_fast.ops.reference", "best_of_n"),
     ],

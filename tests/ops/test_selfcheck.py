@@ -13,6 +13,7 @@ from sorl_fast.ops.implementations import (
     OPERATIONS,
     PLAIN_OPERATIONS,
     PRECISIONS,
+    SAMPLING_OPERATIONS,
     Implementation,
     Network,
     Task,
@@ -51,7 +52,7 @@ def look(operation, implementation, registry, **more):
 def test_what_is_wrong_is_refused_with_the_reason(name):
     operation, _, says = wrong_implementations.WRONG[name]
     # candidates must be several for best_of_n
-    form = "small" if operation == "best_of_n" else "tiny"
+    form = "small" if operation in SAMPLING_OPERATIONS else "tiny"
     outcome = look(operation, name, "wrong_implementations:ALL", form=form)
     assert outcome["status"] == "disagrees"
     assert says in outcome["reason"]

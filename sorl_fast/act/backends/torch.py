@@ -57,8 +57,10 @@ class TorchSession:
 
         from ...ops import forms, reference  # PyTorch's own arithmetic, on any device
         from ...ops.rules import pick
+        from ...ops.schedule import euler
 
         self._torch = torch
+        self._euler: Any = euler
         self._pick: Any = pick
         self._forms: Any = forms
         self._reference: Any = reference
@@ -158,7 +160,8 @@ class TorchSession:
                 return forms.diffuse(network, obs, noise, coefficients, form.clip)
 
             return diffuse, score
-        return lambda obs, noise, steps: forms.euler(actor, obs, noise, plan.steps), score
+        velocity = functools.partial(reference.velocity, actor)
+        return reference.steps_of(velocity, self._euler(*plan), None), score
 
     def _normalised(self, obs: Any) -> Any:
         *_, mean, std = self._on(obs.device)

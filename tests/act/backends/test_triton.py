@@ -19,7 +19,7 @@ from sorl_fast.act.backends.triton import KEPT, TritonSession, _Place
 from sorl_fast.act.philox import normals
 from sorl_fast.act.reference import best_of_n
 from sorl_fast.act.session import NoiseKey, Status
-from sorl_fast.ops import triton as kernels
+from sorl_fast.ops import triton_sampling as kernels
 
 H = 64
 POLICY = make_policy(H=H)
