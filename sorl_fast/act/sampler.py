@@ -80,7 +80,9 @@ class Sampler:
         # the native backend's, which has more: the whole of a call in one step
         self._native: Any = self._session if self.backend == "native" else None
         own = policy.own
-        self._rule = ARGMAX if own.rule == ARGMAX else own.rule  # as a session tells it by its identity
+        self._rule = (
+            ARGMAX if own.rule == ARGMAX else own.rule
+        )  # as a session tells it by its identity
         self._steps: int | Schedule = own.steps.count if own.steps.is_even else own.steps
         self._candidates = own.candidates
         self._seed = secrets.randbits(64)

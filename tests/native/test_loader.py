@@ -57,7 +57,15 @@ CHOICE_VALUES = (
 RULE_NAMES = (
     *("argmax", "medoid", "medoid:1/2", "medoid:1", "medoid:2/4", "medoid:0.5", "medoid:3/2"),
     *("medoid:1/32768", "medoid:1/32769", "medoid:01/2", "medoid:1/02", "medoid:1/1", "medoid:0/2"),
-    *("medoid:", "medoid:1/", "medoid:/2", "medoid: 1/2", "medoid:1/2 ", "medoid:-1/2", "medoid:+1"),
+    *(
+        "medoid:",
+        "medoid:1/",
+        "medoid:/2",
+        "medoid: 1/2",
+        "medoid:1/2 ",
+        "medoid:-1/2",
+        "medoid:+1",
+    ),
     *("nearest:1/4", "better:1/3", "soft:1", "soft:32768", "soft:32769", "soft:3/2", "soft:2/4"),
     *("soft:99999999999999999999", "soft:1/99999999999999999999", "centre", "centre:1", "argmax:1"),
     *("argmax:", "Argmax", "argma", "argmax ", "best", "soft:1e0", "medoid:1:2", "x" * 100),

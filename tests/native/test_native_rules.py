@@ -66,10 +66,8 @@ def test_chooses_as_the_definition(monkeypatch, precision, isa):
         for name in RULES:
             chosen, sure = expected(rule_of(name), actions, q, u, NEAR[precision])
             for given in ({}, {"noise": noise}):
-                if given and not rule_of(name).draws:
-                    key = {}
-                else:
-                    key = {"seed": 5, "call": 3, "row_offset": 2}
+                keyed = not given or rule_of(name).draws
+                key = {"seed": 5, "call": 3, "row_offset": 2} if keyed else {}
                 action, info = s.act(obs, 4, N, rule=name, return_info=True, **given, **key)
                 np.testing.assert_array_equal(info.candidate[sure], chosen[sure], name)
                 won = actions[np.arange(B), info.candidate]
@@ -166,7 +164,9 @@ def test_a_schedule_by_any_name_has_one_number(monkeypatch):
         assert s._session._session.prepare([1 / steps] * steps) == steps
         same = s.act(obs, steps, 2, seed=1)
         np.testing.assert_array_equal(s.act(obs, [1 / steps] * steps, 2, seed=1), same)
-    numbers = [s._session._session.prepare(h) for h in ([0.5, 0.25, 0.25], [0.25, 0.75], [1 / 3] * 3)]
+    numbers = [
+        s._session._session.prepare(h) for h in ([0.5, 0.25, 0.25], [0.25, 0.75], [1 / 3] * 3)
+    ]
     assert numbers[2] == 3
     assert len({*numbers, 1, 2, 4, 8}) == 7
     assert s._session._session.prepare([0.5, 0.2500001, 0.2499999]) not in numbers
@@ -245,7 +245,15 @@ def test_rules_are_of_one_call(monkeypatch):
         np.testing.assert_array_equal(out, alone["argmax"])
     with pytest.raises(BadInput, match="rule is 'best'"):
         s.act_into(obs, out, 4, 8, rule="best")
-    for bad in ("medoid", "medoid:2/4", "medoid:1/1", "medoid:01/2", "medoid:3/2", "soft:32769", ""):
+    for bad in (
+        "medoid",
+        "medoid:2/4",
+        "medoid:1/1",
+        "medoid:01/2",
+        "medoid:3/2",
+        "soft:32769",
+        "",
+    ):
         with pytest.raises(ValueError, match="no rule's full name"):
             s._session._session.set_rule(bad)
 

@@ -15,7 +15,8 @@ from ...cores import unpin
 from ...errors import BadInput
 from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
-from ..rules import ARGMAX, NAMES as RULES, Rule
+from ..rules import ARGMAX, Rule
+from ..rules import NAMES as RULES
 from ..schedule import Schedule, schedule_of
 from ..session import Backend, Info, NoiseKey, as_floats
 
@@ -153,7 +154,9 @@ class NativeSession:
         candidate = np.empty(B, np.int32)
         q = np.empty(B, np.float32) if want_q or (candidates > 1 and rule.reads_q) else None
         status = np.empty(B, np.uint32)
-        key, z = (noise, None) if isinstance(noise, NoiseKey) else (draw or NoiseKey(0, 0, 0), noise)
+        key, z = (
+            (noise, None) if isinstance(noise, NoiseKey) else (draw or NoiseKey(0, 0, 0), noise)
+        )
         try:
             self.act_into(
                 obs, action, number, candidates, *key, z, candidate, q, status, temperature
