@@ -219,8 +219,9 @@ void metadata_fields() {
     refused(with(key + value + ",", ""), std::string("lacks the field ") + field);
     refused(with(key + value, key + value + "," + key + value), std::string(field) + " stands twice");
   }
-  refused(with("\"format\":1", "\"format\":3"), "format is 3, but this version reads 1 or 2");
-  refused(with("\"format\":1", "\"format\":3,\"novel\":3"), "format is 3");
+  refused(with("\"format\":1", "\"format\":4"), "format is 4, but this version reads 1, 2 or 3");
+  refused(with("\"format\":1", "\"format\":4,\"novel\":3"), "format is 4");
+  refused(with("\"format\":1", "\"format\":3"), "lacks the field form");
   refused(with("\"format\":1", "\"format\":2"), "lacks the field form");
   refused(with("\"config\"", "\"form\":{},\"config\""), "unknown field \"form\"");
   refused(with("\"obs_dim\":3", "\"obs_dim\":4"), "obs_mean");
@@ -273,6 +274,35 @@ void metadata_fields() {
   refused(join(parts), "sha256 is 1111");
   parts.metadata = replaced(good.metadata, zeros, "\\u0061" + std::string(63, '2'));
   refused(join(parts), "written with escapes");
+}
+
+// Of format 3. Every value is in tests/native/test_loader.py: here that messages name the field.
+void choices() {
+  const auto of = [](const std::string& rule, const std::string& steps, const std::string& candidates,
+                     const std::string& form = "", int ensemble = 2) {
+    Spec spec;
+    spec.form = form;
+    spec.ensemble = ensemble;
+    spec.choice = "{\"rule\":\"" + rule + "\",\"steps\":" + steps + ",\"candidates\":" + candidates + "}";
+    return make_policy(spec);
+  };
+  const auto loaded = [](const std::string& bytes) {
+    auto result = sorl::PolicyFile::parse(bytes.data(), bytes.size(), "test");
+    CHECK(result.policy != nullptr && result.policy->view().choice != nullptr);
+    return *result.policy->view().choice;
+  };
+  const sorl::Choice choice = loaded(of("medoid:1/3", "[0.5,0.25,0.25]", "7"));
+  CHECK(choice.rule.kind == sorl::Rule::Kind::medoid && choice.rule.numerator == 1 && choice.rule.denominator == 3);
+  CHECK(choice.sizes == std::vector<double>({0.5, 0.25, 0.25}) && choice.candidates == 7);
+  CHECK(loaded(of("argmax", "16", "1")).sizes.size() == 16);
+  CHECK(loaded(of("centre", "10", "3", kEuler, 0)).sizes == std::vector<double>(10, 0.1));
+  refused(of("medoid:2/4", "1", "2"), "choice rule is wrong, but must be a rule's full name");
+  refused(of("argmax", "17", "2"), "choice steps has 17 steps, but the policy acts with 1, 2, 4, 8, and with at most 16");
+  refused(of("argmax", "[0.5,0.25]", "2"), "choice steps has sizes that sum to 0.75");
+  refused(of("argmax", "[0.5,-0.5]", "2"), "choice a step's size is -0.5");
+  refused(of("argmax", "1", "4097"), "choice candidates is 4097, but must be an integer from 1 to 4096");
+  refused(of("argmax", "4", "2", kEuler), "choice steps has 4 steps, but the policy acts with 3, 10");
+  refused(of("argmax", "3", "2", kEuler, 0), "choice candidates is 2, but this policy has no critic");
 }
 
 // Of format 2. Every value of VALUES is in tests/native/test_loader.py: here that messages name the field.
@@ -478,6 +508,7 @@ int main() {
   damage();
   metadata_fields();
   forms();
+  choices();
   tensor_entries();
   envelopes();
   memory();

@@ -77,7 +77,7 @@ def test_a_key_draws_the_noise_of_the_definition(monkeypatch, form, precision, i
     obs, noise = observations(policy, 20), noise_for(policy, 20, 1, 7, 5, 2)
     T = None if form.own_temperature is None else 1.0
     drawn, info = s.act(obs, seed=7, call=5, row_offset=2, temperature=T, return_info=True)
-    error = errors(policy, obs, noise, policy.default_steps, drawn, info, T)
+    error = errors(policy, obs, noise, policy.train_steps[0], drawn, info, T)
     assert error.action <= ACTION[precision]
     # another call's noise is another's, where any is read
     other = s.act(obs, seed=7, call=6, row_offset=2, temperature=T)
@@ -178,11 +178,11 @@ def test_act_into_is_act(monkeypatch, form):
     np.testing.assert_array_equal(out, s.act(obs, policy.train_steps[-1], 2, noise=noise))
     wrong = policy.train_steps[-1] + 1
     allowed = ", ".join(map(str, policy.train_steps))
-    with pytest.raises(BadInput, match=f"steps is {wrong}, but this policy acts with {allowed}$"):
+    with pytest.raises(BadInput, match=f"steps is {wrong}, but this policy acts with {allowed}:"):
         s.act_into(obs, out, wrong)
     shape = re.escape(f"must be {list(noise.shape)}")
     with pytest.raises(BadInput, match=f"noise has the shape .*{shape}"):
-        s.act_into(obs, out, policy.default_steps, 2, noise=np.zeros((4, 2, 9, 3), "f4"))
+        s.act_into(obs, out, policy.train_steps[0], 2, noise=np.zeros((4, 2, 9, 3), "f4"))
 
 
 @pytest.mark.parametrize("name", ["direct", "tanh noisy", "diffusion"])

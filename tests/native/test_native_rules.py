@@ -66,10 +66,8 @@ def test_chooses_as_the_definition(monkeypatch, precision, isa):
         for name in RULES:
             chosen, sure = expected(rule_of(name), actions, q, u, NEAR[precision])
             for given in ({}, {"noise": noise}):
-                if given and not rule_of(name).draws:
-                    key = {}
-                else:
-                    key = {"seed": 5, "call": 3, "row_offset": 2}
+                keyed = not given or rule_of(name).draws
+                key = {"seed": 5, "call": 3, "row_offset": 2} if keyed else {}
                 action, info = s.act(obs, 4, N, rule=name, return_info=True, **given, **key)
                 np.testing.assert_array_equal(info.candidate[sure], chosen[sure], name)
                 won = actions[np.arange(B), info.candidate]
