@@ -72,7 +72,7 @@ def test_a_seed_draws_the_noise_of_the_definition(form, H):
 def test_statuses_are_numpys(form):
     policy = form_policy(form, H=64, depth=1, action_low=[-0.25, -0.5], action_high=[0.5, 0.25])
     obs, noise = observations(policy, 24), 2 * noise_of(policy, 24, 3)
-    obs[::7, 0], obs[3::11] = NAN, 3e38
+    obs[3::11], obs[::7, 0] = 3e38, NAN
     noise[::5, 1], noise[1::9] = INF, NAN
     (a, one), (b, two) = (
         Sampler(policy, name).act(obs, candidates=3, noise=noise, return_info=True)
