@@ -2,8 +2,7 @@
 
 In this order: the device's limits; whether the kernels agree with the float64 definition there; then
 the times of rollout, best-of-N and the training update, ours and PyTorch's, each as a part of the
-limit. The file is written after every section, so that a crash keeps what came before. Who disagrees is
-not timed, who fails is named, and what there is no time for is left out and says so.
+limit. The file is written after every section. Who disagrees, fails or has no time left is named.
 
 `--dry-run` walks the same way on a CPU, interpreted, at tiny sizes: it shows that it works, no more.
 
@@ -55,7 +54,7 @@ from .shapes import Cell, flop, make_inputs, make_policy, weights_held
 
 # seconds of the whole command, unless --seconds asks for fewer: all below is then scaled
 LIMIT = 480.0
-# Seconds after the start at which a section must have ended; what one leaves over the next may use.
+# seconds after the start at which a section must end; what one leaves over the next may use
 ENDS = {"limits": 40.0, "check": 160.0, "rollout": 280.0, "best_of_n": 370.0, "update": 465.0}
 LEAST = 60.0  # --seconds; the limits alone need a few
 COMPILING = 60.0  # seconds that must be left before torch.compile may begin

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from .act.choice import PolicyChoice
+from .act.form import name_of
 from .act.policy_file import Policy, digest, load
 from .act.rules import ARGMAX, rule_of
-from .act.sampler import KNOWN_PRECISIONS, Sampler, acts, fastest
+from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
 from .act.schedule import check_fit, order, schedule_of
 from .act.timing import act_time
 from .cells import cell_name, pareto_front
@@ -257,18 +257,9 @@ def recommend(
     reasons: dict[tuple[str, str], list[str]] = {}
     for candidate in candidates:
         _, _, policy, file, base = candidate
-        name = _backend(policy, backend)
-        samplers, left_out = _samplers(policy, name, precisions, threads)
-        able = tuple(rate for rate in base.rates if acts(policy, _way_of(rate), name))
-        if not able:
-            raise BadInput(
-                f"evaluation {file} has no cell in which the {name} backend can act: evaluate others, or "
-                "choose backend numpy"
-            )
-        if missing := len(base.rates) - len(able):
-            left_out[f"{missing} cells"] = f"the {name} backend does not have their rule or steps"
+        samplers, left_out = _samplers(policy, _backend(policy, backend), precisions, threads)
         for (precision, count), sampler in samplers.items():
-            rates = _rates_in(precision, base._replace(rates=able), file, policy)
+            rates = _rates_in(precision, base, file, policy)
             work.append((candidate, precision, count, sampler, rates))
         for precision, reason in left_out.items():
             reasons.setdefault((precision, reason), []).append(candidate.method)
@@ -340,11 +331,6 @@ def _method(folder: Path) -> str:
         return DEFAULT_METHOD
 
 
-def _way_of(rate: Rate) -> PolicyChoice:
-    rule, steps = rule_of(rate.rule), schedule_of(rate.steps)
-    return PolicyChoice(rule=rule, steps=steps, candidates=rate.candidates)
-
-
 def _place(option: Option) -> tuple[Any, ...]:
     rate = option.rate
     rule = rate.rule != str(ARGMAX), rate.rule
@@ -354,8 +340,8 @@ def _place(option: Option) -> tuple[Any, ...]:
 def _backend(policy: Policy, wanted: str | None) -> str:
     """Return what is timed: `wanted`, or else native where it runs the policy's form."""
     if wanted is None:
-        way = PolicyChoice(steps=schedule_of(policy.train_steps[0]))
-        wanted = "native" if acts(policy, way, "native") else fastest(policy)
+        runs = name_of(policy.form) in BACKENDS["native"].forms
+        wanted = "native" if runs else fastest(policy)
     if wanted == "native" and find_spec("sorl_fast._native") is None:
         raise BadInput(
             "this installation of sorl-fast has no native module, which is what would be timed: "

@@ -10,7 +10,6 @@ import math
 import operator
 import os
 import secrets
-from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NoReturn, Self
@@ -21,12 +20,11 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from . import policy_file
 from .backends import BACKENDS
-from .choice import PolicyChoice
 from .form import name_of
 from .policy_file import Policy
 from .rules import ARGMAX, Rule, check_critic, rule_of
 from .schedule import MAX_STEPS, Schedule, check_fit, schedule_of
-from .session import Backend, Info, NoiseKey, Session, Status
+from .session import Info, NoiseKey, Session, Status
 
 __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 
@@ -326,24 +324,11 @@ class Sampler:
         """Return M where the steps are equal, else the schedule: what the session takes."""
         schedule, policy = schedule_of(steps), self.policy
         check_fit(schedule, policy.finest, policy.train_steps)
-        if not _takes(BACKENDS[self.backend], policy, schedule):
-            able = _able(policy, lambda has: has.schedules)
-            raise BadInput(
-                f"steps is {schedule}, but the {self.backend} backend takes "
-                f"{', '.join(map(str, policy.train_steps))} only: give one of these, or choose "
-                f"backend {able}"
-            )
         return schedule.count if schedule.is_even else schedule
 
     def _check_rule(self, value: Any, candidates: int) -> Rule:
         rule = rule_of(value)
         check_critic(rule, candidates, bool(self.policy.critic))
-        if candidates > 1 and rule.name not in (has := BACKENDS[self.backend].rules):
-            able = _able(self.policy, lambda backend: rule.name in backend.rules)
-            raise BadInput(
-                f"rule is '{rule}', but the {self.backend} backend has {', '.join(has)} only: choose "
-                f"backend {able}"
-            )
         return rule
 
     def _check_temperature(self, value: float | None) -> float:
@@ -396,17 +381,6 @@ def _named(rule: str) -> Rule:
     return rule_of(rule)
 
 
-def _takes(backend: Backend, policy: Policy, schedule: Schedule) -> bool:
-    """Whether a backend makes the steps, which the policy takes."""
-    return backend.schedules or schedule.key in policy.train_steps
-
-
-def _able(policy: Policy, does: Callable[[Backend], bool]) -> str:
-    """Return the backends that run a policy's form and do something, for a message."""
-    form = name_of(policy.form)
-    return " or ".join(has.name for has in BACKENDS.values() if form in has.forms and does(has))
-
-
 def _choose(backend: str | None, policy: Policy) -> str:
     """Decide the backend: the argument, or else SORL_BACKEND, or else the fastest on a CPU."""
     origin, name = "backend", backend
@@ -419,20 +393,10 @@ def _choose(backend: str | None, policy: Policy) -> str:
     return name
 
 
-def fastest(policy: Policy, ways: Sequence[PolicyChoice] = ()) -> str:
-    """Return the fastest backend for one observation that is installed, needs no GPU and runs the policy.
-
-    It runs the policy's form, and acts in its own way and in those given.
-    """
-    able = all(acts(policy, way, "native") for way in (policy.own, *ways))
-    return "native" if able and find_spec("sorl_fast._native") is not None else "numpy"
-
-
-def acts(policy: Policy, way: PolicyChoice, backend: str) -> bool:
-    """Whether a backend runs a policy's form and has the rule and the steps of a way to act."""
-    has = BACKENDS[backend]
-    chooses = way.candidates == 1 or way.rule.name in has.rules
-    return name_of(policy.form) in has.forms and chooses and _takes(has, policy, way.steps)
+def fastest(policy: Policy) -> str:
+    """Return the fastest backend for one observation that is installed, needs no GPU and runs the form."""
+    runs = name_of(policy.form) in BACKENDS["native"].forms
+    return "native" if runs and find_spec("sorl_fast._native") is not None else "numpy"
 
 
 def _make_session(name: str, policy: Policy, precision: str, threads: int) -> Session:

@@ -80,14 +80,13 @@ class Session(Protocol):
             float32 [B, N, A], or [B, N, S, A] where the policy draws S > 1 numbers, from `array`, or
             the key that it follows from: `noise_of`.
         candidates, steps
-            N, at least 1, and M equal steps or, where the backend has `schedules`, a schedule of the
-            policy's.
+            N, at least 1, and M equal steps or another schedule that the policy takes.
         want_q
             Whether Q is wanted even if choosing does not need it.
         temperature
             What multiplies the noise that the policy's form adds; for a form that adds none, 0.
         rule
-            How one is chosen, of the backend's `rules`.
+            How one is chosen.
         draw
             What the numbers follow from that a rule chooses by; given where the rule draws, and the
             noise's own where that is a key.
@@ -108,9 +107,6 @@ class Backend(NamedTuple):
     name: str
     precisions: tuple[str, ...]
     forms: tuple[str, ...]  # of `form.NAMES`, those that it runs
-    rules: tuple[str, ...]  # of `rules.NAMES`, those that it chooses by
-    # whether it takes any schedule of steps; where not, a shortcut policy's are 1, 2, 4, ..., m_disc
-    schedules: bool
     why_not: Callable[[str], str]  # precision -> why it cannot serve here and now; "" if it can
     # policy, precision, threads -> session. BadInput: a value is one that it cannot serve
     make: Callable[[Policy, str, int], Session]

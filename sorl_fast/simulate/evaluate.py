@@ -21,7 +21,7 @@ from typing import Any, Self
 from ..act.choice import PolicyChoice
 from ..act.policy_file import Policy, load, loads
 from ..act.rules import ARGMAX, rule_of
-from ..act.sampler import Sampler, fastest
+from ..act.sampler import Sampler
 from ..act.schedule import check_fit, schedule_of
 from ..config import EvalConfig
 from ..envs import dataset_name, open_simulator, refuse_images
@@ -220,11 +220,10 @@ class Evaluator:
 
         It starts one worker process, or asks one that is there.
         """
-        backend = self._backend(policy, ())
-        Sampler(policy, backend, self.precision)
+        Sampler(policy, self.backend, self.precision)
         try:
             with _workers_explained():
-                self._pool.prepare((policy.file_bytes, backend))
+                self._pool.prepare((policy.file_bytes, self.backend))
         except BaseException:
             self.close()
             raise
@@ -288,11 +287,6 @@ class Evaluator:
         cells = grid(steps, candidates, rules)
         return self._evaluate(policy, cells, episodes, seed, progress, record, fresh)
 
-    def _backend(self, policy: Policy, cells: Sequence[Cell]) -> str | None:
-        if self.backend is not None or os.environ.get("SORL_BACKEND"):
-            return self.backend
-        return fastest(policy, [way_of(cell) for cell in cells])
-
     def _evaluate(
         self,
         policy: Policy,
@@ -303,7 +297,7 @@ class Evaluator:
         record: str | os.PathLike[str] | None,
         fresh: bool,
     ) -> dict[str, Any]:
-        sampler = Sampler(policy, self._backend(policy, cells), self.precision)
+        sampler = Sampler(policy, self.backend, self.precision)
         context = {
             "policy": policy.digest,
             "env": self.env,

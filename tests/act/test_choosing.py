@@ -1,4 +1,4 @@
-"""Rules and schedules through the Sampler: both backends that have them, and those that have not."""
+"""Rules and schedules through the Sampler."""
 
 import re
 
@@ -168,29 +168,6 @@ def test_a_seed_beside_noise_is_for_rules_that_draw():
             Sampler(POLICY, "numpy").act([0.0] * 3, 1, 4, rule=rule, noise=noise, seed=1)
     with pytest.raises(BadInput, match="call is 1 without a seed"):
         Sampler(POLICY, "numpy").act([0.0] * 3, 1, 4, rule="soft", noise=noise, call=1)
-
-
-@pytest.mark.parametrize("backend", ["triton"])
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (
-            {"steps": 5},
-            "steps is 5, but the {} backend takes 1, 2, 4, 8 only: give one of these, or",
-        ),
-        (
-            {"steps": "1/2,1/4,1/4"},
-            "steps is 1/2,1/4,1/4, but the {} backend takes 1, 2, 4, 8 only",
-        ),
-        ({"rule": "medoid"}, "rule is 'medoid:1/2', but the {} backend has argmax only: choose"),
-    ],
-    ids=["M", "sizes", "rule"],
-)
-def test_a_backend_says_what_it_does_not_do_and_who_does(backend, arguments, words):
-    sampler = Sampler(POLICY, backend)
-    with pytest.raises(BadInput, match=re.escape(words.format(backend))) as err:
-        sampler.act(np.zeros(3, "f4"), **({"candidates": 4} | arguments))
-    assert "choose backend numpy or native or torch" in str(err.value)
 
 
 def test_native_takes_what_names_its_own_steps_and_rule():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import torch
 from networks import normal_layers, packed
-from sorl_fast.kernels import actor, adam, best_of_n, critic, noise
+from sorl_fast.kernels import actor, adam, best_of_n, choose, critic, noise
 from sorl_fast.kernels.tiles import Tile
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -61,6 +61,17 @@ def launched(rows, offset):
         drawn = normal(rows, N, draws, A)
         best_of_n.best_of_n(net, q_net, x, drawn, *rest, want_q=False, table=table, tile=TILE)
     best_of_n.best_of_n(net, None, x, key, *rest, tile=TILE)
+    rules = iter(choose.Rule(name, 1, 16, normal(A), key) for name in choose.RULES)
+    for q_agg in ("mean", "min"):
+        rest = (CANDIDATES, STEPS, q_agg, normal(A), normal(A))
+        ruled = dict(want_q=False, tile=TILE)
+        drawn = normal(rows, CANDIDATES, draws, A)
+        best_of_n.best_of_n(net, q_net, x, key, *rest, rule=next(rules), **ruled)
+        best_of_n.best_of_n(net, q_net, x, drawn, *rest, table=table, rule=next(rules), **ruled)
+    centre = next(rules)
+    best_of_n.best_of_n(net, q_net, x, key, *rest, rule=centre, tile=TILE)
+    best_of_n.best_of_n(net, q_net, x, key, *rest, rule=centre, **ruled)
+    best_of_n.best_of_n(net, None, x, drawn, *rest, table=table, rule=centre, tile=TILE)
     numbers = dict(lr=1, b1=0, b2=1, eps=1, clip_norm=16, tau=1)
     for tensors, parts in ((2 * L + 2, 2), (4 * L + 2, 1)):
         # 16 chunks in all
@@ -80,6 +91,7 @@ def ahead(sizes):
         *actor.aot(own, "bf16", TILE),
         *critic.aot(critics, "bf16", TILE),
         *best_of_n.aot(own, critics, "bf16", TILE),
+        *choose.aot(own, "bf16", TILE),
         *adam.aot(own, "bf16", TILE),
         *adam.aot(critics, "bf16", TILE),
         *noise.aot("bf16", TILE),
@@ -107,15 +119,17 @@ def main():
         for b in ahead(sizes):
             build = b.kernel, b.signature, b.constexprs, set(b.divisible), b.options
             builds[told(build)] = build
+        left = dict(builds)
         for launch in seen:
-            build = builds.pop(told(launch), None)
+            left.pop(told(launch), None)
+            build = builds.get(told(launch))
             if build is None:
                 print(rows, launch[0].fn.__name__, "was not built ahead:", *launch[1:3])
             elif launch[3] != build[3]:
                 print(rows, launch[0].fn.__name__, "aligned:", sorted(launch[3] ^ build[3]))
             elif launch[4] != build[4]:
                 print(rows, launch[0].fn.__name__, "options:", launch[4], build[4])
-        for build in builds.values():
+        for build in left.values():
             print(rows, build[0].fn.__name__, "was not launched:", *build[1:3])
 
 

@@ -10,7 +10,7 @@ from networks import layers as make_layers
 from tolerances import CHAIN_HALF, FLOAT32
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sorl_fast.ops import Parameters, reference, triton
+from sorl_fast.ops import Parameters, reference, registered, triton
 
 # tf32 is fp32 in the interpreter; bf16 is for the tests of the kernels, which repair it
 BOUND = {"fp32": FLOAT32, "tf32": FLOAT32, "fp16": CHAIN_HALF["fp16"]}
@@ -182,7 +182,7 @@ def test_nothing_is_kept_where_no_gradient_is_needed(monkeypatch):
 
 def test_a_forward_that_kept_nothing_says_so():
     net = layers()
-    params, *packed = triton._arguments(net, normal(3, 5), 3, False, "fp32")
+    params, *packed = registered.arguments_of(net, normal(3, 5), 3, False, "fp32")
     out, *_ = torch.ops.sorl_fast.triton_rollout(
         params, *packed, normal(3, 5), normal(3, 3), 1, 0.0, "fp32", False
     )
@@ -208,7 +208,7 @@ def check(op, args):
 
 
 def packed(net, norm=False, precision="fp32"):
-    return triton._arguments(net, torch.empty(1, 5), 3, norm, precision)
+    return registered.arguments_of(net, torch.empty(1, 5), 3, norm, precision)
 
 
 def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
@@ -228,11 +228,11 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
         assert triton.critic_ensemble(critic, x, z, 4, "bf16").shape == (2, 6)
         best = triton.best_of_n(actor, critic, x, torch.empty(6, 4, 3), 2, "min", -1.0, 1.0, "bf16")
         assert [y.shape for y in best] == [(6, 3), (6,), (6,), (6,)]
-        of_actor = triton._arguments(actor, x, 3, False, "bf16")
+        of_actor = registered.arguments_of(actor, x, 3, False, "bf16")
         _, *saved = ops.triton_rollout(*of_actor, x, z, 4, 2.0, "bf16", True)
         asked = "bf16", True, False, False
         grads = ops.triton_actor_backward(z, *of_actor, x, saved, 4, 2.0, True, *asked)
-        of_critic = triton._arguments(critic, x, 3, True, "bf16")
+        of_critic = registered.arguments_of(critic, x, 3, True, "bf16")
         q, *saved = ops.triton_critic_ensemble(*of_critic, x, z, 4, "bf16", True)
         grads += ops.triton_critic_backward(q, *of_critic, x, z, saved, 4, *asked)
         for g, p in zip(grads, [*flat(actor), *flat(critic)], strict=True):

@@ -16,7 +16,6 @@ from ...errors import BadInput
 from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
 from ..rules import ARGMAX, Rule
-from ..rules import NAMES as RULES
 from ..schedule import Schedule, schedule_of
 from ..session import Backend, Info, NoiseKey, as_floats
 
@@ -180,8 +179,6 @@ BACKEND = Backend(
     name="native",
     precisions=("fp32", "bf16", "int8"),
     forms=tuple(name for name in NAMES if name != RESIDUAL),
-    rules=RULES,
-    schedules=True,
     why_not=_why_not,
     make=NativeSession,
 )

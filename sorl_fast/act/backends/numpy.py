@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import rules
 from ..form import NAMES
 from ..philox import uniforms
 from ..policy_file import Policy
@@ -70,8 +69,6 @@ BACKEND = Backend(
     name="numpy",
     precisions=("fp32",),
     forms=NAMES,
-    rules=rules.NAMES,
-    schedules=True,
     why_not=lambda precision: "",
     make=lambda policy, precision, threads: NumpySession(policy),
 )

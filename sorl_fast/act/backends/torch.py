@@ -7,7 +7,6 @@ import functools
 from fractions import Fraction
 from typing import Any
 
-from .. import rules
 from ..form import NAMES, Diffusion, Direct, Tanh, is_residual
 from ..philox import uniforms
 from ..policy_file import Policy
@@ -219,8 +218,6 @@ BACKEND = Backend(
     name="torch",
     precisions=("fp32",),
     forms=NAMES,
-    rules=rules.NAMES,
-    schedules=True,
     why_not=lambda precision: why_not("torch"),
     make=_make,
 )

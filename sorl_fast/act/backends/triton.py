@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from ...errors import BadInput
-from .. import rules
 from ..form import NAMES, RESIDUAL, Diffusion, Direct, Form, Tanh
 from ..policy_file import Policy
 from ..reference import plan_for
@@ -301,8 +300,6 @@ BACKEND = Backend(
     name="triton",
     precisions=("fp32", "tf32", "bf16", "fp16"),
     forms=tuple(name for name in NAMES if name != RESIDUAL),
-    rules=rules.NAMES,
-    schedules=True,
     why_not=_why_not,
     make=_make,
 )

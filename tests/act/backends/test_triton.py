@@ -410,7 +410,7 @@ def test_a_users_graph_may_record_only_what_is_packed_already(monkeypatch):
     obs, key = torch.from_numpy(observations(2)), NoiseKey(1, 0, 0)
     monkeypatch.setattr(session, "_in_users_graph", lambda device: True)
     with pytest.raises(
-        BadInput, match=r"first call of 2 rows and 3 candidates .* recording of a CUDA"
+        BadInput, match=r"first call of 2 rows, 3 candidates and steps 1 .* recording of a CUDA"
     ):
         session.act(obs, key, 3, 1, False)
     monkeypatch.undo()
@@ -432,7 +432,7 @@ def test_a_call_on_another_stream_waits_for_the_last():
         def wait_stream(self, other):
             waits.append((self, other))
 
-    place = _Place(torch.zeros(3, dtype=torch.int64), torch.zeros(2), None)
+    place = _Place(torch.zeros(3, dtype=torch.int64), torch.zeros(2), torch.ones(2), None)
     one, two = Stream(), Stream()
     for stream in (one, one, two, two, one):
         place.follow(stream)
@@ -450,7 +450,7 @@ def test_without_triton(monkeypatch):
 
 
 def test_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(kernels, "INTERPRETED", False)
+    monkeypatch.setattr("sorl_fast.ops.triton.INTERPRETED", False)
     message = "backend is 'triton', but torch finds no GPU on this machine: choose backend native"
     with pytest.raises(BadInput, match=re.escape(message)):
         sampler()
