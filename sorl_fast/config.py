@@ -102,11 +102,11 @@ class TrainConfig:
     seed: int = option(0, help="seeds the weights, the minibatches and all noise")
     log_every: int = option(500, help="updates between lines of log.jsonl; 0: never")
     val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
-    eval_every: int = option(100_000, help="updates between evaluations in the simulator; 0: never, as where --env is no single task of OGBench")
+    eval_every: int = option(100_000, help="updates between evaluations in the simulator, beside one at the end; 0: never, as where --env is no single task of OGBench")
     eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
     eval_steps: tuple[int | str, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation, or step sizes such as 1/2,1/4,1/4; only those that the policy acts with; left out, its own where it has none of these")
     eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")
-    eval_rules: tuple[str, ...] | None = option(None, help="rules of choosing of the periodic evaluation (see eval --rules); where given, the policy file keeps the steps, candidates and rule that half of the last evaluation's episodes speak for; left out, argmax, and nothing is chosen")
+    eval_rules: tuple[str, ...] = option(("argmax", "medoid"), help="rules of choosing among N > 1 candidates of the periodic evaluation (see eval --rules); the policy file keeps the steps, candidates and rule that half of the last evaluation's episodes speak for")
     checkpoint_every: int = option(10_000, help="updates between checkpoints; 0: only at the end")
     keep_checkpoints: int = option(2, help="newest checkpoints kept; older ones are removed")
     workers: int = option(2, help="processes of the periodic evaluation")
@@ -136,9 +136,8 @@ class TrainConfig:
             check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("eval_steps", "eval_candidates", "eval_rules"):
             value = getattr(self, name)
-            if value is not None:
-                check_list(name, value)
-                check(len(set(value)) == len(value), name, value, "a list that has each once")
+            check_list(name, value)
+            check(len(set(value)) == len(value), name, value, "a list that has each once")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -149,7 +148,7 @@ class TrainConfig:
         """Make a config from `to_dict`'s values; an unknown field is refused by name."""
         known = _known(cls, values)
         for name in ("eval_steps", "eval_candidates", "eval_rules"):
-            if known.get(name) is not None:
+            if name in known:
                 known[name] = tuple(known[name])
         return cls(**known)
 

@@ -18,7 +18,6 @@ from ..act.choice import PolicyChoice
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
-from ..act.rules import ARGMAX
 from ..act.schedule import Schedule, check_fit, schedule_of
 from ..act.selection import Tried, select
 from ..config import MethodConfig, TrainConfig
@@ -196,7 +195,7 @@ class _Run:
         self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
         if self.evaluator is not None:
             policy = self._policy()
-            cells = self.evaluation_steps, config.eval_candidates, _rules(config)
+            cells = self.evaluation_steps, config.eval_candidates, config.eval_rules
             check_lists(*cells, config.eval_episodes, config.seed)
             check_cells(policy, "the policy", *cells)
             self.evaluator.check(policy)
@@ -217,9 +216,9 @@ class _Run:
             self.folder.write_config(self._info([*commands, command]))
             self.folder.rewind(self.step)
             # an evaluation comes after its checkpoint: what stopped the run may have cut it short
-            self.evaluation_owed = _due(self.step, before.eval_every) and not self.folder.evaluated(
-                self.step
-            )
+            due = before.eval_every > 0 and self.step == before.steps
+            due |= _due(self.step, before.eval_every)
+            self.evaluation_owed = due and not self.folder.evaluated(self.step)
         self.tensorboard = None
         if writer is not None:
             # as log.jsonl is rewound: what a kill has lost is not shown twice
@@ -310,7 +309,8 @@ class _Run:
                 "log": _due(self.step, config.log_every),
                 "val": _due(self.step, config.val_every) and self.data.val is not None,
                 "save": _due(self.step, config.checkpoint_every) or self.step == total,
-                "eval": _due(self.step, config.eval_every),
+                "eval": _due(self.step, config.eval_every)
+                or (self.evaluator is not None and self.step == total),
             }
             due["save"] |= due["eval"]  # an evaluation may fail: no update is lost by it
             stopping = bool(self._stop)
@@ -432,9 +432,9 @@ class _Run:
             config.eval_episodes,
             config.seed,
             progress=self._interruptible,
-            rules=_rules(config),
+            rules=config.eval_rules,
         )
-        if config.eval_rules is not None and self.step >= config.steps:
+        if self.step >= config.steps:
             # before the line that says that this evaluation is done: a kill must not lose the choice
             result |= {"choice": self._choose(result)}
         self.evaluation = {"step": self.step} | result
@@ -506,10 +506,6 @@ def _summary(evaluation: Mapping[str, Any]) -> str:
         (seen, n), (told, m) = choice["seen"], choice["told"]
         text += f"; the policy keeps {way}: chosen by {seen} of {n}, and {told} of the other {m} succeed"
     return text
-
-
-def _rules(config: TrainConfig) -> tuple[str, ...]:
-    return (str(ARGMAX),) if config.eval_rules is None else config.eval_rules
 
 
 def _evaluation_steps(agent: MethodConfig, config: TrainConfig) -> tuple[int | str, ...]:

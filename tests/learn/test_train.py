@@ -167,7 +167,7 @@ class FakeEvaluator:
         if progress:
             progress(1, 1)
         row = {"steps": 1, "candidates": 1, "episodes": episodes, "successes": 1, "success": 0.5}
-        return {"env": self.env, "rows": [row]}
+        return {"env": self.env, "rows": [row | {"outcomes": "1".ljust(episodes, "0")}]}
 
 
 def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monkeypatch):

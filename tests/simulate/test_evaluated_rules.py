@@ -50,9 +50,9 @@ def test_rules_are_cells_of_the_same_episodes(maze_policy, tmp_path):
     ("rules", "steps", "backend"),
     [
         (("argmax",), (1, 4), "native"),
-        (("medoid",), (1, 4), "numpy"),
-        (("argmax",), (3,), "numpy"),
-        (("argmax",), ("1/2,1/4,1/4",), "numpy"),
+        (("medoid",), (1, 4), "native"),
+        (("argmax",), (3,), "native"),
+        (("argmax",), ("1/2,1/4,1/4",), "native"),
     ],
     ids=["argmax", "rule", "M", "sizes"],
 )
