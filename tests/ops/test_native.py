@@ -185,7 +185,12 @@ def test_critic_gives_the_actions_gradient_alone(lane, shape, E, k):
     plain = gradient(reference.critic_ensemble, frozen, obs, actions)
     exact = gradient(reference.critic_ensemble, double(frozen), obs.double(), double(actions))
     got = gradient(lambda *a: native.critic_ensemble(*a, lane), frozen, obs, actions)
-    agree(got, exact, bound_of(lane, plain, exact))
+    bound = bound_of(lane, plain, exact)
+    if lane.startswith("bf16"):  # what rounding the weights alone does; one number's own may be 0
+        rounded = [tuple(x.bfloat16().double() for x in layer) for layer in frozen]
+        moved = gradient(reference.critic_ensemble, rounded, obs.double(), double(actions))
+        bound = max(bound, 4 * float((moved[0] - exact[0]).abs().max() / exact[0].abs().max()))
+    agree(got, exact, bound)
 
 
 @pytest.mark.parametrize("isa", native.isas("fp32"))
