@@ -189,11 +189,14 @@ struct Engine::Impl {
     const int first_obs = first / N, count_obs = (first + n - 1) / N - first_obs + 1;
     observe(own, first_obs, count_obs);
     observation_part(own, side.actor, count_obs, panel_begin, panel_end);
-    for (int r = 0; r < n; ++r)
-      own.init[r] = own.obs_part + static_cast<std::size_t>((first + r) / N - first_obs) * p.width;
+    // What does not read its noise is the same for all candidates: evaluated once an observation.
+    const bool once = !p.form.reads_noise;
+    const int rows = once ? count_obs : n;
+    for (int r = 0; r < rows; ++r)
+      own.init[r] = own.obs_part + static_cast<std::size_t>(once ? r : (first + r) / N - first_obs) * p.width;
 
     // z: shared out by rows, or a copy each.
-    const bool split = together && n >= kShareHeadRows;
+    const bool split = together && !once && n >= kShareHeadRows;
     const int begin = split ? share(n, thread) : 0, end = split ? share(n, thread + 1) : n;
     const std::size_t z_row = A * sizeof(float);
     float* z_all = together && !split && thread != 0 ? own.z : z + static_cast<std::size_t>(first) * A;
@@ -211,7 +214,7 @@ struct Engine::Impl {
     const std::vector<PackedLayer>& hidden = side.actor.hidden;
     for (const Step& step : call.schedule->steps) {
       Dense d{};
-      d.rows = n;
+      d.rows = rows;
       d.panel_begin = panel_begin;
       d.panel_end = panel_end;
       d.y_stride = side.act_stride;
@@ -240,7 +243,7 @@ struct Engine::Impl {
           d.y_stride = p.width * sizeof(float);
           d.output = Output::gelu_float;
           k.dense(d);
-          k.int8->quantise(own.pre, d.y_stride, nullptr, n, p.width, unit_begin * unit, unit_end * unit,
+          k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
                            shared.act[turn & 1], side.act_stride);
           d.panel_begin = unit_begin;
           d.panel_end = unit_end;
@@ -251,8 +254,9 @@ struct Engine::Impl {
         }
         meet();
       }
-      velocities(side, shared.act[turn & 1] + begin * side.act_stride, end - begin, own.velocity);
+      velocities(side, shared.act[turn & 1] + begin * side.act_stride, once ? rows : end - begin, own.velocity);
       ++turn;
+      if (once) spread(own.velocity, side.head_width, first, n, N);
       advance(step, own, side, first + begin, end - begin, z_mine);
       k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
       if (split) team.barrier();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "model.hpp"
 
@@ -43,5 +44,14 @@ struct Scratch {
     bump.take<char>(0, 256);  // neighbours' lines apart
   }
 };
+
+// From a velocity an observation to one for each of `n` candidates, of which `first` is the call's row: in
+// place, rows of `stride` floats. No row is overwritten before it was read: its source is not above it.
+inline void spread(float* velocity, int stride, int first, int n, int candidates) noexcept {
+  const int first_obs = first / candidates;
+  const auto row = [&](int r) { return velocity + static_cast<std::size_t>(r) * stride; };
+  for (int r = n - 1; r >= 0; --r)
+    std::memmove(row(r), row((first + r) / candidates - first_obs), stride * sizeof(float));
+}
 
 }  // namespace sorl
