@@ -203,7 +203,7 @@ def report(runs, out, **more):
 def test_a_report_times_every_cell_once(trained, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        speeds, "act_time", lambda sampler, M, N, seconds: calls.append((M, N)) or time(M, N)
+        speeds, "act_time", lambda sampler, M, N, seconds, rule: calls.append((M, N)) or time(M, N)
     )
 
     def time(M, N):
@@ -245,6 +245,75 @@ def test_a_report_times_every_cell_once(trained, tmp_path, monkeypatch):
     _, said = report(trained.values(), tmp_path)
     assert len(calls) == 9
     assert "a robot's" not in said[0]
+
+
+RULED = [  # of SORL, whose critic a rule may ask
+    *(row(1, 1, 5), row(4, 4, 30), row(4, 4, 45, rule="medoid:1/2")),
+    row("1/2,1/4,1/4", 4, 40, rule="soft:1"),
+]
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_rules_and_schedules_are_timed_and_stand_on_the_front(trained, tmp_path, monkeypatch):
+    run = tmp_path / "sorl"
+    shutil.copytree(trained["sorl"], run)
+    evaluate(run, RULED[:2])
+    report([run], tmp_path)  # what an older version stores: no rule is named
+    store = json.loads((tmp_path / "speeds.json").read_text())
+    assert all("rule" not in stored for stored in store["speeds"])
+    evaluate(run, RULED)
+    acted, calls = timing.act_time, []
+
+    def time(sampler, M, N, seconds, rule):
+        calls.append((M, N, rule))
+        acted(sampler, M, N, seconds, rule=rule)  # the policy acts so
+        return timing.ActTime(1e6 / rates[M, rule], 1e6)
+
+    rates = {("1/2,1/4,1/4", "soft:1"): 9.0, (4, "medoid:1/2"): 5.0}
+    monkeypatch.setattr(speeds, "act_time", time)
+    _, said = report([run], tmp_path)
+    assert calls == [("1/2,1/4,1/4", 4, "soft:1"), (4, 4, "medoid:1/2")] or calls == [
+        (4, 4, "medoid:1/2"), ("1/2,1/4,1/4", 4, "soft:1"),
+    ]  # fmt: skip
+    store = json.loads((tmp_path / "speeds.json").read_text())
+    assert [(s["steps"], s.get("rule")) for s in store["speeds"]][:2] == [(1, None), (4, None)]
+    assert {s.get("rule") for s in store["speeds"][2:]} == {"medoid:1/2", "soft:1"}
+    del calls[:]
+    assert report([run], tmp_path)[1] == said
+    assert calls == []
+    head, *lines = said[0].splitlines()[2:]
+    assert head.split()[:5] == ["method", "M", "N", "rule", "actions/s"]
+    assert [line.split()[1:5] for line in lines[-2:]] == [
+        ["1/2,1/4,1/4", "4", "soft:1", "9.0"],
+        ["4", "4", "medoid:1/2", "5.0"],
+    ]
+
+
+def test_the_picture_names_rules_and_schedules(trained, tmp_path):
+    run, other = tmp_path / "sorl", tmp_path / "other"
+    shutil.copytree(trained["sorl"], run)
+    shutil.copytree(trained["sorl-1"], other)
+    evaluate(run, RULED)
+    evaluate(other, RULED[:2])
+    rates = {(1, 1): 90.0, (4, 4): 20.0, ("1/2,1/4,1/4", 4): 15.0}
+    settings = with_rates(
+        settings_of([run, other]),
+        lambda _, cell: rates[cell.way[:2]] - 10 * ("medoid" in cell.rule),
+    )
+    (ax,) = draw_pareto(settings).axes
+    assert {words.get_text() for words in ax.texts} == {
+        *("1/1", "4/4", "4/4 medoid:1/2", "1/2,1/4,1/4/4 soft:1")
+    }
+    assert "labels M/N, steps/candidates rule" in " ".join(ax.get_title(loc="left").split())
+    caption = next(p.caption for p in page.PICTURES)(settings)
+    assert "Labels are M/N rule, steps, candidates and another rule than argmax" in caption
+    both, one = f"{run}, {other}", str(run)
+    assert [(line[1:4], line[-1]) for line in front_lines(settings)[1:]] == [
+        (["1", "1", "argmax"], both),
+        (["4", "4", "argmax"], both),
+        (["1/2,1/4,1/4", "4", "soft:1"], one),  # the run that has this rule, not only these steps
+        (["4", "4", "medoid:1/2"], one),
+    ]
 
 
 @pytest.mark.usefixtures("no_picture")

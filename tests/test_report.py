@@ -3,18 +3,14 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from policies import make_policy
-from reported import CUBE, evaluation, row
+from reported import CUBE, Page, evaluation, make_run, row
 
 from sorl_fast.act import policy_file
-from sorl_fast.config import TrainConfig
 from sorl_fast.errors import BadInput
-from sorl_fast.learn.algorithms.sorl import SorlConfig
 from sorl_fast.report import figures, page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
@@ -27,120 +23,6 @@ from sorl_fast.report.runs import (
 from sorl_fast.simulate.evaluate import wilson
 
 PICTURES = ["learning.png", "losses.png", "pareto.png", "scaling.png"]
-
-
-def skill(M: int, N: int, progress: float) -> float:
-    """A plausible success: more with training, with steps and, less, with candidates."""
-    return 0.9 * progress * (1 - 0.75 / M) * (1 - 0.35 / N) + 0.02
-
-
-def make_run(
-    folder: Path,
-    seed: int = 0,
-    steps: int = 60_000,
-    env: str = CUBE,
-    grid: tuple[tuple[int, ...], tuple[int, ...]] = ((1, 2, 4, 8), (1, 4, 8)),
-    episodes: int = 50,
-    log: bool = True,
-    periodic: bool = True,
-    final: bool = True,
-    level: float = 1.0,
-    precision: str = "fp32",
-    **agent,
-) -> Path:
-    """Write a run folder with made-up but plausible figures."""
-    rng = np.random.default_rng([seed, int(10 * level)])
-    folder.mkdir(parents=True)
-    config = {
-        "sorl_fast": "0.1.0",
-        "agent": SorlConfig(**({"q_coef": 10.0, "hidden": 256, "depth": 3} | agent)).to_dict(),
-        "train": TrainConfig(
-            env=env, data="data", out=str(folder), steps=steps, seed=seed, precision=precision
-        ).to_dict(),
-        "versions": {"python": "3.11.2", "torch": "2.9.0", "numpy": "2.2.0", "ogbench": "1.2.1"},
-        "commands": [
-            f"sorl-fast train --env {env} --data data --steps {steps} --seed {seed} --out run",
-            f"sorl-fast train --env {env} --out run --resume",
-        ],
-        "command": f"sorl-fast train --env {env} --out run --resume",
-        "data": {"path": "data", "sha256": "ab" * 32, "transitions": 250_000, "episodes": 250},
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-
-    def write_lines(name: str, lines: list[dict]) -> None:
-        (folder / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-    lines = []
-    for step in range(500, steps + 1, 500):
-        fade = 0.12 * (2 - level) + math.exp(-step / 6000)
-        noise = rng.normal(1, 0.05, 4)
-        lines.append(
-            {
-                "step": step,
-                "seconds": step * 0.038,
-                "updates_per_second": 26.3 * noise[0],
-                "critic_loss": 0.9 * (0.25 + step / steps) * noise[1],
-                "actor_loss": 3 * fade,
-                "fm_loss": fade * noise[2],
-                "sc_loss": 0.2 * fade * noise[3],
-                "q_loss": -0.97 * noise[0] if step > 3000 else 0.5 * noise[1],
-                "q_mean": -60 * step / steps,
-            }
-        )
-        if step % 5000 == 0:
-            losses = {"fm_loss": 1.25 * fade, "sc_loss": 0.22 * fade, "critic_loss": 0.8}
-            lines.append({"step": step} | {f"val_{k}": v for k, v in losses.items()})
-    if log:
-        write_lines("log.jsonl", lines)
-
-    def rows_at(progress: float, all_steps: tuple[int, ...], all_candidates: tuple[int, ...]):
-        return [
-            row(M, N, int(rng.binomial(episodes, level * skill(M, N, progress))), episodes)
-            for M in all_steps
-            for N in all_candidates
-        ]
-
-    if periodic:
-        evals = [
-            {"step": step} | evaluation(rows_at(step / steps, grid[0], (1,)), env=env)
-            for step in range(steps // 6, steps + 1, steps // 6)
-        ]
-        write_lines("eval.jsonl", evals)
-    if final:
-        result = evaluation(
-            rows_at(1.0, *grid), env=env, command="sorl-fast eval run --episodes 50"
-        )
-        (folder / "evaluation.json").write_text(json.dumps(result))
-    return folder
-
-
-class Page(HTMLParser):
-    """What a browser would fetch, and the text that it would show."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.links: list[str] = []
-        self.texts: list[str] = []
-        self.open: list[str] = []
-        self.feed(path.read_text("utf-8"))
-        self.close()
-        assert self.open == [], "unclosed elements"
-
-    def handle_starttag(self, tag, attrs):
-        self.links += [value for name, value in attrs if name in ("src", "href", "data", "action")]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.texts.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.texts))
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +157,143 @@ def test_the_scaling_picture_speaks_of_the_panels_that_are_there(places, sequent
     if figure is not None:
         titles = [ax.get_title(loc="left") for ax in figure.axes]
         assert titles == ["sequential scaling"] * sequential + ["parallel scaling"] * parallel
+
+
+UNEVEN = "1/2,1/4,1/4"
+RULED = [  # of two rules beside argmax, and of unequal steps; in no order
+    *(row(4, 8, 30, rule="soft:1"), row(4, 8, 40, rule="medoid:1/2"), row(4, 8, 35)),
+    *(row(4, 1, 10), row(1, 1, 5), row(1, 8, 8, rule="medoid:1/2"), row(2, 8, 9, rule="argmax")),
+    *(row(UNEVEN, 1, 20), row(UNEVEN, 8, 45, rule="medoid:1/2")),
+]
+
+
+def ruled_settings() -> list[Setting]:
+    runs = (Run(Path("run"), {"train": {"env": CUBE}}, [], [], None, True),)
+    return [Setting(CUBE, runs, cells_of([evaluation(RULED)]))]
+
+
+def test_a_cell_is_its_steps_candidates_and_rule():
+    cells = cells_of([evaluation(RULED), evaluation([row(4, 8, 42, rule="medoid:1/2")])])
+    assert [(*cell.way, cell.seeds) for cell in cells] == [
+        (1, 1, "argmax", 1),
+        (1, 8, "medoid:1/2", 1),
+        (2, 8, "argmax", 1),
+        (UNEVEN, 1, "argmax", 1),
+        (UNEVEN, 8, "medoid:1/2", 1),
+        (4, 1, "argmax", 1),
+        (4, 8, "argmax", 1),
+        (4, 8, "medoid:1/2", 2),
+        (4, 8, "soft:1", 1),
+    ]
+    assert cells[7].success == pytest.approx((40 + 42) / 100)
+    (setting,) = ruled_settings()
+    assert setting.cell(4, 8).success == 35 / 50
+    assert setting.cell(4, 8, "soft:1").success == 30 / 50
+    assert setting.cell(1, 8) is None
+
+
+def test_the_scaling_picture_has_a_line_a_rule():
+    settings = ruled_settings()
+    figure = figures.draw_scaling(settings)
+    sequential, parallel = figure.axes
+
+    def lines(ax):
+        """Label, style and points of each line with intervals, places before they were set apart."""
+        found = []
+        for container in ax.containers:
+            line = container.lines[0]
+            x = [2.0 ** round(math.log2(x)) for x in line.get_xdata()]
+            style = (
+                container.get_label(),
+                line.get_linestyle(),
+                line.get_markerfacecolor() == "white",
+            )
+            y = [round(float(y), 1) for y in line.get_ydata()]
+            found.append((*style, list(zip(x, y, strict=True))))
+        return found
+
+    assert lines(sequential) == [  # M is an axis of equal steps, of argmax alone
+        ("N = 1", "-", False, [(1, 10), (4, 20)]),
+        ("N = 8", "-", False, [(2, 18), (4, 70)]),
+    ]
+    assert [text.get_text() for text in sequential.get_xticklabels()] == ["1", "2", "4"]
+    assert lines(parallel) == [  # each begins where there is nothing to choose
+        ("M = 1", "-", False, [(1, 10)]),
+        ("M = 1", "--", True, [(1, 10), (8, 16)]),
+        ("M = 2", "-", False, [(8, 18)]),
+        (f"M = {UNEVEN}", "-", False, [(1, 40)]),
+        (f"M = {UNEVEN}", "--", True, [(1, 40), (8, 90)]),
+        ("M = 4", "-", False, [(1, 20), (8, 70)]),
+        ("M = 4", "--", True, [(1, 20), (8, 80)]),
+        ("M = 4", ":", True, [(1, 20), (8, 60)]),
+    ]
+    handles = figure.legends[0].legend_handles
+    legend = dict(zip((t.get_text() for t in figure.legends[0].get_texts()), handles, strict=True))
+    assert list(legend) == [
+        *("N = 1", "N = 8", "M = 1", "M = 2", f"M = {UNEVEN}", "M = 4"),
+        *("argmax", "medoid:1/2", "soft:1"),
+    ]
+    styles = [legend[name].get_linestyle() for name in ("argmax", "medoid:1/2", "soft:1")]
+    assert styles == ["-", "--", ":"]
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    caption = caption_of("scaling", settings)
+    assert "a rule takes one. The paper's is argmax" in caption
+    assert "medoid:1/2, soft:1" in caption
+
+
+def test_without_other_rules_none_is_named():
+    settings = ruled_settings()
+    plain = [Setting(CUBE, settings[0].runs, tuple(c for c in settings[0].cells if c.is_plain))]
+    figure = figures.draw_scaling(plain)
+    assert "argmax" not in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "rule" not in caption_of("scaling", plain)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_page_shows_rules_and_schedules(tmp_path):
+    run = make_run(tmp_path / "run", steps=2000, periodic=False)
+    (run / "evaluation.json").write_text(json.dumps(evaluation(RULED)))
+    text = Page(write_report([run])).text
+    table = text[text.index("Success in %") : text.index("The Pareto front")]
+    assert "N = 1 N = 8 argmax N = 8 medoid:1/2 N = 8 soft:1" in table
+    assert f"M = {UNEVEN} 40% [28, 54] - 90% [79, 96] -" in table
+    assert "M = 4 20% [11, 33] 70% [56, 81] 80% [67, 89] 60% [46, 72]" in table
+    assert "The paper's is argmax, the best of N by the critic's Q" in text
+    assert "or the sizes of unequal ones" in text
+    every = text[text.index("Every cell") :]
+    assert "M N rule success" in every
+    assert f"{UNEVEN} 8 medoid:1/2 90% [79, 96] 1 50" in every
+    beside = text[text.index("Beside the paper") : text.index("Every cell")]
+    assert "1 1 10% [" in beside
+    assert "4 1 20% [" in beside
+    assert UNEVEN not in beside
+    assert "medoid" not in beside
+    # and of argmax and equal steps alone, no rule is named
+    (run / "evaluation.json").write_text(json.dumps(evaluation([row(1, 1, 5), row(4, 8, 35)])))
+    text = Page(write_report([run])).text.partition(" Commands ")[0]
+    for words in ("a rule takes", "argmax", "unequal", "medoid"):
+        assert words not in text, words
+    # a policy's own way alone has no place beside the paper
+    (run / "evaluation.json").write_text(json.dumps(evaluation(RULED[:1])))
+    assert "Beside the paper" not in Page(write_report([run])).text
+
+
+def test_learning_curves_are_of_equal_steps_and_argmax(tmp_path):
+    run = make_run(tmp_path / "run", steps=2000)
+    own = row(UNEVEN, 8, 45, rule="medoid:1/2")
+    evals = [{"step": 500} | evaluation(RULED), {"step": 1000} | evaluation([own])]
+    (run / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evals))
+    setting = Setting("", (load_run(run),), ())
+    curves = learning_curves(setting)
+    assert {step: [c.way[:2] for c in cells] for step, cells in curves.items()} == {
+        500: [(1, 1), (2, 8), (4, 1), (4, 8)]
+    }
+    (ax,) = draw_learning([setting]).axes
+    assert [line.get_label() for line in ax.lines] == ["M = 1", "M = 4"]
+    (run / "eval.jsonl").write_text(json.dumps(evals[1]) + "\n")
+    assert draw_learning([Setting("", (load_run(run),), ())]) is None
 
 
 @pytest.mark.parametrize(
@@ -447,6 +466,10 @@ def write(name: str, text: str):
     return lambda run: (run / name).write_text(text)
 
 
+def one_row(**change):
+    return write("evaluation.json", json.dumps(evaluation([row(4, 8, 5) | change])))
+
+
 def empty_all(run: Path) -> None:
     for name in ("log.jsonl", "eval.jsonl"):
         (run / name).write_text("")
@@ -469,12 +492,18 @@ def empty_all(run: Path) -> None:
         ),
         (write("evaluation.json", ""), ["evaluation.json", "sorl-fast eval"]),
         (write("evaluation.json", '{"rows": [{"steps": 1}]}'), ["no number 'candidates'"]),
-        (write("evaluation.json", '{"rows": [7]}'), ["evaluation.json", "no number 'steps'"]),
+        (write("evaluation.json", '{"rows": [7]}'), ["evaluation.json", "has no 'steps'"]),
+        (one_row(steps="x"), ["evaluation.json", "steps of a row is 'x'", "sorl-fast eval"]),
+        (one_row(steps=4.0), ["evaluation.json", "steps of a row is 4.0", "1/2,1/4,1/4"]),
+        (one_row(steps="4"), ["evaluation.json", "steps of a row is '4'", "must be M"]),
+        (one_row(rule="best"), ["evaluation.json", "rule is 'best'", "medoid", "sorl-fast eval"]),
+        (one_row(rule=3), ["evaluation.json", "rule is 3", "sorl-fast eval"]),
         (empty_all, ["nothing to report", "log.jsonl", "sorl-fast eval", "sorl-fast train"]),
     ],
     ids=[
         *("no config", "empty config", "half config", "list", "no train"),
-        *("bad line", "no step", "no rows", "empty evaluation", "half row", "no row", "nothing"),
+        *("bad line", "no step", "no rows", "empty evaluation", "half row", "no row"),
+        *("no schedule", "a float", "M as text", "no rule", "a number as rule", "nothing"),
     ],
 )
 def test_a_damaged_run_is_named_with_its_remedy(tmp_path, damage, words):

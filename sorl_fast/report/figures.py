@@ -6,10 +6,11 @@ Success is shown in %. N candidates, M Euler steps.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..act.rules import ARGMAX
+from ..act.schedule import order
 from ..learn.algorithms import find_method
 from .pareto import draw_pareto, say_pareto
 from .plotting import (
@@ -24,11 +25,14 @@ from .plotting import (
     thousands,
     wrap,
 )
-from .runs import Line, Setting, learning_curves
+from .runs import Cell, Line, Setting, learning_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))  # of the rules beside argmax, which is solid
 
 
 def _doubling_axis(ax: Axes, values: Sequence[int]) -> None:
@@ -39,21 +43,21 @@ def _doubling_axis(ax: Axes, values: Sequence[int]) -> None:
     ax.set_xlim(min(values) / 1.5, max(values) * 1.5)
 
 
-def _look(values: Sequence[int], value: int) -> dict[str, Any]:
-    rank = sorted(values).index(value)
+def _look(values: Sequence[int | str], value: int | str) -> dict[str, Any]:
+    rank = values.index(value)
     return {"color": COLOURS[rank % len(COLOURS)], "marker": MARKERS[rank % len(MARKERS)]}
 
 
-def _steps_of(settings: Sequence[Setting]) -> list[int]:
-    """All M of the report, so that each has one colour in every picture."""
+def _steps_of(settings: Sequence[Setting]) -> list[int | str]:
+    """All M and schedules of the report, so that each has one colour in every picture."""
     found = {cell.steps for s in settings for cell in s.cells}
     for setting in settings:
         for run in setting.runs:
             found |= {row["steps"] for line in run.evals for row in line["rows"]}
-    return sorted(found)
+    return sorted(found, key=order)
 
 
-def _candidates_of(settings: Sequence[Setting]) -> list[int]:
+def _candidates_of(settings: Sequence[Setting]) -> list[int | str]:
     return sorted({cell.candidates for s in settings for cell in s.cells})
 
 
@@ -134,8 +138,11 @@ def _losses_legend(figure: Figure, ax: Axes, settings: Sequence[Setting]) -> Non
 
 
 def draw_learning(settings: Sequence[Setting]) -> Figure | None:
-    """Success against updates, one line an M, at the smallest N; None without periodic evaluations."""
-    shown = [s for s in settings if any(run.evals for run in s.runs)]
+    """Success against updates, one line an M, at the smallest N; None without periodic evaluations.
+
+    Of equal steps and argmax.
+    """
+    shown = [s for s in settings if learning_curves(s)]
     if not shown:
         return None
     all_steps = _steps_of(settings)
@@ -170,95 +177,161 @@ def draw_learning(settings: Sequence[Setting]) -> Figure | None:
     return figure
 
 
-def _scaling_views(settings: Sequence[Setting]) -> list[tuple[Setting, str]]:
+class _Curve(NamedTuple):
+    """A line of a scaling picture."""
+
+    of: int | str  # its N, or its M or schedule
+    rule: str
+    points: list[tuple[int, Cell]]  # against M or N
+
+
+class _View(NamedTuple):
+    """A panel of the scaling picture."""
+
+    setting: Setting
+    against: str  # M or N
+    curves: list[_Curve]
+
+
+def _against_steps(setting: Setting) -> list[_Curve]:
+    """Return success against M, a line an N: of argmax and equal steps, for which the axis has a place."""
+    found: dict[int, list[tuple[int, Cell]]] = {}
+    for cell in setting.cells:
+        if isinstance(cell.steps, int) and cell.is_plain:
+            found.setdefault(cell.candidates, []).append((cell.steps, cell))
+    return [_Curve(N, str(ARGMAX), found[N]) for N in sorted(found)]
+
+
+def _against_candidates(setting: Setting) -> list[_Curve]:
+    """Return success against N, a line an M or schedule and a rule.
+
+    Where N = 1 there is nothing to choose: lines of all rules start at the cell of argmax.
+    """
+    found: dict[tuple[int | str, str], list[tuple[int, Cell]]] = {}
+    for cell in setting.cells:
+        found.setdefault((cell.steps, cell.rule), []).append((cell.candidates, cell))
+    curves = []
+    for (steps, rule), points in found.items():
+        first = setting.cell(steps, 1)
+        if first is not None and points[0][0] > 1:
+            points.insert(0, (1, first))
+        curves.append(_Curve(steps, rule, points))
+    return curves
+
+
+def _scaling_views(settings: Sequence[Setting]) -> list[_View]:
     """Return what has a line of two points or more, in the order of the panels: against M or N."""
     views = []
     for setting in settings:
-        lines = {
-            "M": Counter(cell.candidates for cell in setting.cells),
-            "N": Counter(cell.steps for cell in setting.cells),
-        }
+        of = {"M": _against_steps(setting), "N": _against_candidates(setting)}
         views += [
-            (setting, against)
-            for against, points in lines.items()
-            if max(points.values(), default=0) > 1
+            _View(setting, against, curves)
+            for against, curves in of.items()
+            if any(len(curve.points) > 1 for curve in curves)
         ]
     return views
 
 
+def _rules_in(views: Sequence[_View]) -> list[str]:
+    """Return the rules beside argmax that the panels have lines of."""
+    return sorted({c.rule for view in views for c in view.curves} - {str(ARGMAX)})
+
+
 def _say_scaling(settings: Sequence[Setting]) -> str:
+    views = _scaling_views(settings)
     of = {
         "M": "Sequential scaling: more Euler steps M.",
         "N": "Parallel scaling: the best of more candidates N by the critic's Q.",
     }
-    drawn = {against for _, against in _scaling_views(settings)}
+    rules = _rules_in(views)
+    if rules:
+        of["M"] = "Sequential scaling: more Euler steps M, all equal; argmax chooses."
+        of["N"] = (
+            "Parallel scaling: more candidates N, of which a rule takes one. The paper's is argmax, the "
+            f"best by the critic's Q: solid. Dashed or dotted, hollow: {', '.join(rules)}. Where N = 1 "
+            "there is nothing to choose, and all rules are one cell."
+        )
+    drawn = {view.against for view in views}
     return " ".join(text for against, text in of.items() if against in drawn)
 
 
 def draw_scaling(settings: Sequence[Setting]) -> Figure | None:
-    """Success against M, a line an N, and against N, a line an M; None if no line has two points."""
-    all_steps, all_candidates = _steps_of(settings), _candidates_of(settings)
+    """Success against M, a line an N, and against N, a line an M and a rule.
+
+    None if no line has two points.
+    """
     views = _scaling_views(settings)
     if not views:
         return None
+    all_steps, all_candidates = _steps_of(settings), _candidates_of(settings)
+    rules = _rules_in(views)
     figure, axes = panels(len(views), 2, 4.8 if len(views) > 1 else 7.2, 3.6)
-    for ax, (setting, against) in zip(axes, views, strict=True):
+    for ax, (setting, against, curves) in zip(axes, views, strict=True):
         if against == "M":
-            title, xlabel = "sequential scaling", "Euler steps M"
-            values, lines, other = all_steps, all_candidates, "N"
+            title, xlabel, other, lines = "sequential scaling", "Euler steps M", "N", all_candidates
         else:
-            title, xlabel = "parallel scaling", "candidates N, best of N"
-            values, lines, other = all_candidates, all_steps, "M"
-        for rank, line in enumerate(lines):
-            cells = [
-                (x, cell)
-                for x in values
-                if (cell := setting.cell(*((x, line) if against == "M" else (line, x))))
-            ]
-            if not cells:
-                continue
-            # side by side, so that the intervals of one x do not cover one another
-            dodge = 2 ** (0.09 * (rank - (len(lines) - 1) / 2))
-            mean, low, high = zip(*(cell.percent for _, cell in cells), strict=True)
-            errors = [
-                [m - a for m, a in zip(mean, low, strict=True)],
-                [b - m for m, b in zip(mean, high, strict=True)],
-            ]
-            look = _look(lines, line)
+            title, other, lines = "parallel scaling", "M", all_steps
+            xlabel = f"candidates N, {'one' if rules else 'best'} of N"
+        gap = min(0.09, 0.6 / max(1, len(curves) - 1))
+        for rank, curve in enumerate(curves):
+            look = _look(lines, curve.of)
             if against == "M":  # N has greys: a colour is an M in every picture
-                look["color"] = str(0.72 * rank / max(1, len(lines) - 1))
-            ax.errorbar(
-                [x * dodge for x, _ in cells],
-                mean,
-                yerr=errors,
-                label=f"{other} = {line}",
-                capsize=2.5,
-                linewidth=1.4,
-                elinewidth=1,
-                markersize=5,
-                **look,
-            )
-        _doubling_axis(ax, [v for v in values if _has(setting, against, v)])
+                look["color"] = str(0.72 * lines.index(curve.of) / max(1, len(lines) - 1))
+            if curve.rule in rules:
+                look["linestyle"] = _STYLES[rules.index(curve.rule) % len(_STYLES)]
+                look["markerfacecolor"] = "white"
+            # side by side, so that the intervals of one x do not cover one another
+            dodge = 2 ** (gap * (rank - (len(curves) - 1) / 2))
+            _draw_curve(ax, curve, dodge, f"{other} = {curve.of}", look)
+        _doubling_axis(ax, sorted({x for curve in curves for x, _ in curve.points}))
         percent_axis(ax)
         dress(ax, _titled(settings, setting, title), xlabel, "success, %")
+    _scaling_legend(figure, axes, rules)
+    cells = [cell for view in views for curve in view.curves for _, cell in curve.points]
+    head(figure, settings, cells)
+    return figure
+
+
+def _draw_curve(ax: Axes, curve: _Curve, dodge: float, label: str, look: dict[str, Any]) -> None:
+    """Draw a line with the intervals of its points."""
+    mean, low, high = zip(*(cell.percent for _, cell in curve.points), strict=True)
+    errors = [
+        [m - a for m, a in zip(mean, low, strict=True)],
+        [b - m for m, b in zip(mean, high, strict=True)],
+    ]
+    ax.errorbar(
+        [x * dodge for x, _ in curve.points],
+        mean,
+        yerr=errors,
+        label=label,
+        capsize=2.5,
+        linewidth=1.4,
+        elinewidth=1,
+        markersize=5,
+        **look,
+    )
+
+
+def _scaling_legend(figure: Figure, axes: Sequence[Axes], rules: Sequence[str]) -> None:
+    """Name each N, each M and, where there are several, each rule once."""
     entries: dict[str, Any] = {}
     for ax in axes:
-        handles, labels = ax.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if rules:
+        styles: dict[str, Any] = {str(ARGMAX): "-"}
+        styles |= {rule: _STYLES[i % len(_STYLES)] for i, rule in enumerate(rules)}
+        for rule, style in styles.items():
+            (entries[rule],) = axes[0].plot([], [], color=GREY, linestyle=style)
+    longest = max(len(label) for label in entries)
     figure.legend(
         entries.values(),
         entries.keys(),
         loc="outside lower center",
-        ncols=8,
+        ncols=max(1, min(8, int(figure.get_figwidth() * 15 / (longest + 8)))),
         frameon=False,
         fontsize=9,
     )
-    head(figure, settings, [cell for setting in settings for cell in setting.cells])
-    return figure
-
-
-def _has(setting: Setting, against: str, value: int) -> bool:
-    return any((c.steps if against == "M" else c.candidates) == value for c in setting.cells)
 
 
 class Picture(NamedTuple):

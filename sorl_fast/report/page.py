@@ -21,9 +21,17 @@ from ..version import __version__
 from .figures import PICTURES
 from .pareto import front_lines, front_of, front_text, points_of
 from .plotting import png
-from .runs import Run, Setting, by_environment, episodes_of, group_settings, load_run
+from .runs import (
+    Run,
+    Setting,
+    by_environment,
+    episodes_of,
+    group_settings,
+    load_run,
+    other_rules,
+)
 from .speeds import with_speeds
-from .table import rate, span
+from .table import columns_of, rate, span
 
 _TIMING = {
     "post": "on the state after each action (success_timing=post, as in the paper)",
@@ -87,38 +95,41 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
 
 
 def _grid(setting: Setting) -> dict[str, Any]:
-    all_candidates = sorted({cell.candidates for cell in setting.cells})
+    columns = columns_of(cell.way for cell in setting.cells)
     lines = [
-        (M, [setting.cell(M, N) for N in all_candidates])
-        for M in sorted({cell.steps for cell in setting.cells})
+        (M, [setting.cell(M, N, rule) for N, rule in columns])
+        for M in dict.fromkeys(cell.steps for cell in setting.cells)
     ]
     return {
         "label": setting.label,
         "seeds": len(setting.runs),
         "episodes": episodes_of(setting.cells) if setting.cells else "0",
-        "candidates": all_candidates,
+        "columns": list(columns.values()),
         "lines": lines,
+        "ruled": bool(other_rules(setting.cells)),
         "front": [point.cell for point in front_of(points_of([setting]))],
         "cells": setting.cells,
     }
 
 
 def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
-    """Our cells at the smallest N beside the paper's figures, where the family is in its table."""
+    """Our cells of argmax at the smallest N beside the paper's figures, where its table has the family."""
     lines = []
     for setting in settings:
         preset = find_preset(setting.env)
-        if preset is None or not setting.cells:
+        plain = [cell for cell in setting.cells if cell.is_plain]
+        if preset is None or not plain:
             continue
-        smallest = min(cell.candidates for cell in setting.cells)
+        smallest = min(cell.candidates for cell in plain)
+        cells = [cell for cell in plain if cell.candidates == smallest]
         lines.append(
             {
                 "label": setting.label,
                 "preset": preset,
-                "cells": [cell for cell in setting.cells if cell.candidates == smallest],
+                "cells": cells,
                 "candidates": smallest,
                 "seeds": len(setting.runs),
-                "episodes": episodes_of(setting.cells),
+                "episodes": episodes_of(cells),
                 "data": _data_words(setting.runs[0]),
             }
         )
@@ -307,6 +318,8 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], 
         envs=sorted({setting.env for setting in settings}),
         settings=settings,
         several_settings=len(settings) > 1,
+        ruled=bool(other_rules(cell for s in settings for cell in s.cells)),
+        scheduled=any(isinstance(cell.steps, str) for s in settings for cell in s.cells),
         notes=_notes(settings),
         timings=[_TIMING.get(timing, f"as success_timing={timing} says") for timing in timings],
         intervals=_SEVERAL_SEEDS if several else _ONE_SEED,

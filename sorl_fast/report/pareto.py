@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cells import cell_name, pareto_front
 from ..learn.algorithms import METHODS
+from ..simulate.episodes import cell_of
 from .plotting import COLOURS, DPI, GREY, MARKERS, decades, dress, head, panels, percent_axis, wrap
-from .runs import Cell, Setting, series_names
+from .runs import Cell, Setting, other_rules, series_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,13 +51,24 @@ def front_of(points: Sequence[Point]) -> list[Point]:
 
 
 def front_lines(settings: Sequence[Setting]) -> list[list[str]]:
-    """Return the front of all methods as a table: its head, then a line a cell, fastest first."""
-    lines = [["method", "M", "N", "actions/s", "success", "95% interval", "seeds", "run"]]
-    for name, setting, cell in front_of(points_of(settings)):
+    """Return the front of all methods as a table: its head, then a line a cell, fastest first.
+
+    There is a column of rules where one of them is another than argmax.
+    """
+    front = front_of(points_of(settings))
+    ruled = bool(other_rules(point.cell for point in front))
+    lines = [
+        [
+            *("method", "M", "N", *["rule"] * ruled),
+            *("actions/s", "success", "95% interval", "seeds", "run"),
+        ]
+    ]
+    for name, setting, cell in front:
         success, low, high = cell.percent
         lines.append(
             [
-                *(name, str(cell.steps), str(cell.candidates), rate_text(cell.actions_per_second)),
+                *(name, str(cell.steps), str(cell.candidates), *[cell.rule] * ruled),
+                rate_text(cell.actions_per_second),
                 *(f"{success:.1f}%", f"{low:.1f}-{high:.1f}%", str(cell.seeds)),
                 ", ".join(str(run.folder) for run in setting.runs if _has(run.evaluation, cell)),
             ]
@@ -66,7 +78,7 @@ def front_lines(settings: Sequence[Setting]) -> list[list[str]]:
 
 def _has(evaluation: dict[str, Any] | None, cell: Cell) -> bool:
     rows = () if evaluation is None else evaluation["rows"]
-    return any((row["steps"], row["candidates"]) == cell[:2] for row in rows)
+    return any(cell_of(row) == cell.way for row in rows)
 
 
 def rate_text(rate: float) -> str:
@@ -89,9 +101,11 @@ def front_text(env: str, settings: Sequence[Setting], clock: str) -> str:
 def say_pareto(settings: Sequence[Setting]) -> str:
     """Return the words below the picture."""
     several = sum(bool(s.cells) for s in settings) > 1
+    ruled = bool(other_rules(cell for s in settings for cell in s.cells))
+    what = "steps, candidates and another rule than argmax" if ruled else "steps and candidates"
     thin = " A thin line joins the cells of a method that no other of its own beats." * several
     return (
-        f"Labels are M/N, steps and candidates{' of the cells on the front' * several}. Filled, dotted "
+        f"Labels are M/N{' rule' * ruled}, {what}{' of the cells on the front' * several}. Filled, dotted "
         f"line: no other cell{' of any method' * several} is both faster and better.{thin}"
     )
 
@@ -151,7 +165,8 @@ def draw_pareto(settings: Sequence[Setting]) -> Figure | None:
     only = backends.pop() if len(backends) == 1 else ""
     xlabel = "actions a second, one observation a call" + f", {only}" * bool(only)
     title = f"{points[0].name}: " if len(shown) == 1 else ""
-    dress(ax, f"{title}labels M/N, steps/candidates", xlabel, "success, %")
+    ruled = bool(other_rules(point.cell for point in points))
+    dress(ax, f"{title}labels M/N, steps/candidates{' rule' * ruled}", xlabel, "success, %")
     decades(ax.xaxis)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     head(figure, shown, [point.cell for point in points])
@@ -176,7 +191,7 @@ def _corners(front: Sequence[Point], slowest: float) -> list[tuple[float, float]
 def _label_points(
     ax: Axes, points: Sequence[Point], front: Sequence[Point], named: Sequence[Point]
 ) -> None:
-    """Write M/N beside each point of `named`: near it, within the axes, and where it covers least."""
+    """Write its cell beside each point of `named`: near it, within the axes, where it covers least."""
     from matplotlib.patheffects import withStroke
 
     scale = 72 / DPI  # pixels to points
@@ -196,7 +211,7 @@ def _label_points(
         taken.append((min(x0, x1) - 1, min(y0, y1) - 1, max(x0, x1) + 1, max(y0, y1) + 1))
     sides = ((1, 0.6), (-1, 0.6), (1, -0.6), (-1, -0.6), (1, 0), (-1, 0), (0, 1), (0, -1))
     for point in named:
-        text = cell_name(point.cell.steps, point.cell.candidates, short=True)
+        text = cell_name(*point.cell.way, short=True)
         x, y = place(*point.place)
         width, height = 4.8 * len(text), 8.0
         costs = []

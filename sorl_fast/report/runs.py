@@ -16,9 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from ..act.policy_file import digest, load
+from ..act.rules import ARGMAX, rule_of
+from ..act.schedule import schedule_of
 from ..config import DEFAULT_METHOD
 from ..errors import BadInput
 from ..learn.algorithms import find_method
+from ..simulate.episodes import Cell as Way
+from ..simulate.episodes import cell_of, cell_order
 from ..simulate.evaluate import wilson
 
 Line = dict[str, Any]
@@ -30,16 +34,16 @@ _T95 = (
     *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045),
 )
 
-_ROW_KEYS = (
-    *("steps", "candidates", "episodes", "successes", "success", "ci_low", "ci_high"),
+_NUMBERS = (  # of a row; it has its steps too, and may have a rule
+    *("candidates", "episodes", "successes", "success", "ci_low", "ci_high"),
     *("episode_length", "actions_per_second", "returns"),
 )
 
 
 class Cell(NamedTuple):
-    """One cell (M, N) of one evaluation, or of those of several seeds."""
+    """One way to act, of one evaluation or of those of several seeds."""
 
-    steps: int
+    steps: int | str  # M, or a schedule's name
     candidates: int
     seeds: int
     episodes: int  # of all seeds together
@@ -49,6 +53,17 @@ class Cell(NamedTuple):
     episode_length: float
     actions_per_second: float
     returns: float
+    rule: str = str(ARGMAX)
+
+    @property
+    def way(self) -> Way:
+        """What was evaluated: steps, candidates and rule."""
+        return Way(self.steps, self.candidates, self.rule)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is M equal steps and argmax: what the axis of M has a place for."""
+        return isinstance(self.steps, int) and self.rule == str(ARGMAX)
 
     @property
     def percent(self) -> tuple[float, float, float]:
@@ -120,7 +135,7 @@ class Setting:
 
     label: str
     runs: tuple[Run, ...]
-    cells: tuple[Cell, ...]  # of the final evaluation; by steps, then candidates
+    cells: tuple[Cell, ...]  # of the final evaluation, in `cell_order`
     timed_by: str = ""  # the backend whose actions a second its cells have, such as native avx512
 
     @property
@@ -133,9 +148,9 @@ class Setting:
         """The environment's name."""
         return str(self.runs[0].train["env"])
 
-    def cell(self, steps: int, candidates: int) -> Cell | None:
-        """The cell (M, N), None if it was not evaluated."""
-        found = [c for c in self.cells if (c.steps, c.candidates) == (steps, candidates)]
+    def cell(self, steps: int | str, candidates: int, rule: str = str(ARGMAX)) -> Cell | None:
+        """The cell of these steps, candidates and rule, None if it was not evaluated."""
+        found = [c for c in self.cells if c.way == (steps, candidates, rule)]
         return found[0] if found else None
 
 
@@ -180,10 +195,30 @@ def _check_evaluation(value: Any, path: Path, remedy: str) -> Line:
         raise BadInput(f"{path} holds no evaluation: its field rows is missing or empty. {remedy}")
     for row in rows:
         values = row if isinstance(row, dict) else {}
-        missing = [key for key in _ROW_KEYS if not isinstance(values.get(key), int | float)]
+        if "steps" not in values:
+            raise BadInput(f"{path}: a row of rows has no 'steps'. {remedy}")
+        missing = [key for key in _NUMBERS if not isinstance(values.get(key), int | float)]
         if missing:
             raise BadInput(f"{path}: a row of rows has no number {missing[0]!r}. {remedy}")
+        _check_way(cell_of(values), path, remedy)
     return dict(value)
+
+
+def _check_way(way: Way, path: Path, remedy: str) -> None:
+    """Raise BadInput unless a row's steps and rule are such as an evaluation writes."""
+    try:
+        steps_are = type(way.steps) in (int, str) and schedule_of(way.steps).key == way.steps
+    except BadInput:
+        steps_are = False
+    if not steps_are:
+        raise BadInput(
+            f"{path}: steps of a row is {way.steps!r}, but must be M or the name of a schedule of "
+            f"unequal steps, such as 1/2,1/4,1/4. {remedy}"
+        )
+    try:
+        rule_of(way.rule)
+    except BadInput as err:
+        raise BadInput(f"{path}: of a row, {err}. {remedy}") from err
 
 
 def load_run(folder: Path) -> Run:
@@ -253,24 +288,21 @@ def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:
 
 
 def cells_of(evaluations: Iterable[Line]) -> tuple[Cell, ...]:
-    """Aggregate evaluations of several seeds, cell by cell; by steps, then candidates.
-
-    Of argmax and equal steps: those that the pictures have a place for.
-    """
-    table: dict[tuple[int, int], list[Line]] = {}
+    """Aggregate evaluations of several seeds, cell by cell, in `cell_order`."""
+    table: dict[Way, list[Line]] = {}
     for evaluation in evaluations:
         for row in evaluation["rows"]:
-            if "rule" in row or not isinstance(row["steps"], int):
-                continue
-            table.setdefault((row["steps"], row["candidates"]), []).append(row)
+            table.setdefault(cell_of(row), []).append(row)
     cells = []
-    for (steps, candidates), rows in sorted(table.items()):
+    for way in sorted(table, key=cell_order):
+        rows = table[way]
         means = [
             sum(row[key] for row in rows) / len(rows)
             for key in ("episode_length", "actions_per_second", "returns")
         ]
         episodes = sum(row["episodes"] for row in rows)
-        cells.append(Cell(steps, candidates, len(rows), episodes, *_interval(rows), *means))
+        cell = Cell(way.steps, way.candidates, len(rows), episodes, *_interval(rows), *means)
+        cells.append(cell._replace(rule=way.rule))
     return tuple(cells)
 
 
@@ -337,13 +369,26 @@ def _described(run: Run) -> dict[str, str]:
 
 
 def learning_curves(setting: Setting) -> dict[int, tuple[Cell, ...]]:
-    """Aggregate the periodic evaluations of a setting at those steps that most of its seeds have."""
+    """Aggregate the periodic evaluations of a setting at those updates that most of its seeds have.
+
+    Of M equal steps and argmax. Updates without any such cell are left out.
+    """
     by_step: dict[int, list[Line]] = {}
     for run in setting.runs:
         for line in run.evals:
             by_step.setdefault(line["step"], []).append(line)
     most = max((len(lines) for lines in by_step.values()), default=0)
-    return {step: cells_of(by_step[step]) for step in sorted(by_step) if len(by_step[step]) == most}
+    curves = {}
+    for step in sorted(by_step):
+        cells = tuple(cell for cell in cells_of(by_step[step]) if cell.is_plain)
+        if cells and len(by_step[step]) == most:
+            curves[step] = cells
+    return curves
+
+
+def other_rules(cells: Iterable[Cell]) -> list[str]:
+    """Return the rules of choosing that the cells have beside argmax, sorted."""
+    return sorted({cell.rule for cell in cells} - {str(ARGMAX)})
 
 
 def episodes_of(cells: Sequence[Cell]) -> str:

@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..act.policy_file import Policy, load
+from ..act.rules import ARGMAX
 from ..act.sampler import Sampler
 from ..act.timing import act_time
 from ..atomic import write_bytes
 from ..cores import available_cores
 from ..errors import BadInput
 from ..machine import cpu_model
+from ..simulate.episodes import Cell as Way
+from ..simulate.episodes import cell_of
 from ..version import __version__
 from .runs import Run, Setting
 
@@ -30,8 +33,14 @@ _NEEDED = ("policy", "precision", "steps", "candidates", "backend", "p50_us")
 class _Key(NamedTuple):
     policy: str  # digest
     precision: str
-    steps: int
+    steps: int | str
     candidates: int
+    rule: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, argmax unnamed."""
+        values = self._asdict()
+        return values if self.rule != str(ARGMAX) else {k: values[k] for k in values if k != "rule"}
 
 
 @dataclasses.dataclass
@@ -47,10 +56,10 @@ class _Job(NamedTuple):
 
     policy: Policy
     precision: str  # of its evaluation
-    cells: tuple[tuple[int, int], ...]
+    ways: tuple[Way, ...]
 
-    def key(self, cell: tuple[int, int]) -> _Key:
-        return _Key(self.policy.digest, self.precision, *cell)
+    def key(self, way: Way) -> _Key:
+        return _Key(self.policy.digest, self.precision, *way)
 
 
 def _here() -> dict[str, Any]:
@@ -62,7 +71,7 @@ def _read(path: Path) -> _Store:
     try:
         values = json.loads(path.read_bytes())
         rows = {
-            _Key(*(row[name] for name in _Key._fields)): {name: row[name] for name in row}
+            _Key(row["policy"], row["precision"], *cell_of(row)): dict(row)
             for row in values["speeds"]
             if all(name in row for name in _NEEDED) and row["p50_us"] > 0
         }
@@ -75,9 +84,9 @@ def _job(run: Run) -> _Job:
     """Return what is to be timed of a run that has an evaluation; BadInput: it has no policy."""
     evaluation = run.evaluation
     assert evaluation is not None
-    cells = tuple((row["steps"], row["candidates"]) for row in evaluation["rows"])
+    ways = tuple(cell_of(row) for row in evaluation["rows"])
     policy = load(run.folder / "policy.safetensors")
-    return _Job(policy, str(evaluation.get("precision", "fp32")), cells)
+    return _Job(policy, str(evaluation.get("precision", "fp32")), ways)
 
 
 def with_speeds(
@@ -131,7 +140,7 @@ def _timed(
     jobs: Sequence[_Job], path: Path, seconds: float, again: bool, progress: Progress | None
 ) -> _Store:
     """Return the speeds of all cells, of one machine."""
-    wanted = {job.key(cell): (job, cell) for job in jobs for cell in job.cells}
+    wanted = {job.key(way): (job, way) for job in jobs for way in job.ways}
     kept = _Store({}, {}) if again else _read(path)
     missing = [key for key in wanted if key not in kept.rows]
     if not missing and {"cpu", "cores"} <= kept.machine.keys():
@@ -141,13 +150,13 @@ def _timed(
         kept, missing = _Store(here, {}), list(wanted)
     samplers: dict[tuple[str, str], Sampler] = {}
     for done, key in enumerate(missing, 1):
-        job, cell = wanted[key]
+        job, way = wanted[key]
         if key[:2] not in samplers:
             samplers[key[:2]] = Sampler(job.policy, precision=job.precision)
         sampler = samplers[key[:2]]
-        time = act_time(sampler, *cell, seconds)
+        time = act_time(sampler, way.steps, way.candidates, seconds, rule=way.rule)
         backend = f"{sampler.backend} {sampler.isa}".strip()
-        kept.rows[key] = key._asdict() | {"backend": backend} | time._asdict()
+        kept.rows[key] = key.to_json() | {"backend": backend} | time._asdict()
         if progress is not None:
             progress(done, len(missing))
     values = {"machine": kept.machine, "speeds": list(kept.rows.values())}
@@ -162,7 +171,7 @@ def _replaced(
     own = [jobs[run.folder] for run in setting.runs if run.folder in jobs]
     cells, backends = [], set()
     for cell in setting.cells:
-        found = [rows[job.key(cell[:2])] for job in own if cell[:2] in job.cells]
+        found = [rows[job.key(cell.way)] for job in own if cell.way in job.ways]
         backends |= {str(row["backend"]) for row in found}
         rate = sum(1e6 / row["p50_us"] for row in found) / len(found)
         cells.append(cell._replace(actions_per_second=rate))

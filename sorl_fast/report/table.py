@@ -3,7 +3,7 @@
 N candidates, M Euler steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..act.rules import ARGMAX
@@ -41,9 +41,8 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
     """
     rows = {cell_of(row): row for row in evaluation["rows"]}
     cells = sorted(rows, key=cell_order)
-    several = any(cell.rule != str(ARGMAX) for cell in cells)
-    columns = sorted({cell[1:] for cell in cells}, key=lambda c: (c[0], c[1] != str(ARGMAX), c[1]))
-    table = [["", *(f"N = {N}" + f" {rule}" * (several and N > 1) for N, rule in columns)]]
+    columns = columns_of(cells)
+    table = [["", *columns.values()]]
     for M in dict.fromkeys(cell.steps for cell in cells):
         found = [rows.get(Cell(M, *column)) for column in columns]
         table.append([f"M = {M}", *("-" if row is None else _text(row) for row in found)])
@@ -57,6 +56,17 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
         texts = [text.rjust(width) for text, width in zip(line, widths, strict=True)]
         lines.append("   ".join(texts).rstrip())
     return "\n".join([*lines, *paired_tests(evaluation["rows"])])
+
+
+def columns_of(ways: Iterable[Cell]) -> dict[tuple[int, str], str]:
+    """Return the columns of a table of ways to act, (N, rule), and what stands above each.
+
+    By N, then the rule, argmax first; rules are named where there is another than argmax.
+    """
+    found = {(way.candidates, way.rule) for way in ways}
+    columns = sorted(found, key=lambda c: (c[0], c[1] != str(ARGMAX), c[1]))
+    several = any(rule != str(ARGMAX) for _, rule in columns)
+    return {(N, rule): f"N = {N}" + f" {rule}" * (several and N > 1) for N, rule in columns}
 
 
 def _text(row: Row) -> str:
