@@ -273,11 +273,7 @@ def test_the_page_shows_rules_and_schedules(tmp_path):
     # and of argmax and equal steps alone, no rule is named
     (run / "evaluation.json").write_text(json.dumps(evaluation([row(1, 1, 5), row(4, 8, 35)])))
     text = Page(write_report([run])).text.partition(" Commands ")[0]
-<<<<<<< HEAD
-    for words in ("rule", "argmax", "unequal", "medoid"):
-=======
     for words in ("a rule takes", "argmax", "unequal", "medoid"):
->>>>>>> h/rrep
         assert words not in text, words
     # a policy's own way alone has no place beside the paper
     (run / "evaluation.json").write_text(json.dumps(evaluation(RULED[:1])))
