@@ -102,7 +102,7 @@ class TrainConfig:
     seed: int = option(0, help="seeds the weights, the minibatches and all noise")
     log_every: int = option(500, help="updates between lines of log.jsonl; 0: never")
     val_every: int = option(5_000, help="updates between losses on the validation data; 0: never")
-    eval_every: int = option(100_000, help="updates between evaluations in the simulator, beside one at the end; 0: never, as where --env is no single task of OGBench")
+    eval_every: int = option(100_000, help="updates between evaluations in the simulator, beside one at the end; 0, or above --steps: never; give 0 where --env is no single task of OGBench")
     eval_episodes: int = option(50, help="episodes a cell of the periodic evaluation")
     eval_steps: tuple[int | str, ...] = option((1, 2, 4, 8), help="Euler steps M of the periodic evaluation, or step sizes such as 1/2,1/4,1/4; only those that the policy acts with; left out, its own where it has none of these")
     eval_candidates: tuple[int, ...] = option((1,), help="candidates N of the periodic evaluation")

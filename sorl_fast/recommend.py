@@ -175,10 +175,13 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
         raise refuse("the row", "an object")
     try:
         if schedule_of(row.get("steps")).key != row["steps"]:
-            raise refuse("steps", "M, or a schedule's name")
+            raise BadInput("another name than the schedule's own")
         check_fit(schedule_of(row["steps"]), policy.finest, policy.train_steps)
     except BadInput:
-        raise refuse("steps", f"one of {', '.join(map(str, policy.train_steps))}") from None
+        bound = f"one of {', '.join(map(str, policy.train_steps))}"
+        if policy.finest is not None:
+            bound = f"M, or a schedule's name, of at most {2 * policy.finest} steps"
+        raise refuse("steps", bound) from None
     if type(row.get("candidates")) is not int or row["candidates"] < 1:
         raise refuse("candidates", "an integer of at least 1")
     for name in ("success", "ci_low", "ci_high"):
@@ -431,10 +434,11 @@ def text(result: Recommendation) -> str:
             f"{_named(option, several)}: success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
     if choice.precision != choice.evaluated:
+        rules = "" if choice.rate.rule == str(ARGMAX) else f" --rules {choice.rate.rule}"
         lines.append(
             f"Success was evaluated in {choice.evaluated}; that {choice.precision} succeeds as often is "
-            f"assumed. To be sure: sorl-fast eval {choice.run} --precision {choice.precision}, with the "
-            "same --steps, --candidates and --episodes"
+            f"assumed. To be sure: sorl-fast eval {choice.run} --precision {choice.precision}{rules}, with "
+            "the same --steps, --candidates and --episodes"
         )
     return "\n".join(lines)
 

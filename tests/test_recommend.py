@@ -128,6 +128,9 @@ def test_text_names_the_choice_and_the_overlap():
     assert "assumed" not in text(Recommendation("cube", (options[0], known), 500.0, known))
     assert "<-- this one" in out
     assert "too slow" not in out
+    ruled = options[1]._replace(rate=options[1].rate._replace(rule="medoid:1/2"))
+    out = text(Recommendation("cube", (ruled,), 500.0, ruled))
+    assert "sorl-fast eval RUN --precision bf16 --rules medoid:1/2, with" in out
 
 
 def test_text_says_when_nothing_fits():
@@ -309,6 +312,12 @@ def test_bad_evaluation(run_folder, content, message):
 def test_bad_row(run_folder, name, value):
     write_evaluation(run_folder, {"env": "toy-v0", "rows": [row(1, 1, 0.5) | {name: value}]})
     with pytest.raises(BadInput, match=f"row 0: {name} is .*must be"):
+        recommend(run_folder, 500.0, backend="numpy")
+
+
+def test_steps_beyond_the_schedules_that_a_shortcut_policy_takes(run_folder):
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": [row(2048, 1, 0.5)]})
+    with pytest.raises(BadInput, match="steps is 2048, but must be M, or a schedule's name, of at"):
         recommend(run_folder, 500.0, backend="numpy")
 
 

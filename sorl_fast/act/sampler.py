@@ -40,8 +40,8 @@ class Sampler:
         The trained policy; samplers may share it.
     backend
         numpy (the definition), native, torch or triton. None: what the environment variable
-        SORL_BACKEND names, or else native where it is installed and runs the policy's form and its own
-        rule and steps, numpy where not.
+        SORL_BACKEND names, or else native where it is installed and runs the policy's form, numpy where
+        not.
     precision
         fp32, or what products read where the backend has it: bf16 (native, triton), int8 (native:
         hidden layers in 8 bits, other weights in bf16), tf32 or fp16 (triton).

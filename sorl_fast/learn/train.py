@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .. import ops
-from ..act.choice import PolicyChoice
+from ..act.choice import MAX_CANDIDATES, PolicyChoice
 from ..act.policy_file import Policy
 from ..act.policy_file import load as load_policy
 from ..act.policy_file import save as save_policy
 from ..act.schedule import Schedule, check_fit, schedule_of
 from ..act.selection import Tried, select
-from ..config import MethodConfig, TrainConfig
+from ..config import MethodConfig, TrainConfig, check
 from ..cores import available_cores
 from ..data.dataset import DataPair, TransitionData, load_data
 from ..errors import BadInput, Diverged, Stopped
@@ -172,6 +172,9 @@ class _Run:
         self.evaluation_steps = _evaluation_steps(agent, config)
         self.evaluator: Evaluator | None = None
         if self.evaluation_steps:
+            most = max(config.eval_candidates)  # the last evaluation may choose it for the file
+            bound = f"at most {MAX_CANDIDATES}, which a policy file can keep"
+            check(most <= MAX_CANDIDATES, "eval_candidates", most, bound)
             self.evaluator = stack.enter_context(Evaluator(config.env, workers=config.workers))
         writer = _tensorboard_writer(config)
         self.method = method_of(agent)

@@ -169,7 +169,7 @@ class Evaluator:
     workers
         Number of processes, at least 1.
     backend
-        The Sampler's backend in the workers; None: as `Sampler` chooses, of those that act in all cells.
+        The Sampler's backend in the workers; None: as `Sampler` chooses.
     precision
         The Sampler's.
 
@@ -448,7 +448,8 @@ def check_cells(
         if wrong and not policy.critic and rule_of(rule).reads_q:
             raise BadInput(
                 f"candidates has {wrong[0]}, but {named} has no critic to choose the best by; set "
-                "--candidates 1 (--eval-candidates of a training), or --rules centre, which needs none"
+                "--candidates 1 (--eval-candidates of a training), or --rules centre (--eval-rules), which "
+                "needs none"
             )
 
 

@@ -108,6 +108,7 @@ def test_a_run_that_goes_on_chooses_again(own_file, tmp_path):
         ({"eval_rules": ("medoid", "medoid:1/2")}, "twice"),
         ({"eval_steps": ("1/2,1/4",)}, "eval_steps is 0.5,0.25, which sums to 0.75"),
         ({"eval_steps": (2, "1/2,1/2")}, "twice"),
+        ({"eval_candidates": (1, 4097)}, "eval_candidates is 4097, but must be at most 4096"),
     ],
     ids=str,
 )
