@@ -387,10 +387,15 @@ def test_a_form_without_added_noise_has_no_temperature(name):
             Sampler(policy).act(np.zeros(3), temperature=value)
 
 
-@pytest.mark.parametrize("value", [-1, NAN, INF, "hot", 1e39, 10**400, None.__class__], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize("value", [-1, NAN, INF, "hot", 1e39, None.__class__], ids=str)
 def test_a_temperature_out_of_its_bounds_is_named(value):
     with pytest.raises(BadInput, match=r"temperature is .*, but must be a finite number"):
         Sampler(form_policy(FORMS["direct"])).act(np.zeros(3), temperature=value)
+
+
+def test_a_temperature_beyond_float64_is_named():
+    with pytest.raises(BadInput, match=r"temperature is 10*, but must be a finite number"):
+        Sampler(form_policy(FORMS["direct"])).act(np.zeros(3), temperature=10**400)
 
 
 @pytest.mark.parametrize(
