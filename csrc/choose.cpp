@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "finite.hpp"
@@ -86,6 +87,8 @@ int Chooser::nearest(const float* z, int size) noexcept {
         value_[i] += d * d;
       }
     }
+    for (int i = 0; i < n_; ++i)  // bounds so wide that a difference overflows: a NaN has no place in an order
+      if (value_[i] != value_[i]) value_[i] = std::numeric_limits<float>::infinity();
   }
   part(size, [this](std::int32_t i, std::int32_t j) {
     return value_[i] < value_[j] || (value_[i] == value_[j] && i < j);

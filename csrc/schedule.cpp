@@ -52,12 +52,11 @@ bool normalise_sizes(std::vector<double>& sizes, std::string& error) {
     error = "steps has sizes that sum to " + shown(total) + ", but they must sum to 1 (within 1e-06)";
     return false;
   }
-  const auto M = static_cast<double>(sizes.size());
-  if (std::all_of(sizes.begin(), sizes.end(), [&](double h) { return std::fabs(h * M - 1) <= kEven; })) {
-    sizes = even_sizes(static_cast<int>(sizes.size()));
-  } else if (std::fabs(total - 1) > 0x1p-50) {  // what was normalised once stays as it is
+  if (std::fabs(total - 1) > 0x1p-50)  // what was normalised once stays as it is
     for (double& h : sizes) h /= total;
-  }
+  const auto M = static_cast<double>(sizes.size());
+  if (std::all_of(sizes.begin(), sizes.end(), [&](double h) { return std::fabs(h * M - 1) <= kEven; }))
+    sizes = even_sizes(static_cast<int>(sizes.size()));
   return true;
 }
 

@@ -378,6 +378,7 @@ void schedules() {
   CHECK(session.act(obs, action, 3, 1, 1, 0) == SORL_ERROR_STEPS);
   CHECK(prepare({0.25, 0.25, 0.25, 0.25}) == 4);
   CHECK(prepare({1.0 / 3, 1.0 / 3, 1.0 / 3}) == 3 && session.act(obs, action, 3, 1, 1, 0) >= 0);
+  CHECK(prepare(std::vector<double>(5, 0.2 + 1e-8)) == 5);  // even once they sum to 1
   const std::int32_t uneven = prepare({0.5, 0.25, 0.25});
   CHECK(uneven > 2048 && prepare({0.5, 0.25, 0.25}) == uneven && session.prepare({0.25, 0.25, 0.5}) != uneven);
   CHECK(session.act(obs, action, uneven, 1, 1, 0) >= 0 && session.act(obs, other, 3, 1, 1, 0) >= 0);

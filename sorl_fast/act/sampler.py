@@ -329,7 +329,8 @@ class Sampler:
     def _check_rule(self, value: Any, candidates: int) -> Rule:
         rule = rule_of(value)
         check_critic(rule, candidates, bool(self.policy.critic))
-        return rule
+        # The caller's own object where it is written so: a native session tells a rule by its identity.
+        return value if isinstance(value, Rule) and str(value) == str(rule) else rule
 
     def _check_temperature(self, value: float | None) -> float:
         if value is None:
@@ -342,7 +343,7 @@ class Sampler:
             )
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             number = math.nan
         if not 0 <= number < 2.0**127:
             raise BadInput(

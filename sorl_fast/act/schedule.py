@@ -161,6 +161,8 @@ def _of_sizes(values: Iterable[Any], name: str) -> Schedule:
         sizes = [math.nan if isinstance(x, bool | str) else float(x) for x in values]
     except (TypeError, ValueError):
         sizes = []
+    except OverflowError:  # an integer beyond float64
+        sizes = [math.inf]
     shown = ",".join(f"{h:g}" for h in sizes[:8]) + ",..." * (len(sizes) > 8)
     if not 1 <= len(sizes) <= MAX_STEPS:
         raise BadInput(
@@ -169,17 +171,17 @@ def _of_sizes(values: Iterable[Any], name: str) -> Schedule:
     for i, h in enumerate(sizes):
         if not 0 < h < math.inf:
             raise BadInput(f"{name}[{i}] is {h} of {shown}, but a step's size must be above 0")
-    total = math.fsum(sizes)
+    total = math.fsum(sizes) if max(sizes) < 2 else sum(sizes)  # fsum raises where it overflows
     if not abs(total - 1) <= _SUM:
         raise BadInput(
             f"{name} is {shown}, which sums to {total:.9g}, but step sizes must sum to 1 "
             f"(within {_SUM:g}): the steps go from t = 0 to t = 1"
         )
     M = len(sizes)
-    if all(abs(h * M - 1) <= _EVEN for h in sizes):
-        return Schedule((1 / M,) * M)
     if abs(total - 1) > 2.0**-50:  # what was normalised once stays as it is
         sizes = [h / total for h in sizes]
+    if all(abs(h * M - 1) <= _EVEN for h in sizes):
+        return Schedule((1 / M,) * M)
     return Schedule(tuple(sizes))
 
 

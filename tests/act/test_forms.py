@@ -393,6 +393,11 @@ def test_a_temperature_out_of_its_bounds_is_named(value):
         Sampler(form_policy(FORMS["direct"])).act(np.zeros(3), temperature=value)
 
 
+def test_a_temperature_beyond_float64_is_named():
+    with pytest.raises(BadInput, match=r"temperature is 10*, but must be a finite number"):
+        Sampler(form_policy(FORMS["direct"])).act(np.zeros(3), temperature=10**400)
+
+
 @pytest.mark.parametrize(
     "shape", [(2, 2), (2, 4, 3), (2, 3, 2), (1, 2, 4, 2), (2, 4, 2, 1)], ids=str
 )

@@ -32,6 +32,7 @@ from sorl_fast.act.schedule import (
         *(("0.25,0.25,0.25,0.25", 4), (np.int64(16), 16), (np.full(8, 0.125), 8), ([1 / 7] * 7, 7)),
         *(("1/2,1/4,1/4", "1/2,1/4,1/4"), ("0.5, 0.25, 0.25", "1/2,1/4,1/4")),
         *(((0.5, 0.25, 0.25), "1/2,1/4,1/4"), ("1/4,1/4,1/2", "1/4,1/4,1/2")),
+        *(([0.33333323] * 3, 3), ([0.2 + 1e-8] * 5, 5), ("0.3333333,0.3333333,0.3333333", 3)),
         *(("0.3,0.7", "3/10,7/10"), ("2/3,1/3", "2/3,1/3"), ("1/2,5e-1", 2)),
         ([0.1234567891234, 0.8765432108766], "0.1234567891234,0.8765432108766"),
     ],
@@ -78,6 +79,8 @@ def test_sizes_are_made_to_sum_to_1():
         ([1.0, 0.0], "steps[1] is 0.0"),
         ([math.nan, 1], "steps[0] is nan"),
         ([math.inf], "steps[0] is inf"),
+        ([1e308, 1e308], "which sums to inf"),
+        ([2e15, 1.0], "which sums to 2e+15"),
         ([0.5, True], "steps[1] is nan"),
         (["a", "b"], "steps[0] is nan"),
         ([[0.5], [0.5]], "steps has 0 sizes"),
@@ -98,6 +101,11 @@ def test_sizes_are_made_to_sum_to_1():
 def test_what_is_no_schedule_is_named(given, words):
     with pytest.raises(BadInput, match=re.escape(words)):
         schedule_of(given)
+
+
+def test_a_size_beyond_float64_is_named():
+    with pytest.raises(BadInput, match=r"steps\[0\] is inf"):
+        schedule_of([1, 10**400])
 
 
 @pytest.mark.parametrize("M", [1, 2, 4, 8])

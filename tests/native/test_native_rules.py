@@ -258,6 +258,17 @@ def test_rules_are_of_one_call(monkeypatch):
             s._session._session.set_rule(bad)
 
 
+def test_a_rule_named_as_before_is_not_set_again(monkeypatch):
+    own = dataclasses.replace(POLICY, choice=PolicyChoice(rule="soft:2", steps=2, candidates=3))
+    s, obs, out = native(monkeypatch, own), observations(2), np.zeros((2, 3), "f4")
+    use, used = s._native.use, []
+    monkeypatch.setattr(s._native, "use", lambda rule: (used.append(rule), use(rule)))
+    for rule in (None, "medoid", rule_of("better:1/5"), "argmax", None):
+        for _ in range(3):
+            s.act_into(obs, out, rule=rule)
+    assert list(map(str, used)) == ["soft:2", "medoid:1/2", "better:1/5", "argmax", "soft:2"]
+
+
 def test_without_critics_there_is_the_centre(monkeypatch):
     policy = form_policy(FORMS["direct reading"], E=0)
     s, obs = native(monkeypatch, policy), observations(3, policy.obs_dim)
