@@ -243,8 +243,9 @@ int32_t sorl_policy_default_steps(const sorl_policy* policy) noexcept {
 }
 int32_t sorl_policy_default_candidates(const sorl_policy* policy) noexcept { return policy->own.candidates; }
 int32_t sorl_policy_default_rule(const sorl_policy* policy, double* parameter) noexcept {
-  if (parameter != nullptr) *parameter = policy->own.rule.parameter();
-  return 1 + static_cast<std::int32_t>(policy->own.rule.kind);
+  const Rule& rule = policy->own.rule;
+  if (parameter != nullptr) *parameter = rule.has_parameter() ? rule.parameter() : 0;
+  return 1 + static_cast<std::int32_t>(rule.kind);
 }
 int32_t sorl_policy_steps(const sorl_policy* policy, int32_t index) noexcept {
   const std::vector<int>& counts = policy->view.form->counts;

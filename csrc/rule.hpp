@@ -25,6 +25,7 @@ struct Rule {
   static bool of(const std::string& name, Rule& rule);
 
   bool reads_q() const noexcept { return kind != Kind::centre; }
+  bool has_parameter() const noexcept { return kind != Kind::argmax && kind != Kind::centre; }
   bool draws() const noexcept { return kind == Kind::better || kind == Kind::soft; }
   double parameter() const noexcept { return static_cast<double>(numerator) / denominator; }
   // ceil(p n), of n candidates those of the part.

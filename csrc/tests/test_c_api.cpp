@@ -328,8 +328,8 @@ void rules() {
     return chosen;
   };
   const std::int32_t best = candidate(0);
-  double parameter = 0;
-  CHECK(policy.default_rule(&parameter) == SORL_RULE_ARGMAX && parameter == 1 && policy.default_rule() == 1);
+  double parameter = 7;
+  CHECK(policy.default_rule(&parameter) == SORL_RULE_ARGMAX && parameter == 0 && policy.default_rule() == 1);
   const struct {
     std::int32_t rule;
     double parameter;

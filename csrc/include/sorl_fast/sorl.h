@@ -168,7 +168,8 @@ SORL_API int32_t sorl_policy_default_steps(const sorl_policy *policy) SORL_NOEXC
 /* N of the policy's own way to act, which `candidates` = 0 stands for: 1, unless the file says otherwise. */
 SORL_API int32_t sorl_policy_default_candidates(const sorl_policy *policy) SORL_NOEXCEPT;
 /* The rule of the policy's own way to act, which SORL_RULE_POLICY stands for: SORL_RULE_ARGMAX, unless the file says
- * otherwise. Its parameter, 1 where it has none, is written to *parameter where that is not NULL. */
+ * otherwise. Its parameter, 0 where it has none, is written to *parameter where that is not NULL: what
+ * sorl_session_set_rule() takes. */
 SORL_API int32_t sorl_policy_default_rule(const sorl_policy *policy, double *parameter) SORL_NOEXCEPT;
 /* S: 1, but for a diffusion with noise in its steps, whose last noisy step i makes it i + 2. */
 SORL_API int32_t sorl_policy_draws(const sorl_policy *policy) SORL_NOEXCEPT;
