@@ -306,7 +306,7 @@ def test_a_gpu_is_examined_and_its_table_kept(monkeypatch, tmp_path):
     assert len(checks) == 23
     assert note == ""
     assert path == str(table.table_path(table.torch.device("cpu")))
-    assert len(table.load(table.torch.device("cpu"))) == 19
+    assert len(table.load(table.torch.device("cpu"))) == 23
     doctor.check_gpu("cpu", True, print)
     assert seen[-1][1] == "short"
     monkeypatch.setattr(table, "cache_folder", lambda: None)
