@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from networks import flat, normal_layers, packed
 from sorl_fast.kernels import actor
 from sorl_fast.kernels.tiles import Tile
-from tolerances import FLOAT32, KERNEL
+from tolerances import FLOAT32, KERNEL, ON_GPU
 
 from sorl_fast.act import philox
 from sorl_fast.layout import Layout
@@ -228,7 +228,10 @@ def test_a_row_does_not_depend_on_the_others(rows, precision):
     case = Case(Shape(B=40, O=5, A=3, M=2))
     whole = case.run(True, precision)[0]
     case.obs, case.noise = case.obs[40 - rows :], case.noise[40 - rows :]
-    torch.testing.assert_close(case.run(True, precision)[0], whole[40 - rows :], rtol=0, atol=0)
+    # the interpreter's products are NumPy's, which on some CPUs rounds a row by how many there are
+    last_bit = 0 if ON_GPU else 1e-6 if precision == "fp32" else 1e-2
+    got = case.run(True, precision)[0]
+    torch.testing.assert_close(got, whole[40 - rows :], rtol=0, atol=last_bit)
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_a_group_fills_a_tile_without_many_idle_rows(B, N, log2_rows):
 def test_the_smallest_index_wins_a_tie(N):
     p = problem(B=2, N=N, M=1)
     p.noise[:] = p.noise[:, :1]
+    p.critic[-1][0].zero_()  # equal whatever a row's products round to
     assert p.run(tile=Tile(16, 64, 64, 4, 1))[1].tolist() == [0, 0]
 
 

@@ -201,7 +201,9 @@ def test_fql_and_ifql_are_evaluated_in_the_simulator(tmp_path, capsys):
     runs = [str(tmp_path / method) for method in ("fql", "ifql")]
     assert cli.main(["report", *runs, "--out", str(tmp_path / "report")]) == 0
     assert cli.main(["recommend", runs[0], "--budget-us", "1e9", "--no-progress"]) == 0
-    assert "numpy backend" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the best is M = 1, N = " in said
+    assert "numpy backend" not in said
 
 
 def test_evaluations_that_the_policy_cannot_make_are_refused_before_training(
