@@ -133,7 +133,7 @@ def make_policy(
 
     O, A, H = obs_dim, act_dim, hidden
     actor = Layout.actor(O, A, H, DEPTH).build(make)
-    if isinstance(form, Diffusion):  # its steps magnify what is rounded, twelvefold in all
+    if isinstance(form, Diffusion):  # its steps magnify what is rounded
         actor[-1] = tuple(x / 8 for x in actor[-1])
     critic = Layout.critic(O, A, H, DEPTH, ENSEMBLE).build(make)
     return Policy(
