@@ -9,15 +9,12 @@ import re
 import shutil
 import struct
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from forms import FORMS, form_policy
-from policies import golden_policy
 
 from sorl_fast import BadInput
-from sorl_fast.act.choice import PolicyChoice
 from sorl_fast.act.policy_file import dumps, loads
 
 ROOT = Path(__file__).parents[2]
@@ -396,15 +393,6 @@ def test_the_form_that_the_native_runtime_does_not_run_is_named(check_policy, tm
     assert residual.startswith("refused ")
     assert says in residual
     assert [a for a in answers.values() if not a.startswith("loaded")] == []
-
-
-def test_a_choice_of_its_own_is_refused_by_the_number_of_its_format(check_policy, tmp_path):
-    """The native runtime has no rules and schedules yet; only Python's loader takes format 3."""
-    choice = PolicyChoice(steps=4, candidates=8, rule="medoid")
-    policies = [replace(policy, choice=choice) for policy in (loads(GOOD), golden_policy()[0])]
-    assert all(loads(dumps(policy)).choice == choice for policy in policies)
-    answers = native_answers(check_policy, tmp_path, [dumps(policy) for policy in policies])
-    assert all(a.startswith("refused ") and "format is 3, but" in a for a in answers), answers
 
 
 def test_unreadable_files_are_named(check_policy, tmp_path):

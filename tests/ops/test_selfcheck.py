@@ -14,6 +14,7 @@ from sorl_fast.ops.implementations import (
     PLAIN_OPERATIONS,
     PRECISIONS,
     SAMPLING_OPERATIONS,
+    SCHEDULED,
     Implementation,
     Network,
     Task,
@@ -107,7 +108,8 @@ def test_a_first_use_examines_the_kernels_and_chooses(tmp_path, monkeypatch):
     chosen = table.Chooser(CPU, examine).choice("rollout", "fp32", sizes, 4)
     assert chosen in ("chain", "reference")  # the interpreter is never the fastest
     found = table.load(CPU)
-    assert {t.name for t in tasks(NET, ("fp32",))} == set(found)
+    wanted = {t.name for t in tasks(NET, ("fp32",)) if t.operation != SCHEDULED}
+    assert wanted == set(found)  # what follows a schedule is examined where one is first asked for
     for implementations in found.values():
         assert {result.status for result in implementations.values()} == {"ok"}
         assert all(result.forward for result in implementations.values())
