@@ -315,12 +315,13 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
 int32_t sorl_session_prepare(sorl_session* session, const double* sizes, int32_t count, char* error,
                              size_t error_size) noexcept {
   return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
-    if (session == nullptr || sizes == nullptr) {
-      text = "session and sizes must not be NULL";
-      return SORL_ERROR_ARGUMENT;
-    }
+    // the count first: an empty vector's data may be NULL
     if (count < 1 || count > sorl::kMostSizes) {
       text = out_of_bounds("count", count, "1 to 2048");
+      return SORL_ERROR_ARGUMENT;
+    }
+    if (session == nullptr || sizes == nullptr) {
+      text = "session and sizes must not be NULL";
       return SORL_ERROR_ARGUMENT;
     }
     const int number = session->engine->prepare(std::vector<double>(sizes, sizes + count), text);

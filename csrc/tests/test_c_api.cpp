@@ -385,6 +385,7 @@ void schedules() {
   CHECK(std::memcmp(action, other, sizeof action) != 0);
   CHECK(prepare({0.5, 0.25}) == SORL_ERROR_STEPS && std::strstr(text, "0.75") != nullptr);
   CHECK(prepare({0.5, 0.5, 0}) == SORL_ERROR_STEPS && prepare({kNan}) == SORL_ERROR_STEPS);
+  CHECK(prepare({}) == SORL_ERROR_ARGUMENT && std::strstr(text, "count is 0") != nullptr);
   CHECK(prepare(std::vector<double>(16, 1.0 / 16)) == 16);
   CHECK(prepare(std::vector<double>(17, 1.0 / 17)) == SORL_ERROR_STEPS && std::strstr(text, "at most 16") != nullptr);
   CHECK(sorl_session_prepare(session.get(), nullptr, 1, nullptr, 0) == SORL_ERROR_ARGUMENT);

@@ -293,9 +293,9 @@ class Sampler:
         rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
         if rule is not native.rule:
             native.use(self._check_rule(rule, _integer("candidates", N, 1, 2**31)))
-        if seed is None:
+        own = seed is None
+        if own:
             seed, call = self._seed, self._calls & 0xFFFFFFFF
-            self._calls += 1
         more = N, seed, call, row_offset, noise, None, None, status
         try:
             native.act_into(obs, out, self._number(M), *more)
@@ -312,6 +312,7 @@ class Sampler:
                 ):
                     _integer(name, value, low, end)
                 raise BadInput(str(err)) from None
+        self._calls += own
 
     def _number(self, steps: Any) -> int | None:
         """Return what the native session knows these steps by; None: it may not know them yet."""

@@ -358,6 +358,18 @@ def test_act_into_refuses(monkeypatch, change, message):
         s.act_into(**arguments)
 
 
+def test_a_refused_act_into_uses_no_call(monkeypatch):
+    """What comes after a mistake is what came without it."""
+    obs, out, again = np.zeros(28, "f4"), np.empty(5, "f4"), np.empty(5, "f4")
+    monkeypatch.setattr("secrets.randbits", lambda bits: 3)
+    sampler(monkeypatch, make_policy()).act_into(obs, out)
+    s = sampler(monkeypatch, make_policy())
+    with pytest.raises(BadInput, match="candidates is 0"):
+        s.act_into(obs, again, candidates=0)
+    s.act_into(obs, again)
+    assert np.array_equal(out, again)
+
+
 def test_act_into_is_native_only():
     s = Sampler(make_policy(), backend="numpy")
     with pytest.raises(BadInput, match="act_into needs the native backend"):
