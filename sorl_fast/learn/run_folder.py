@@ -199,9 +199,10 @@ class RunFolder:
         """Append one evaluation to eval.jsonl."""
         self._append("eval.jsonl", json.dumps(line))
 
-    def evaluated(self, step: int) -> bool:
-        """Whether eval.jsonl has a line of the network after `step` updates."""
-        return any(line["step"] == step for line in self._read("eval.jsonl"))
+    def evaluation(self, step: int) -> dict[str, Any] | None:
+        """Return eval.jsonl's line of the network after `step` updates, if it has one."""
+        lines = [line for line in self._read("eval.jsonl") if line["step"] == step]
+        return lines[-1] if lines else None
 
     def _append(self, name: str, line: str) -> None:
         try:

@@ -221,7 +221,7 @@ class _Run:
             # an evaluation comes after its checkpoint: what stopped the run may have cut it short
             due = before.eval_every > 0 and self.step == before.steps
             due |= _due(self.step, before.eval_every)
-            self.evaluation_owed = due and not self.folder.evaluated(self.step)
+            self.evaluation_owed = due and self.folder.evaluation(self.step) is None
         self.tensorboard = None
         if writer is not None:
             # as log.jsonl is rewound: what a kill has lost is not shown twice
@@ -338,8 +338,8 @@ class _Run:
             if due["eval"]:
                 self._evaluate(bar)
             start = time.perf_counter()
-        if not self.folder.policy.is_file():
-            self._export()
+        if not self.folder.policy.is_file():  # a finished run's may have been deleted
+            self._export(_choice_of(self.folder.evaluation(self.step)))
         return TrainResult(self.step, self.folder.policy, self.last, self.evaluation)
 
     def _look(self) -> None:
@@ -463,6 +463,13 @@ class _Run:
             )
 
 
+def _choice_of(evaluation: Mapping[str, Any] | None) -> PolicyChoice | None:
+    """Return the way to act that an evaluation has found, if it has looked for one."""
+    choice = (evaluation or {}).get("choice")
+    names = ("rule", "steps", "candidates")
+    return PolicyChoice(**{name: choice[name] for name in names}) if choice else None
+
+
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
@@ -504,8 +511,8 @@ def _summary(evaluation: Mapping[str, Any]) -> str:
         for row in evaluation["rows"]
     )
     text = f"success {', '.join(cells)} ({evaluation['rows'][0]['episodes']} episodes a cell)"
-    if choice := evaluation.get("choice"):
-        way = PolicyChoice(**{name: choice[name] for name in ("rule", "steps", "candidates")})
+    if (way := _choice_of(evaluation)) is not None:
+        choice = evaluation["choice"]
         (seen, n), (told, m) = choice["seen"], choice["told"]
         text += f"; the policy keeps {way}: chosen by {seen} of {n}, and {told} of the other {m} succeed"
     return text

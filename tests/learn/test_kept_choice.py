@@ -76,6 +76,15 @@ def test_the_last_evaluation_chooses(own_file, tmp_path, capsys):
     assert dumps(replace(kept, choice=None)) == dumps(plain)
 
 
+def test_a_finished_run_gives_its_policy_again_with_its_choice(own_file, tmp_path):
+    run = evaluated(own_file, tmp_path / "run", eval_rules=("argmax", "medoid"))
+    file = train(agent(), run, progress=False).policy
+    whole = file.read_bytes()
+    file.unlink()
+    train(agent(), run, resume=True, progress=False)
+    assert file.read_bytes() == whole
+
+
 def test_without_an_evaluation_nothing_is_chosen(own_file, tmp_path):
     run = replace(evaluated(own_file, tmp_path / "run"), eval_every=0)
     assert train(agent(), run, progress=False).evaluation is None
