@@ -42,7 +42,7 @@ tests() { # folder, options of ctest
 
 stage_tools() {
   apt-get update -qq
-  apt-get install -y -qq --no-install-recommends cmake g++ clang llvm libclang-rt-14-dev \
+  apt-get install -y -qq --no-install-recommends ccache cmake g++ clang llvm libclang-rt-14-dev \
     g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind pkg-config > /dev/null
 }
 
