@@ -302,19 +302,15 @@ def aot(actor: Sizes, critic: Sizes, precision: str, tile: Tile) -> list[Compile
     """Return the kernels that a sampler launches, to be built ahead of time."""
     shared, alone = (actor, critic, precision, tile), (actor, None, precision, tile)
     few = min(8, tile.BM)
+    # each of the kernel's ways alone, and together; how Q is aggregated meets no other way
     return [
         _build(*shared, few, draw=True, score_them=True, mean=True),
         _build(*shared, few, draw=True, score_them=True, mean=False),
         _build(*shared, 1, draw=True, score_them=False, mean=True),
         _build(*alone, 1, draw=True, score_them=False, mean=True),
         _build(*shared, few, draw=False, score_them=True, mean=True, tabled=True),
-        _build(*shared, few, draw=False, score_them=True, mean=False, tabled=True),
-        _build(*alone, 1, draw=False, score_them=False, mean=True, tabled=True),
         _build(*shared, few, draw=True, score_them=True, mean=True, keep=True),
-        _build(*shared, few, draw=True, score_them=True, mean=False, keep=True),
-        _build(*alone, few, draw=True, score_them=False, mean=True, keep=True),
         _build(*shared, few, draw=False, score_them=True, mean=True, tabled=True, keep=True),
-        _build(*shared, few, draw=False, score_them=True, mean=False, tabled=True, keep=True),
         _build(*alone, few, draw=False, score_them=False, mean=True, tabled=True, keep=True),
     ]
 

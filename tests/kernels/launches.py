@@ -58,19 +58,17 @@ def launched(rows, offset):
     for N, q_agg in ((CANDIDATES, "mean"), (CANDIDATES, "min"), (1, "mean")):
         rest = (N, STEPS, q_agg, normal(A), normal(A))
         best_of_n.best_of_n(net, q_net, x, key, *rest, want_q=False, tile=TILE)
-        drawn = normal(rows, N, draws, A)
-        best_of_n.best_of_n(net, q_net, x, drawn, *rest, want_q=False, table=table, tile=TILE)
     best_of_n.best_of_n(net, None, x, key, *rest, tile=TILE)
     rules = iter(choose.Rule(name, 1, 16, normal(A), key) for name in choose.RULES)
-    for q_agg in ("mean", "min"):
-        rest = (CANDIDATES, STEPS, q_agg, normal(A), normal(A))
-        ruled = dict(want_q=False, tile=TILE)
-        drawn = normal(rows, CANDIDATES, draws, A)
+    rest = (CANDIDATES, STEPS, "mean", normal(A), normal(A))
+    drawn = normal(rows, CANDIDATES, draws, A)
+    best_of_n.best_of_n(net, q_net, x, drawn, *rest, want_q=False, table=table, tile=TILE)
+    ruled = dict(want_q=False, tile=TILE)
+    for _ in range(2):
         best_of_n.best_of_n(net, q_net, x, key, *rest, rule=next(rules), **ruled)
         best_of_n.best_of_n(net, q_net, x, drawn, *rest, table=table, rule=next(rules), **ruled)
     centre = next(rules)
     best_of_n.best_of_n(net, q_net, x, key, *rest, rule=centre, tile=TILE)
-    best_of_n.best_of_n(net, q_net, x, key, *rest, rule=centre, **ruled)
     best_of_n.best_of_n(net, None, x, drawn, *rest, table=table, rule=centre, tile=TILE)
     numbers = dict(lr=1, b1=0, b2=1, eps=1, clip_norm=16, tau=1)
     for tensors, parts in ((2 * L + 2, 2), (4 * L + 2, 1)):
