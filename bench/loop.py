@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +124,9 @@ def run(argv: Sequence[str]) -> int:
     args = _parse(argv)
     native = peers.import_native()
     policy = policy_file.load(args.policy) if args.policy else shapes.make_policy(28, 5)
+    policy = replace(
+        policy, action_map=None
+    )  # the contenders act in [-1, 1], and so does what judges them
     if args.steps is None:
         args.steps = policy.m_disc
     if args.steps not in policy.train_steps:

@@ -56,7 +56,8 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                                   const std::vector<std::vector<Floats>>& critic,
                                   const std::string& precision_name,
                                   const std::optional<std::string>& wanted,
-                                  const std::optional<std::string>& form_text) {
+                                  const std::optional<std::string>& form_text,
+                                  const std::optional<Floats>& map_low, const std::optional<Floats>& map_high) {
   for (const int n : {obs_dim, act_dim, hidden, depth, form_text ? 1 : ensemble, m_disc, m_btt})
     if (n < 1) throw py::value_error("a dimension is below 1");
   if (ensemble < 0) throw py::value_error("ensemble is below 0");
@@ -75,6 +76,9 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   expect_shape(high, "action_high", {A});
   if (mean.has_value() != std.has_value()) throw py::value_error("obs_mean and obs_std go together");
   if (mean) expect_shape(*mean, "obs_mean", {O});
+  if (map_low.has_value() != map_high.has_value()) throw py::value_error("map_low and map_high go together");
+  if (map_low) expect_shape(*map_low, "map_low", {A});
+  if (map_high) expect_shape(*map_high, "map_high", {A});
   if (std) expect_shape(*std, "obs_std", {O});
   const auto layers = static_cast<std::size_t>(depth) + 1;
   if (actor.size() != layers || critic.size() != (ensemble == 0 ? 0 : layers))
@@ -106,7 +110,8 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   const PolicyView view{obs_dim,    act_dim,    hidden,     depth,
                         ensemble,   m_disc,     m_btt,      q_min, &form,
                         low.data(), high.data(), mean ? mean->data() : nullptr,
-                        std ? std->data() : nullptr, actor_view.data(), critic_view.data(), nullptr};
+                        std ? std->data() : nullptr, actor_view.data(), critic_view.data(), nullptr,
+                        map_low ? map_low->data() : nullptr, map_high ? map_high->data() : nullptr};
   const Precision precision = parse_precision(precision_name);
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
@@ -349,7 +354,7 @@ obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt
 q_min
     Whether the ensemble aggregates by min, not by mean.
 action_low, action_high
-    Bounds [A], float32.
+    Bounds [A] of what the networks' actions are clipped to, float32.
 obs_mean, obs_std
     The normaliser [O], float32, or None for both.
 actor
@@ -363,6 +368,9 @@ isa
     An instruction set of `isas(precision)`; None: SORL_CPU_ISA's, or the fastest.
 form
     The form of the policy as JSON, as `Form.to_json` has it; None: a shortcut actor's Euler steps.
+map_low, map_high
+    What -1 and 1 stand for in the units of the actions that a call returns, [A] float32, as of an `ActionMap`;
+    None for both: themselves.
 
 Raises
 ------
@@ -374,7 +382,8 @@ RuntimeError
       .def(py::init(&make_model), py::kw_only(), arg("obs_dim"), arg("act_dim"), arg("hidden"),
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
-           arg("critic"), arg("precision"), arg("isa") = py::none(), arg("form") = py::none())
+           arg("critic"), arg("precision"), arg("isa") = py::none(), arg("form") = py::none(),
+           arg("map_low") = py::none(), arg("map_high") = py::none())
       .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
                              "The instruction set that it is packed for.");
 

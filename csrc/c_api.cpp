@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "action_map.hpp"
 #include "engine.hpp"
 #include "policy_file.hpp"
 #include "sorl_fast/sorl.h"
@@ -106,6 +107,7 @@ struct sorl_policy {
   std::unique_ptr<const PolicyFile> file;
   sorl::PolicyView view{};
   Choice own;  // how it acts unless a call says otherwise
+  std::vector<float> low, high;  // [A] bounds of what sorl_act returns
   std::unique_ptr<Models> models = std::make_unique<Models>();
 };
 
@@ -131,6 +133,11 @@ std::int32_t hand_over(PolicyFile::Result result, sorl_policy** policy, std::str
     handle->own = *handle->view.choice;
   else
     handle->own.sizes = sorl::even_sizes(handle->view.form->counts.front());
+  const sorl::PolicyView& view = handle->view;
+  sorl::ActionMap map;
+  if (view.map_low != nullptr) map = sorl::ActionMap(view.map_low, view.map_high, view.act_dim);
+  handle->low = map.applied({view.action_low, view.action_low + view.act_dim});
+  handle->high = map.applied({view.action_high, view.action_high + view.act_dim});
   *policy = handle.release();
   return SORL_OK;
 }
@@ -256,10 +263,10 @@ const char* sorl_policy_form(const sorl_policy* policy) noexcept { return policy
 int32_t sorl_policy_draws(const sorl_policy* policy) noexcept { return policy->view.form->draws(); }
 float sorl_policy_temperature(const sorl_policy* policy) noexcept { return policy->view.form->temperature; }
 const float* sorl_policy_action_low(const sorl_policy* policy) noexcept {
-  return policy->view.action_low;
+  return policy->low.data();
 }
 const float* sorl_policy_action_high(const sorl_policy* policy) noexcept {
-  return policy->view.action_high;
+  return policy->high.data();
 }
 const char* sorl_policy_env(const sorl_policy* policy) noexcept { return policy->file->env().c_str(); }
 const char* sorl_policy_sha256(const sorl_policy* policy) noexcept {

@@ -96,7 +96,7 @@ struct Engine::Impl {
   }
 
   void reset() noexcept {
-    for (int a = 0; a < p.act_dim; ++a) last[a] = std::min(std::max(0.0f, p.low[a]), p.high[a]);
+    std::memcpy(last, p.rest.data(), p.act_dim * sizeof(float));
   }
 
   // Where thread t's share of n things begins.
@@ -490,6 +490,7 @@ struct Engine::Impl {
           to[a] = clip(zr[a], a);
           if (to[a] != zr[a]) bits |= clipped;
         }
+        p.map.apply(to);
         if (chosen.rejected) bits |= candidate_rejected;
         std::memcpy(last, to, A * sizeof(float));
       }

@@ -30,13 +30,15 @@ struct PolicyView {
   int obs_dim, act_dim, hidden, depth, ensemble, m_disc, m_btt;
   bool q_min;                // the ensemble aggregates by min, not by mean
   const Form* form;          // never null; ensemble may be 0 where it is no shortcut's
-  const float* action_low;   // [A]
+  const float* action_low;   // [A] what the networks' actions are clipped to
   const float* action_high;  // [A]
   const float* obs_mean;     // [O] or null
   const float* obs_std;      // [O] or null
   const LayerView* actor;    // input order z after x: concat[x, z, t, log2 M]
   const LayerView* critic;   // concat[x, a, k]; not read where ensemble is 0
   const Choice* choice;      // how it acts unless a call says otherwise; null: its file does not say
+  const float* map_low;      // [A] what -1 and 1 stand for in the units of the actions that it returns; both null:
+  const float* map_high;     // themselves
 };
 
 // What Engine::act returns. Anything but ok left every output untouched.
@@ -101,7 +103,7 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Samples `rows` actions. obs [B][O]; noise [B][N][S][A], S the form's draws, or null: Philox of (seed,
-  // call, row_offset), by which a rule also draws; actions [B][A]; candidate, q, status [B] or null. The critic
+  // call, row_offset), by which a rule also draws; actions [B][A], in the units of the map; candidate, q, status [B] or null. The critic
   // runs when N > 1 and the rule reads Q, or q is not null; without critics q is NaN.
   // On one thread: no allocation, lock or system call; with more, at most one wake of each worker,
   // sched_yield while it waits long for them and, after the caller has moved to another core, the calls

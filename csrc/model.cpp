@@ -1,5 +1,6 @@
 #include "model.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -202,6 +203,9 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       const float scale = 2 / (p->high[a] - p->low[a]);
       p->scale.push_back(finite(scale) ? scale : 0);
     }
+    if (view.map_low != nullptr) p->map = ActionMap(view.map_low, view.map_high, view.act_dim);
+    const std::vector<float> least = p->map.applied(p->low), most = p->map.applied(p->high);
+    for (std::size_t a = 0; a < least.size(); ++a) p->rest.push_back(std::min(std::max(0.0f, least[a]), most[a]));
     if (view.obs_mean != nullptr && view.obs_std != nullptr) {
       p->mean.assign(view.obs_mean, view.obs_mean + view.obs_dim);
       p->std.assign(view.obs_std, view.obs_std + view.obs_dim);

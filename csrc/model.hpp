@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "action_map.hpp"
 #include "kernels.hpp"
 #include "pages.hpp"
 
@@ -49,6 +50,8 @@ struct Packed {
   Isa isa;
   std::vector<float> low, high, mean, std;  // mean and std empty where there is no normaliser
   std::vector<float> scale;  // [A] 2 / (high - low), by which rules measure distances; 0 where that is not finite
+  ActionMap map;            // of what was chosen
+  std::vector<float> rest;  // [A] 0, clipped to the bounds of what is returned: held before there is a good action
   const float* zero;                        // [width]
   Form form;
   int draws;  // the form's

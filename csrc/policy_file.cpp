@@ -59,6 +59,8 @@ PolicyView PolicyFile::view() const {
   view.form = &form_;
   view.action_low = action_low_.data();
   view.action_high = action_high_.data();
+  view.map_low = map_low_.empty() ? nullptr : map_low_.data();
+  view.map_high = map_high_.empty() ? nullptr : map_high_.data();
   view.obs_mean = obs_mean_.empty() ? nullptr : obs_mean_.data();
   view.obs_std = obs_std_.empty() ? nullptr : obs_std_.data();
   view.actor = actor_.data();

@@ -68,6 +68,8 @@ class PolicyFile {
   std::string sha256_;
   std::vector<float> action_low_;
   std::vector<float> action_high_;
+  std::vector<float> map_low_;  // empty: actions are returned as they are
+  std::vector<float> map_high_;
   std::vector<float> obs_mean_;  // empty: observations are taken as they are
   std::vector<float> obs_std_;
   std::unique_ptr<float[]> storage_;  // the file; its data section starts at the first float

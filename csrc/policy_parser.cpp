@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "bounds_parser.hpp"
 #include "finite.hpp"
 #include "json.hpp"
 #include "sha256.hpp"
@@ -23,6 +24,7 @@ namespace {
 
 constexpr std::int64_t kWithForm = 2;    // the format that has the field `form`; 1 is without
 constexpr std::int64_t kWithChoice = 3;  // has `choice` too, and a form that may be null
+constexpr std::int64_t kWithMap = 4;     // has `action_map` too, and a choice that may be null
 constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;
@@ -45,13 +47,14 @@ enum Field {
   kFieldObsStd,
   kFieldForm,
   kFieldChoice,
+  kFieldActionMap,
   kFieldConfig,
   kFieldSha256,
   kFields
 };
 constexpr std::array<const char*, kFields> kFieldNames = {
-    "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt", "q_agg",
-    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "config", "sha256"};
+    "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt",      "q_agg",
+    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "action_map", "config", "sha256"};
 constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
 
 /// Text from the file as it may stand in a message: short, and harmless to a terminal.
@@ -59,12 +62,6 @@ std::string quoted(const std::string& text) {
   std::string out = "\"";
   for (const char c : text.substr(0, 64)) out.push_back(c >= 0x20 && c < 0x7F ? c : '?');
   return out + (text.size() > 64 ? "...\"" : "\"");
-}
-
-std::string shown(double value) {
-  std::array<char, 32> text{};
-  const auto end = std::to_chars(text.data(), text.data() + text.size(), value).ptr;
-  return std::string(text.data(), end);
 }
 
 /// One tensor that the dimensions ask for, and where the header says that it lies.
@@ -86,7 +83,7 @@ class PolicyParser {
 
   bool run(PolicyFile::Digest digest) {
     return envelope() && find_metadata() && index_metadata() &&
-           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && tensors() && offsets() && weights();
+           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && action_map() && tensors() && offsets() && weights();
   }
 
   const std::string& message() const { return message_; }
@@ -170,7 +167,8 @@ class PolicyParser {
     // Another format may have other fields, so it is looked at first.
     if (seen[kFieldFormat] && !format()) return false;
     for (std::size_t field = 0; field < kFields; ++field) {
-      if ((field == kFieldForm && format_ < kWithForm) || (field == kFieldChoice && format_ < kWithChoice)) {
+      if ((field == kFieldForm && format_ < kWithForm) || (field == kFieldChoice && format_ < kWithChoice) ||
+          (field == kFieldActionMap && format_ < kWithMap)) {
         if (seen[field] && unknown_.empty()) unknown_ = quoted(kFieldNames[field]);
         continue;
       }
@@ -189,9 +187,9 @@ class PolicyParser {
 
   bool format() {
     json::Reader reader = at(kFieldFormat);
-    if (!reader.integer(format_)) return refuse_field(kFieldFormat, "no integer", "1, 2 or 3");
-    if (format_ >= 1 && format_ <= kWithChoice) return true;
-    return refuse("format is " + std::to_string(format_) + ", but this version reads 1, 2 or 3",
+    if (!reader.integer(format_)) return refuse_field(kFieldFormat, "no integer", "1, 2, 3 or 4");
+    if (format_ >= 1 && format_ <= kWithMap) return true;
+    return refuse("format is " + std::to_string(format_) + ", but this version reads 1, 2, 3 or 4",
                   "Install a sorl-fast that reads that format, or save the policy with this one.");
   }
 
@@ -221,7 +219,7 @@ class PolicyParser {
   }
 
   bool form() {
-    has_form_ = format_ == kWithForm || (format_ == kWithChoice && kind_[kFieldForm] != json::Kind::null);
+    has_form_ = format_ == kWithForm || (format_ > kWithForm && kind_[kFieldForm] != json::Kind::null);
     if (!has_form_) return true;
     std::string error;
     const char* remedy = nullptr;
@@ -230,7 +228,8 @@ class PolicyParser {
   }
 
   bool choice() {
-    policy_.has_choice_ = format_ == kWithChoice;
+    policy_.has_choice_ =
+        format_ == kWithChoice || (format_ > kWithChoice && kind_[kFieldChoice] != json::Kind::null);
     std::string error;
     return !policy_.has_choice_ || parse_choice(at(kFieldChoice), policy_.choice_, error) || refuse(error);
   }
@@ -324,7 +323,9 @@ class PolicyParser {
     const auto layers = static_cast<std::uint64_t>(policy_.depth_);
     const std::uint64_t inputs =
         static_cast<std::uint64_t>(policy_.obs_dim_) + static_cast<std::uint64_t>(policy_.act_dim_);
-    if (2 * inputs > floats) {
+    // A map has two arrays more, of which the few KiB of a small file have room.
+    const std::uint64_t mapped = format_ < kWithMap ? 0 : 2 * static_cast<std::uint64_t>(policy_.act_dim_);
+    if (2 * inputs > floats || (mapped > 1024 && 2 * inputs + mapped > floats)) {
       return refuse("obs_dim + act_dim is " + std::to_string(inputs) + ", more than its " +
                     std::to_string(floats) + " floats can serve");
     }
@@ -337,25 +338,16 @@ class PolicyParser {
   }
 
   bool numbers(Field field, int count, std::vector<float>& out) {
-    json::Reader reader = at(field);
-    const std::string bound = "a list of " + std::to_string(count) + " finite numbers";
-    if (reader.kind() != json::Kind::array) return refuse_field(field, "no list", bound);
-    out.reserve(static_cast<std::size_t>(count));
-    const auto element = [&] {
-      double value = 0;
-      if (out.size() == static_cast<std::size_t>(count)) return reader.fail("too many numbers");
-      if (reader.kind() != json::Kind::number) return reader.fail("no number");
-      if (!reader.number(value)) return false;
-      const auto single = static_cast<float>(value);
-      if (!finite(single)) return reader.fail(shown(value) + " is beyond float32");
-      out.push_back(single);
-      return true;
-    };
-    if (!reader.array(element)) return refuse_field(field, "wrong (" + reader.error() + ")", bound);
-    if (out.size() != static_cast<std::size_t>(count)) {
-      return refuse_field(field, "a list of " + std::to_string(out.size()), bound);
-    }
-    return true;
+    std::string error;
+    return parse_numbers(at(field), kFieldNames[field], count, out, error) || refuse(error);
+  }
+
+  bool action_map() {
+    std::string error;
+    return format_ < kWithMap ||
+           parse_action_map(at(kFieldActionMap), policy_.action_low_, policy_.action_high_, policy_.map_low_,
+                            policy_.map_high_, error) ||
+           refuse(error);
   }
 
   bool bounds() {

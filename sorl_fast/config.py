@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Literal, Self, cast, get_args
 
+from .action_map import ranges_of
 from .errors import BadInput
 
 DEFAULT_METHOD = "sorl"  # what `train` trains unless told otherwise, and what runs of no name are
@@ -114,6 +115,7 @@ class TrainConfig:
     precision: Precision = option("fp32", help="fp32, or what products alone read instead: bf16 (faster on a GPU, or where the CPU has AMX), and on a GPU tf32 or fp16")
     threads: int = option(0, help="threads of the training; 0: one a core that this process may use; a CPU's native operations use 8 at most")
     download: bool = option(False, help="let ogbench download missing data files")
+    action_range: str | None = option(None, help="of the actions of --data FILE.npz, which are mapped to [-1, 1], and by the policy file back to these units: data (from the least to the greatest there is), =LOW,HIGH, or =LOW,HIGH:LOW,HIGH:... with a pair for each component; left out: they are in [-1, 1]")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
     # fmt: on
 
@@ -127,6 +129,8 @@ class TrainConfig:
             value = getattr(self, name)
             check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
         check(self.seed < 2**63, "seed", self.seed, "below 2^63")
+        if self.action_range is not None:
+            ranges_of(self.action_range)
         cpu = self.device.partition(":")[0] == "cpu"
         there = ("fp32", "bf16") if cpu else get_args(Precision)
         bound = " or ".join(there) + (" on the CPU" if cpu else "")

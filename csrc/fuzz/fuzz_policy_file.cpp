@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 
+#include "../action_map.hpp"
 #include "../policy_file.hpp"
 
 namespace {
@@ -79,6 +80,15 @@ void check(const sorl::PolicyView& view) {
   all_finite(view.action_low, A);
   all_finite(view.action_high, A);
   for (std::size_t a = 0; a < A; ++a) require(view.action_low[a] < view.action_high[a]);
+  require((view.map_low == nullptr) == (view.map_high == nullptr));
+  if (view.map_low != nullptr) {
+    const sorl::ActionMap map(view.map_low, view.map_high, view.act_dim);
+    for (std::size_t a = 0; a < A; ++a) {
+      require(view.action_low[a] >= -1 && view.action_high[a] <= 1);
+      for (const float x : {view.action_low[a], view.action_high[a]})
+        require(map.of(x, a) >= view.map_low[a] && map.of(x, a) <= view.map_high[a]);
+    }
+  }
   require((view.obs_mean == nullptr) == (view.obs_std == nullptr));
   if (view.obs_mean == nullptr) return;
   const auto O = static_cast<std::size_t>(view.obs_dim);

@@ -22,11 +22,12 @@ def policy(
     E: int = 1,
     form: dict[str, Any] | None = None,
     choice: Any = None,
+    action_map: Any = None,
     config_text: bytes = b"{}",
     ends_there: bool = False,
     **changes: Any,
 ) -> bytes:
-    """Return a policy file of random weights, of format 2 where there is a form, and of 3 with a choice.
+    """Return a policy file of random weights, of format 2 with a form, of 3 with a choice, of 4 with a map.
 
     E = 0: without critics.
 
@@ -53,7 +54,7 @@ def policy(
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
     meta = {
-        "format": 3 if choice is not None else 1 if form is None else 2,
+        "format": 4 if action_map else 3 if choice is not None else 1 if form is None else 2,
         "obs_dim": O,
         "act_dim": A,
         "hidden": H,
@@ -67,8 +68,9 @@ def policy(
         "action_high": [1.0] * A,
         "obs_mean": None,
         "obs_std": None,
-        **({} if form is None and choice is None else {"form": form}),
-        **({} if choice is None else {"choice": choice}),
+        **({} if form is None and choice is None and action_map is None else {"form": form}),
+        **({} if choice is None and action_map is None else {"choice": choice}),
+        **({} if action_map is None else {"action_map": action_map}),
         "config": "CONFIG",
         "sha256": "0" * 64,
     }
@@ -190,6 +192,24 @@ CHOICES: dict[str, Any] = {
 }
 
 
+# What -1 and 1 stand for, of A = 1.
+MAP = {"low": [-2.5], "high": [0.7]}
+MAPS: dict[str, Any] = {
+    "map": MAP,
+    "map of a constant": {"low": [0.5], "high": [0.5]},
+    "map at its bounds": {"low": [-(2.0**126)], "high": [2.0**-100]},
+    "map too wide": MAP | {"high": [2.0**127]},
+    "map too small": MAP | {"high": [1e-40]},
+    "map the wrong way round": {"low": [1.0], "high": [-1.0]},
+    "map of too many": MAP | {"low": [0.0, 0.0]},
+    "map of none": MAP | {"low": []},
+    "map of no numbers": MAP | {"low": ["x"]},
+    "map lacks one": {"low": [0.0]},
+    "map has one more": MAP | {"unit": "rad"},
+    "map is none": 3,
+}
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
@@ -208,6 +228,12 @@ def seeds() -> dict[str, bytes]:
         "weights": struct.pack("<Q", 2) + b"{}",
         **{name: policy(form=form) for name, form in FORMS.items()},
         **{name: policy(choice=choice) for name, choice in CHOICES.items()},
+        **{name: policy(action_map=value) for name, value in MAPS.items()},
+        "map beyond the networks' bounds": policy(action_map=MAP, action_low=[-2.0]),
+        "map and choice": policy(action_map=MAP, choice=CHOICE),
+        "map, choice and form": policy(
+            action_map=MAP, form=FORMS["euler"], choice=CHOICE | {"steps": 3}
+        ),
         "choice and form": policy(
             form=FORMS["euler"], choice=CHOICE | {"rule": "centre", "steps": 3}, E=0
         ),

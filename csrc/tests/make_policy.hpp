@@ -23,6 +23,7 @@ struct Spec {
   bool normaliser = true;
   std::string form = "";    // JSON; none: a shortcut's, of format 1
   std::string choice = "";  // JSON; none: format 1 or 2
+  std::string map = "";     // JSON; none: format 1, 2 or 3
 };
 
 // A form of each kind that the native runtime runs.
@@ -96,8 +97,10 @@ inline Parts make_parts(const Spec& s) {
   };
   const bool formed = !s.form.empty();
   const bool chosen = !s.choice.empty();
-  const std::string form = formed ? ",\"form\":" + s.form : chosen ? ",\"form\":null" : "";
-  parts.metadata = std::string("{\"format\":") + (chosen ? "3" : formed ? "2" : "1") + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
+  const bool mapped = !s.map.empty();
+  const std::string form = formed ? ",\"form\":" + s.form : chosen || mapped ? ",\"form\":null" : "";
+  const std::string choice = chosen ? ",\"choice\":" + s.choice : mapped ? ",\"choice\":null" : "";
+  parts.metadata = std::string("{\"format\":") + (mapped ? "4" : chosen ? "3" : formed ? "2" : "1") + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
                    ",\"act_dim\":" + std::to_string(s.act_dim) +
                    ",\"hidden\":" + std::to_string(s.hidden) + ",\"depth\":" + std::to_string(s.depth) +
                    ",\"ensemble\":" + std::to_string(s.ensemble) +
@@ -106,7 +109,7 @@ inline Parts make_parts(const Spec& s) {
                    repeat("-1.0", s.act_dim) + ",\"action_high\":" + repeat("0.75", s.act_dim) +
                    ",\"obs_mean\":" + (s.normaliser ? repeat("0.25", s.obs_dim) : "null") +
                    ",\"obs_std\":" + (s.normaliser ? repeat("1.5", s.obs_dim) : "null") +
-                   form + (chosen ? ",\"choice\":" + s.choice : "") + ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
+                   form + choice + (mapped ? ",\"action_map\":" + s.map : "") + ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
                    std::string(64, '0') + "\"}";
   return parts;
 }

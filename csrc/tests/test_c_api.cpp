@@ -120,6 +120,36 @@ void forms() {
   CHECK(sorl_session_set_temperature(nullptr, 1) == SORL_ERROR_ARGUMENT);
 }
 
+// In the robot's units: what is written, its bounds and what is held; from a latent action by float32's own steps.
+void units() {
+  Spec spec = kSpec;
+  spec.map = "{\"low\":[-2.5,0.1,7],\"high\":[0.7,3.3,7]}";
+  const float low[3] = {-2.5f, 0.1f, 7}, high[3] = {0.7f, 3.3f, 7};
+  const Policy plain = make(), mapped = make(spec);
+  for (int a = 0; a < 3; ++a) {
+    CHECK(mapped.action_low()[a] == low[a]);
+    CHECK(mapped.action_high()[a] == low[a] + 1.75f * ((high[a] - low[a]) / 2));  // of 0.75
+  }
+  const float obs[4] = {0.1f, -0.2f, 0.3f, 0.4f}, bad[4] = {kNan, 0, 0, 0};
+  Options options;
+  options.max_candidates = 4;
+  Session latent(plain, options), session(mapped, options);
+  float before[3], action[3], held[3];
+  CHECK(session.act(bad, action, 8, 1, 1, 0) == (SORL_STATUS_NONFINITE_OBS | SORL_STATUS_HELD));
+  CHECK(action[0] == 0 && action[1] == 0.1f && action[2] == 7);  // 0, clipped to the bounds
+  for (const int N : {1, 4}) {
+    const std::int32_t status = latent.act(obs, before, 4, N, 9, 1);
+    CHECK(session.act(obs, action, 4, N, 9, 1) == status);
+    for (int a = 0; a < 3; ++a)
+      CHECK(action[a] == std::fmin(low[a] + (before[a] + 1) * ((high[a] - low[a]) / 2), high[a]));
+    CHECK(session.act(bad, held, 4, N, 9, 2) == (SORL_STATUS_NONFINITE_OBS | SORL_STATUS_HELD));
+    CHECK(std::memcmp(held, action, sizeof held) == 0);
+  }
+  session.reset();
+  session.act(bad, action, 8, 1, 1, 0);
+  CHECK(action[0] == 0 && action[1] == 0.1f && action[2] == 7);
+}
+
 void load_errors() {
   char text[256] = "old";
   auto* policy = reinterpret_cast<sorl_policy*>(text);
@@ -507,6 +537,7 @@ void lifetimes() {
 int main() {
   facts();
   forms();
+  units();
   load_errors();
   session_errors();
   other_versions();

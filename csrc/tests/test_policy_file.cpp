@@ -219,8 +219,9 @@ void metadata_fields() {
     refused(with(key + value + ",", ""), std::string("lacks the field ") + field);
     refused(with(key + value, key + value + "," + key + value), std::string(field) + " stands twice");
   }
-  refused(with("\"format\":1", "\"format\":4"), "format is 4, but this version reads 1, 2 or 3");
-  refused(with("\"format\":1", "\"format\":4,\"novel\":3"), "format is 4");
+  refused(with("\"format\":1", "\"format\":5"), "format is 5, but this version reads 1, 2, 3 or 4");
+  refused(with("\"format\":1", "\"format\":5,\"novel\":3"), "format is 5");
+  refused(with("\"format\":1", "\"format\":4"), "lacks the field form");
   refused(with("\"format\":1", "\"format\":3"), "lacks the field form");
   refused(with("\"format\":1", "\"format\":2"), "lacks the field form");
   refused(with("\"config\"", "\"form\":{},\"config\""), "unknown field \"form\"");
@@ -303,6 +304,45 @@ void choices() {
   refused(of("argmax", "1", "4097"), "choice candidates is 4097, but must be an integer from 1 to 4096");
   refused(of("argmax", "4", "2", kEuler), "choice steps has 4 steps, but the policy acts with 3, 10");
   refused(of("argmax", "3", "2", kEuler, 0), "choice candidates is 2, but this policy has no critic");
+}
+
+// Of format 4. Every value is in tests/native/test_loader.py: here that messages name the field.
+void maps() {
+  const auto of = [](const std::string& low, const std::string& high) {
+    Spec spec;
+    spec.map = "{\"low\":" + low + ",\"high\":" + high + "}";
+    return spec;
+  };
+  Spec spec = of("[-2.5,0.5]", "[-2,3]");
+  for (const char* choice : {"", "{\"rule\":\"argmax\",\"steps\":1,\"candidates\":2}"}) {
+    for (const std::string& form : {std::string(), kDirect}) {
+      spec.choice = choice;
+      spec.form = form;
+      const PolicyFile::Result result = parse(make_policy(spec));
+      if (!result.policy) std::fprintf(stderr, "%s\n", result.message.c_str());
+      CHECK(result.outcome == Outcome::loaded);
+      const sorl::PolicyView view = result.policy->view();
+      CHECK(view.map_low[0] == -2.5f && view.map_low[1] == 0.5f && view.map_high[0] == -2 && view.map_high[1] == 3);
+      CHECK((view.choice != nullptr) == !spec.choice.empty());
+      CHECK((view.form->kind == sorl::Form::Kind::direct) == !form.empty());
+    }
+  }
+  CHECK(parse(make_policy(Spec{})).policy->view().map_low == nullptr);
+  refused(make_policy(of("[0]", "[1,1]")), "action_map low is a list of 1, but must be a list of 2 finite numbers");
+  refused(make_policy(of("[0,0]", "[1,1,1]")), "action_map high is wrong (");
+  refused(make_policy(of("[0,1e-40]", "[1,1]")), "action_map low[1] is 9.99");
+  refused(make_policy(of("[0,0]", "[1,1e38]")), "action_map high[1] is 9.99");
+  refused(make_policy(of("[0,2]", "[1,1]")), "action_map low[1] is 2, but must be at most high[1] = 1");
+  spec = of("[0,0]", "[1,1]");
+  spec.map = "[1]";
+  refused(make_policy(spec), "action_map is no object");
+  spec.map = "{\"low\":[0,0]}";
+  refused(make_policy(spec), "action_map high is missing, but must be there");
+  spec.map = "{\"low\":[0,0],\"high\":[1,1],\"unit\":1}";
+  refused(make_policy(spec), "it has a field that is neither low nor high");
+  Parts parts = make_parts(of("[0,0]", "[1,1]"));
+  parts.metadata = replaced(parts.metadata, "\"action_high\":[0.75,0.75]", "\"action_high\":[0.75,1.5]");
+  refused(join(parts), "action_high[1] is 1.5, but must be in [-1, 1] where there is an action_map");
 }
 
 // Of format 2. Every value of VALUES is in tests/native/test_loader.py: here that messages name the field.
@@ -509,6 +549,7 @@ int main() {
   metadata_fields();
   forms();
   choices();
+  maps();
   tensor_entries();
   envelopes();
   memory();

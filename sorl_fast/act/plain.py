@@ -1,4 +1,4 @@
-"""The training's settings in a policy file: plain JSON values, bounded."""
+"""JSON of a policy file: one object, and the training's settings in it as plain values, bounded."""
 
 import json
 from typing import Any
@@ -41,3 +41,21 @@ def plain(config: Any) -> dict[str, Any]:
         values = [v for inner in (*lists, *(d.values() for d in dicts)) for v in inner]
         layer = [v for v in values if isinstance(v, dict | list)]
     return copy
+
+
+def one_object(name: str, text: bytes) -> dict[str, Any]:
+    """Parse one JSON object without repeated keys; the check of its field refuses Python's NaN."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) != len(pairs):
+            raise ValueError("a key appears twice")
+        return values
+
+    try:
+        values = json.loads(text.decode(), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as err:
+        refuse(name, Words(f"{len(text)} bytes"), f"one JSON object ({err})")
+    if not isinstance(values, dict):
+        refuse(name, values, "one JSON object")
+    return values

@@ -3,9 +3,9 @@
 A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}/{w,b,g,c}) and one
 metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
 the digest's own 64 digits set to 0. A policy that needs a `form` is of format 2, which has that field
-more, and one with a `choice` of its own of format 3, which has both, the form null where there is none;
-all others keep format 1 and its bytes. Nothing in it depends on time, host or path: equal policies
-give equal bytes.
+more, one with a `choice` of its own of format 3, which has both, and one with an `action_map` of format 4,
+which has all three, form and choice null where there is none; all others keep format 1 and its bytes.
+Nothing in it depends on time, host or path: equal policies give equal bytes.
 
 Shape letters: O observation, A action, H hidden, E critics, D hidden layers.
 """
@@ -26,17 +26,19 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import ArrayLike, NDArray
 
+from ..action_map import ActionMap, map_from_json
 from ..atomic import write_bytes
 from ..config import euler_steps
 from ..errors import BadInput
 from ..layout import named
 from .choice import PolicyChoice, choice_from_json
 from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
-from .plain import is_text, plain
+from .plain import is_text, one_object, plain
 from .refusal import Words, is_ints, is_number, refuse
 from .schedule import schedule_of
 
-FORMATS = (1, 2, 3)  # 2 has the form more, 3 form and choice; each is written only where it must be
+# 2 has the form more, 3 form and choice, 4 these and the map; each is written only where it must be
+FORMATS = (1, 2, 3, 4)
 METADATA_KEY = "sorl_fast"
 
 # The order in which the fields of each format are written.
@@ -48,6 +50,7 @@ _FIELDS = {
     1: (*_FIRST, "config", "sha256"),
     2: (*_FIRST, "form", "config", "sha256"),
     3: (*_FIRST, "form", "choice", "config", "sha256"),
+    4: (*_FIRST, "form", "choice", "action_map", "config", "sha256"),
 }
 # A header is parsed into many small objects, so it is bounded apart from the file: a network of a
 # thousand layers stays below.
@@ -103,7 +106,8 @@ class Policy:
         D layers (w [E, in, out], b, g, c [E, out]) and a last (w [E, H, 1], b [E, 1]); the first
         reads [x, a, k]. Without critics no layers.
     action_low, action_high
-        Bounds [A], finite, low < high.
+        Bounds [A], finite, low < high: of what the networks' actions are clipped to, which with an
+        `action_map` is within [-1, 1]. See `bounds` for what a call returns.
     env
         Name of the environment that it was trained for.
     obs_mean, obs_std
@@ -116,6 +120,8 @@ class Policy:
     choice
         The rule, steps and candidates of a call that names none: see `own`. A policy with another
         choice is made by `dataclasses.replace(policy, choice=...)`.
+    action_map
+        What -1 and 1 stand for in the units of the actions that a call returns; None: themselves.
 
     Raises
     ------
@@ -141,6 +147,7 @@ class Policy:
     config: dict[str, Any] = field(default_factory=dict)
     form: Form | None = None
     choice: PolicyChoice | None = None
+    action_map: ActionMap | None = None
 
     def __post_init__(self) -> None:
         _check_scalars(vars(self))
@@ -163,6 +170,8 @@ class Policy:
         ):
             if not low < high:
                 refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
+        if self.action_map is not None:
+            _check_map(self.action_map, arrays["action_low"], arrays["action_high"])
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
             refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
@@ -221,6 +230,12 @@ class Policy:
     def own(self) -> PolicyChoice:
         """How a call acts that does not say: the `choice`, or argmax, N = 1 and the smallest M."""
         return self.choice or PolicyChoice(steps=schedule_of(self.train_steps[0]))
+
+    @property
+    def bounds(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """The least and the greatest action [A] that a call returns, in its units."""
+        low, high, units = self.action_low, self.action_high, self.action_map
+        return (low, high) if units is None else (units.to_units(low), units.to_units(high))
 
     @property
     def temperature(self) -> float:
@@ -336,10 +351,10 @@ def describe(policy: Policy) -> dict[str, Any]:
 def _fields(policy: Policy) -> dict[str, Any]:
     """Return the metadata's fields but for the digest, as plain values in the order of the file."""
     number = 3 if policy.choice is not None else 1 if policy.form is None else 2
-    values: dict[str, Any] = {"format": number}
+    values: dict[str, Any] = {"format": number if policy.action_map is None else 4}
     for name in _FIELDS[values["format"]][1:-1]:
         value = getattr(policy, name)
-        if isinstance(value, Form | PolicyChoice):
+        if isinstance(value, Form | PolicyChoice | ActionMap):
             value = value.to_json()
         values[name] = value.tolist() if isinstance(value, np.ndarray) else value
     return values
@@ -362,9 +377,11 @@ def _parse(data: bytes) -> Policy:
     if values.get("form") is not None or meta["format"] == 2:
         values["form"] = from_json(values["form"])
     form = values.setdefault("form", None)
-    if "choice" in values:
+    if values.get("choice") is not None or meta["format"] == 3:
         values["choice"] = choice_from_json(values["choice"])
     _check_scalars(values)
+    if "action_map" in values:
+        values["action_map"] = map_from_json(values["action_map"], values["act_dim"])
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
         values[name] = _numbers(name, values[name], null=name.startswith("obs"))
     if not isinstance(values["config"], dict):
@@ -387,7 +404,7 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
     if n > min(len(data) - 8, _MAX_HEADER):
         bound = f"at most {min(len(data) - 8, _MAX_HEADER)} bytes in a file of {len(data)} bytes"
         refuse("header length", Words(f"{n} bytes"), bound)
-    return _json("header", data[8 : 8 + n]), 8 + n
+    return one_object("header", data[8 : 8 + n]), 8 + n
 
 
 def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -398,7 +415,7 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
         refuse("__metadata__", keys, f"an object with the one key {METADATA_KEY!r}")
     if not isinstance(meta[METADATA_KEY], str):
         refuse(METADATA_KEY, meta[METADATA_KEY], "a JSON object in a string")
-    values = _json(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
+    values = one_object(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
     # an unknown format may have other fields, so it is looked at first
     if type(values.get("format")) is not int or values["format"] not in FORMATS:
         known = ", ".join(map(str, FORMATS))
@@ -413,24 +430,6 @@ def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
     digest = values["sha256"]
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
         refuse("sha256", digest, "64 digits of 0-9a-f")
-    return values
-
-
-def _json(name: str, text: bytes) -> dict[str, Any]:
-    """Parse one JSON object without repeated keys; the check of its field refuses Python's NaN."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) != len(pairs):
-            raise ValueError("a key appears twice")
-        return values
-
-    try:
-        values = json.loads(text.decode(), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as err:
-        refuse(name, Words(f"{len(text)} bytes"), f"one JSON object ({err})")
-    if not isinstance(values, dict):
-        refuse(name, values, "one JSON object")
     return values
 
 
@@ -519,6 +518,17 @@ def _numbers(name: str, value: Any, null: bool) -> list[float] | None:
         if not is_number(x):
             refuse(f"{name}[{i}]", x, "a finite float32 number")
     return [float(x) for x in value]
+
+
+def _check_map(value: object, low: NDArray[np.float32], high: NDArray[np.float32]) -> None:
+    if not isinstance(value, ActionMap):
+        refuse("action_map", value, "None, or an ActionMap")
+    if len(value.low) != len(low):
+        refuse("action_map", Words(f"of {len(value.low)} components"), f"of act_dim = {len(low)}")
+    for name, bad, x in (("action_low", low < -1, low), ("action_high", high > 1, high)):
+        if bad.any():
+            a = int(np.argmax(bad))
+            refuse(f"{name}[{a}]", float(x[a]), "in [-1, 1] where there is an action_map")
 
 
 def _check_layers(

@@ -28,7 +28,7 @@ LAYER_NORM_EPS = 1e-6
 class Choice(NamedTuple):
     """The winners of best-of-N, before any action is held."""
 
-    action: Array  # [B, A], within the bounds where a candidate was left, else undefined
+    action: Array  # [B, A], in the units and within the bounds where a candidate was left, else undefined
     candidate: NDArray[np.int64]  # [B], the winner, -1 where none was left
     q: Array  # [B], the winner's aggregated Q, NaN where none was left or it was not asked for
     status: NDArray[np.uint32]  # [B], bits of Status without HELD
@@ -251,7 +251,8 @@ def best_of_n(
     That is clipped to the policy's bounds once, at the end, and is what the critic sees, at k = M (see
     `schedule.critic_steps`). A candidate whose action (before the clip) is not finite is rejected, and
     so is one whose Q is not where the rule reads Q; of the others the `rule` chooses. With N = 1 there
-    is nothing to choose: Q rejects nothing. A policy without critics has no Q, which is NaN.
+    is nothing to choose: Q rejects nothing. A policy without critics has no Q, which is NaN. What is
+    chosen is put into the units of the policy's `action_map`, if there is one, at the very last.
 
     Parameters
     ----------
@@ -323,8 +324,9 @@ def best_of_n(
         status |= np.where(seen & ~left, Status.NONFINITE_RESULT, 0)
         status |= np.where(left & clipped, Status.CLIPPED, 0)
         status |= np.where(left & ~good.all(1), Status.CANDIDATE_REJECTED, 0)
+        units = policy.action_map
         return Choice(
-            actions[won],
+            actions[won] if units is None else units.to_units(actions[won]),
             np.where(left, best, -1),
             np.where(left, q[row, best], np.nan).astype(dtype, copy=False),
             status.astype(np.uint32),

@@ -156,10 +156,10 @@ class Sampler:
             With a seed: number of the call, at least 0, modulo 2^32; another number, other noise.
             None: 0.
         noise
-            The caller's own standard normal noise, [N, A] for one observation and [B, N, A] for a
-            batch, instead of a seed, which only a rule that draws (better, soft) then reads;
-            [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers (`policy.draws`). A NaN in
-            what is read of it counts as a non-finite result.
+            The caller's own standard normal noise (in no units), [N, A] for one observation and
+            [B, N, A] for a batch, instead of a seed, which only a rule that draws (better, soft) then
+            reads; [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers (`policy.draws`). A NaN
+            in what is read of it counts as a non-finite result.
         row_offset
             Number of the first row, so that a batch may be split: rows b of a call with row_offset = r
             get the noise of rows r + b. No effect with `noise`, unless the rule draws.
@@ -172,7 +172,8 @@ class Sampler:
         Returns
         -------
         actions or (actions, Info)
-            float32 [A] or [B, A].
+            float32 [A] or [B, A], in the units of the policy's `action_map` where it has one: within
+            `policy.bounds`.
 
         Raises
         ------

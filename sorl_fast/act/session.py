@@ -94,7 +94,8 @@ class Session(Protocol):
         Returns
         -------
         action, info
-            float32 [B, A], finite and within the bounds, and arrays [B] of the backend's kind.
+            float32 [B, A], finite, within `policy.bounds` and in their units, and arrays [B] of the
+            backend's kind.
         """
 
 
@@ -113,8 +114,11 @@ class Backend(NamedTuple):
 
 
 def rest(policy: Policy) -> NDArray[np.float32]:
-    """Return the action [A] that is held before there is a good one: 0, clipped to the bounds."""
-    return np.clip(np.zeros(policy.act_dim, np.float32), policy.action_low, policy.action_high)
+    """Return the action [A] that is held before there is a good one: 0, clipped to the bounds.
+
+    In the units of the actions that a call returns, as all that is held.
+    """
+    return np.clip(np.zeros(policy.act_dim, np.float32), *policy.bounds)
 
 
 def noise_of(

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..action_map import OF_DATA, ActionMap
 from ..batch import Batch
 from ..envs import dataset_name, find_family, refuse_images
 from ..errors import BadInput
+from .actions import action_map_of, unit_actions
 
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
 STD_FLOOR = 1e-3  # an observation that varies less is taken to be constant
@@ -36,7 +38,8 @@ _OWN_FIELDS = ("observations", "actions", "rewards", "masks")
 # of OGBench, D4RL and Minari
 _END_FIELDS = ("terminals", "terminations", "timeouts", "truncations")
 _OWN_REMEDY = (
-    "A file of your own has observations [T, O], actions [T, A] in [-1, 1], rewards [T], "
+    "A file of your own has observations [T, O], actions [T, A] (in [-1, 1] without --action-range), "
+    "rewards [T], "
     "masks [T] (0 where the task is done, else 1; a time limit is not its end), and next_observations "
     "[T, O] or terminals [T] (1 in the last row of every trajectory, also where time cut it off, unless "
     "timeouts or truncations [T] mark those)"
@@ -142,6 +145,9 @@ class DataPair:
     val: TransitionData | None
     obs_mean: Tensor | None = None  # [O]
     obs_std: Tensor | None = None  # [O]
+    action_map: ActionMap | None = (
+        None  # from the file's units to these data's; None: they are the same
+    )
 
 
 def load_data(
@@ -152,6 +158,7 @@ def load_data(
     normalize_obs: bool = False,
     normaliser: tuple[Tensor, Tensor] | None = None,
     next_actions: bool = False,
+    action_range: str | None = None,
     device: torch.device | str = "cpu",
 ) -> DataPair:
     """Load the data of one training.
@@ -178,6 +185,10 @@ def load_data(
     next_actions
         Load the data's action at each next observation too. Data of your own must then say where
         trajectories end, for their rows must be in order.
+    action_range
+        Of the actions of your own file: "data", from the least to the greatest of the training data, or
+        "LOW,HIGH", for all components or with ":" between one pair for each. They are mapped to [-1, 1].
+        None: they are in [-1, 1].
     device
         Where the tensors are kept.
 
@@ -188,8 +199,22 @@ def load_data(
         message names the file, the field and the command or step that mends it.
     """
     path = Path(data).expanduser()
+    units: ActionMap | None = None
     if path.suffix == ".npz":
         train, val = _load_own(path, next_actions)
+        _check_arrays(train, str(path))
+        units = action_map_of(action_range, train["actions"], str(path))
+        train = unit_actions(train, units, str(path))
+        if val is not None:
+            name = f"{path} (validation)"
+            _check_arrays(val, name)
+            _check_alike(path, train, val)
+            val = unit_actions(val, units, name, clip=action_range == OF_DATA)
+    elif action_range is not None:
+        raise BadInput(
+            f"action_range is {action_range!r}, but OGBench's actions are in [-1, 1]: leave "
+            "--action-range out, or give --data a .npz of your own"
+        )
     else:
         train, val = _load_ogbench(env, path, download)
         if next_actions:
@@ -199,15 +224,8 @@ def load_data(
     pair = DataPair(
         TransitionData(train, str(path), device),
         None if val is None else TransitionData(val, f"{path} (validation)", device),
+        action_map=units,
     )
-    if pair.val is not None and (pair.val.obs_dim, pair.val.act_dim) != (
-        pair.train.obs_dim,
-        pair.train.act_dim,
-    ):
-        raise BadInput(
-            f"{path}: the validation data have O = {pair.val.obs_dim}, A = {pair.val.act_dim}, the "
-            f"training data O = {pair.train.obs_dim}, A = {pair.train.act_dim}; make both alike"
-        )
     if not normalize_obs:
         return pair
     if normaliser is None or normaliser[0].shape != (pair.train.obs_dim,):
@@ -224,7 +242,17 @@ def load_data(
     for part in (pair.train, pair.val):
         if part is not None:
             part.normalise(mean, std)
-    return DataPair(pair.train, pair.val, mean.cpu(), std.cpu())
+    return DataPair(pair.train, pair.val, mean.cpu(), std.cpu(), units)
+
+
+def _check_alike(path: Path, train: Mapping[str, Any], val: Mapping[str, Any]) -> None:
+    sizes = [[x[name].shape[1] for name in ("observations", "actions")] for x in (train, val)]
+    (O, A), (val_O, val_A) = sizes
+    if sizes[0] != sizes[1]:
+        raise BadInput(
+            f"{path}: the validation data have O = {val_O}, A = {val_A}, the training data O = {O}, "
+            f"A = {A}; make both alike"
+        )
 
 
 def _say_what_is_constant(source: str, columns: list[int]) -> None:
@@ -374,12 +402,6 @@ def _own_transitions(path: Path, next_actions: bool) -> dict[str, np.ndarray]:
         arrays = _with_next_actions(arrays, path)
     if "next_observations" not in arrays:
         arrays = _with_next_observations(arrays, path)
-    limit = float(np.abs(arrays["actions"]).max(initial=0.0))
-    if limit > 1 + 1e-6:
-        raise BadInput(
-            f"{path}: actions reach {limit:g}, but must lie in [-1, 1]. Rescale them, and the "
-            "policy's output back, in your own code"
-        )
     if not np.isin(arrays["masks"], (0, 1)).all():
         raise BadInput(f"{path}: masks must be 0 (task done) or 1 (go on). {_OWN_REMEDY}")
     return arrays

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..act.form import Form
 from ..act.policy_file import Policy
+from ..action_map import ActionMap
 from ..batch import Batch
 from ..config import MethodConfig
 from .networks import Network
@@ -57,6 +58,7 @@ class Export(NamedTuple):
     env: str
     obs_mean: Tensor | None  # [O]
     obs_std: Tensor | None  # [O]
+    action_map: ActionMap | None = None
 
     def policy(
         self,
@@ -73,7 +75,7 @@ class Export(NamedTuple):
     ) -> Policy:
         """Return the policy of an actor and of the critics, if any, that choose its best candidate.
 
-        Its actions are bounded by [-1, 1]; the other arguments are as in `Policy`.
+        The networks' actions are bounded by [-1, 1]; the other arguments are as in `Policy`.
         """
         mean, std = self.obs_mean, self.obs_std
         critics = () if critic is None else critic.arrays()
@@ -93,6 +95,7 @@ class Export(NamedTuple):
             obs_std=None if std is None else std.numpy(),
             config=config.to_dict(),
             form=form,
+            action_map=self.action_map,
             actor=actor.arrays(),
             critic=critics,
         )

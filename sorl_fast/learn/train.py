@@ -191,6 +191,7 @@ class _Run:
             normalize_obs=agent.normalize_obs,
             normaliser=self._saved_normaliser() if resume and agent.normalize_obs else None,
             next_actions="next_actions" in self.method.fields,
+            action_range=config.action_range,
             device=self.device,
         )
         self.host = torch.Generator().manual_seed(config.seed)
@@ -251,6 +252,7 @@ class _Run:
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),
+            ("action_range", train_config.action_range, self.config.action_range),
             ("device", _kind(train_config.device), _kind(self.config.device)),
         ):
             if old != new:
@@ -415,8 +417,8 @@ class _Run:
 
     def _policy(self) -> Policy:
         data, env = self.data.train, self.config.env
-        moments = self.data.obs_mean, self.data.obs_std
-        return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *moments))
+        more = self.data.obs_mean, self.data.obs_std, self.data.action_map
+        return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *more))
 
     def _export(self, choice: PolicyChoice | None = None) -> None:
         policy = self._policy()

@@ -242,6 +242,52 @@ def choice_mutations():
             yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
 
 
+def map_mutations():
+    more = {"choice": CORPUS.CHOICE, "form": CORPUS.FORMS["euler"]}
+    files = (
+        CORPUS.policy(action_map={"low": [-2.5, 0.1], "high": [0.7, 3.3]}, O=3, A=2),
+        CORPUS.policy(action_map=CORPUS.MAP, **more | {"choice": CORPUS.CHOICE | {"steps": 3}}),
+    )
+    for i, data in enumerate(files):
+        header, meta, body = unpack(data)
+        units, A = meta["action_map"], meta["act_dim"]
+
+        def packed(units, header=header, meta=meta, body=body):
+            return pack(header, meta | {"action_map": units}, body)
+
+        for name in ("low", "high", "novel"):
+            for value in VALUES:
+                yield f"{i} {name}={value!r:.40}", packed(units | {name: value})
+                for at in range(A if name != "novel" else 0):
+                    numbers = [*units[name][:at], value, *units[name][at + 1 :]]
+                    yield f"{i} {name}[{at}]={value!r:.40}", packed(units | {name: numbers})
+            for number in (
+                *(2.0**126, -(2.0**126), 2.0**126 * (1 + 2.0**-24), 2.0**126 * (1 + 2.0**-23)),
+                *(2.0**-100, 2.0**-100 * (1 - 2.0**-26), 2.0**-100 * (1 - 2.0**-24), 1e-46, -0.0),
+                *(2**126, 10**37, 2**127, 0.1, 0.7, -2.5),
+            ):
+                yield f"{i} {name} all {number}", packed(units | {name: [number] * A})
+            rest = {k: v for k, v in units.items() if k != name}
+            yield f"{i} without {name}", packed(rest)
+            if name in units:
+                yield f"{i} {name} last", packed({**rest, name: units[name]})
+                twice = json.dumps(units)[:-1] + f', "{name}": {json.dumps(units[name])}}}'
+                text = json.dumps(meta | {"action_map": "@"}).replace('"@"', twice)
+                yield f"{i} {name} twice", pack(header, text, body)
+        for number in (*SOUND_NUMBERS, "01", "1e999", "NaN", "-0", "1e-46", "3e38"):
+            text = json.dumps(meta | {"action_map": units | {"high": ["@"] * A}})
+            yield f"{i} high {number}", pack(header, text.replace('"@"', number), body)
+        for value in (*VALUES, [units]):
+            yield f"{i} action_map={value!r:.30}", packed(value)
+        for name in ("format", "form", "choice", "act_dim", "action_low", "action_high"):
+            for value in (*VALUES, [-1.5] * A, [0.5] * A, [1.5] * A):
+                yield f"{i} {name}={value!r:.30}", pack(header, meta | {name: value}, body)
+        for name in ("form", "choice", "action_map"):
+            kept = {k: v for k, v in meta.items() if k != name}
+            yield f"{i} without {name}", pack(header, kept, body)
+            yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
+
+
 def header_mutations():
     header, meta, body = unpack(GOOD)
     for name, entry in header.items():
@@ -327,6 +373,7 @@ def check_policy(tmp_path_factory):
     program = tmp_path_factory.mktemp("loader") / "check_policy"
     sources = ["tests/check_policy.cpp", "json.cpp", "sha256.cpp", "form.cpp", "form_parser.cpp"]
     sources += ["policy_file.cpp", "policy_parser.cpp", "choice_parser.cpp", "rule.cpp"]
+    sources += ["bounds_parser.cpp"]
     sources += ["schedule.cpp"]
     compiler = os.environ.get("CXX", "g++")
     subprocess.run(
@@ -366,6 +413,7 @@ def python_answer(data):
         (field_mutations, 60, 400),
         (form_mutations, 100, 1000),
         (choice_mutations, 60, 800),
+        (map_mutations, 60, 500),
         (header_mutations, 40, 1000),
         (random_mutations, 3, 1000),
         (damage, 0, 300),

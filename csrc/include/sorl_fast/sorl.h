@@ -175,7 +175,8 @@ SORL_API int32_t sorl_policy_default_rule(const sorl_policy *policy, double *par
 SORL_API int32_t sorl_policy_draws(const sorl_policy *policy) SORL_NOEXCEPT;
 /* What multiplies the noise that the form adds, unless a session is told otherwise; 0 where it adds none. */
 SORL_API float sorl_policy_temperature(const sorl_policy *policy) SORL_NOEXCEPT;
-/* Bounds of an action, A floats each in the environment's own units; valid while the handle lives. */
+/* Bounds of the actions that sorl_act() writes, A floats each, in the same units: those of the file's action_map
+ * where it has one (format 4), else the networks' own; valid while the handle lives. */
 SORL_API const float *sorl_policy_action_low(const sorl_policy *policy) SORL_NOEXCEPT;
 SORL_API const float *sorl_policy_action_high(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Name of the environment that the policy was trained for; valid while the handle lives. */
@@ -229,10 +230,11 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * seed, call  the noise, and what a rule draws by, is a pure function of (seed, call, row_offset + row,
  *             candidate): give a control loop one seed and count its calls
  * row_offset  number of the first row, so that a batch may be split over calls or sessions
- * noise       [B, N, S, A] standard normals to use instead, S = sorl_policy_draws(), or NULL: z_0, then
+ * noise       [B, N, S, A] standard normals, in no units, to use instead, S = sorl_policy_draws(), or NULL: z_0, then
  *             those of the steps 0, 1, ...; what a step multiplies by 0 is not read.
  *             A rule that draws does so by seed and call all the same
- * actions     [B, A], written: always finite, always within the policy's bounds
+ * actions     [B, A], written: always finite, always within sorl_policy_action_low() and _high() and in their
+ *             units, those of the robot where the file has an action_map
  * candidate   [B] index of the winner, -1 where the row is held; or NULL
  * q           [B] the winner's Q, a NaN where the row is held or the policy has no critic; or NULL
  * status      [B] SORL_STATUS_* bits, or NULL

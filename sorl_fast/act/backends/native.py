@@ -46,6 +46,8 @@ def make_model(native: Any, policy: Policy, precision: str, isa: str | None = No
     """
     fields = {name: getattr(policy, name) for name in _SAME_NAME}
     fields |= {"q_min": policy.q_agg == "min", "precision": precision, "isa": isa}
+    if (units := policy.action_map) is not None:
+        fields |= {"map_low": units.low, "map_high": units.high}
     if policy.form is not None:
         fields["form"] = json.dumps(policy.form.to_json())
     try:

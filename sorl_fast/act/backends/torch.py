@@ -175,7 +175,7 @@ class TorchSession:
         seen = obs.isfinite().all(1)
         none_good = Status.NONFINITE_OBS | Status.NONFINITE_RESULT
         left = seen & (best.status & none_good == 0)
-        action = torch.where(left[:, None], best.action, last)
+        action = torch.where(left[:, None], self._in_units(best.action, obs.device), last)
         why = torch.where(seen, Status.NONFINITE_RESULT, Status.NONFINITE_OBS)
         status = torch.where(left, best.status, why | Status.HELD)
         if len(obs):
@@ -190,6 +190,14 @@ class TorchSession:
         )
         return action, info, last
 
+    def _in_units(self, actions: Any, device: Any) -> Any:
+        """Return what was chosen [B, A] in the units of the policy's `action_map`, by its operations."""
+        *_, units, _, _ = self._on(device)
+        if units is None:
+            return actions
+        low, half, high = units
+        return self._torch.minimum(low + (actions + 1) * half, high)
+
     def _on(self, device: Any) -> Any:
         """Return the policy's arrays as tensors on `device`, copied there once."""
         if device not in self._weights:
@@ -197,7 +205,7 @@ class TorchSession:
         return self._weights[device]
 
     def _copy(self, device: Any) -> Any:
-        p, torch = self._policy, self._torch
+        p, torch, units = self._policy, self._torch, self._policy.action_map
 
         def move(array: Any) -> Any:
             return None if array is None else torch.tensor(array, device=device)
@@ -206,7 +214,9 @@ class TorchSession:
             return (
                 [tuple(map(move, layer)) for layer in p.actor],
                 [tuple(map(move, layer)) for layer in p.critic],
-                *map(move, (p.action_low, p.action_high, p.obs_mean, p.obs_std)),
+                *map(move, (p.action_low, p.action_high)),
+                None if units is None else [*map(move, (units.low, units.half, units.high))],
+                *map(move, (p.obs_mean, p.obs_std)),
             )
 
 
