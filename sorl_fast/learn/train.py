@@ -4,9 +4,9 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -247,7 +247,11 @@ class _Run:
         agent, train_config, info = self.folder.read_config()
         for name, old, new in (
             ("method", agent.method, self.agent.method),
-            *((f, v, getattr(self.agent, f, None)) for f, v in agent.to_dict().items()),
+            # of all fields: a dictionary leaves out some that have their defaults
+            *(
+                (f.name, *(getattr(x, f.name, None) for x in (agent, self.agent)))
+                for f in fields(cast(Any, agent))
+            ),
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),
