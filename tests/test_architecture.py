@@ -15,6 +15,7 @@ LEAVES = {
     "cells",
     "cores",
     "errors",
+    "flags",
     "atomic",
     "isolated",
     "progress",
