@@ -22,6 +22,7 @@ from .flags import path_argument as path_argument
 from .progress import at_terminal
 from .progress import progress as show_progress
 from .stopping import stop_flag
+from .sweep.arguments import add_arguments, read
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
@@ -147,6 +148,13 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sweep(args: argparse.Namespace) -> int:
+    with _extra("train"):
+        from .sweep.command import run_sweep
+    with _nothing_rendered():
+        return run_sweep(args, args.rest)
+
+
 def _methods(args: argparse.Namespace) -> int:
     with _extra("train"):
         from .learn.algorithms import METHODS, find_method
@@ -202,15 +210,13 @@ def _eval(args: argparse.Namespace) -> int:
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
-        from .simulate.episodes import keep_evaluation, record_path
+        from .simulate.episodes import evaluation_path, keep_evaluation, record_path
         from .simulate.evaluate import evaluate
 
     saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
     if folder is not None:
-        # in another precision or environment it is no figure of the training: it stands beside that one
-        other = [] if config.precision == "fp32" else [config.precision]
-        other += [args.env] if args.env is not None and args.env != load(policy).env else []
-        kept: Path | None = folder / f"{'-'.join(['evaluation', *other])}.json"
+        env = args.env if args.env is not None and args.env != load(policy).env else None
+        kept: Path | None = evaluation_path(folder, config.precision, env)
     else:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
@@ -369,6 +375,16 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         add_flags(sub, find_method(method).Config, title)
     sub.set_defaults(run_command=_train)
 
+    # what is not here are flags of the methods, which are known only with --methods read
+    sub = commands.add_parser(
+        "sweep",
+        help="train and evaluate many runs: methods x environments x seeds, on all cores or a cluster",
+        allow_abbrev=False,
+    )
+    add_arguments(sub)
+    _add_progress(sub)
+    sub.set_defaults(run_command=_sweep)
+
     sub = commands.add_parser("eval", help="success of a policy over steps and candidates")
     sub.add_argument(
         "run", metavar="RUN", type=path_argument, help="a run's folder or a policy file"
@@ -467,7 +483,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         method = _method_named(argv)
         if method is not None:
             _check_flags(argv, method)
-        args = make_parser(method).parse_args(argv)
+        parser = make_parser(method)
+        rest: list[str] = []
+        if command == "sweep":
+            args, rest = read(argv, parser)
+        else:
+            args = parser.parse_args(argv)
+        args.rest = rest
         args.command_line = shlex.join(["sorl-fast", *argv])
         return int(args.run_command(args))
     except (BadInput, Diverged, Stopped) as err:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import types
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -54,11 +55,18 @@ def _number_or_text(text: str) -> int | str:
         return text
 
 
-def add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
-    """Add every field of a dataclass of options as a flag; one that is not given leaves no value."""
+def add_flags(
+    parser: argparse.ArgumentParser, config: type, title: str, skip: Collection[str] = ()
+) -> None:
+    """Add every field of a dataclass of options as a flag, but those that `skip` names.
+
+    One that is not given leaves no value.
+    """
     group = parser.add_argument_group(title)
     hints = get_type_hints(config)
     for field in dataclasses.fields(config):
+        if field.name in skip:
+            continue
         hint = hints[field.name]
         if get_origin(hint) in (Union, types.UnionType):
             hint = next(h for h in get_args(hint) if h is not type(None))
@@ -77,6 +85,21 @@ def make(config: type, values: dict[str, Any]) -> Any:
         if field.default is dataclasses.MISSING and field.name not in values:
             raise BadInput(f"{flag_of(field.name)} is missing: {field.metadata['help']}")
     return config(**values)
+
+
+def words_of(values: Mapping[str, Any]) -> list[str]:
+    """Return the command line that gives these values, by the fields' names."""
+    words: list[str] = []
+    for name, value in values.items():
+        flag = flag_of(name)
+        if isinstance(value, bool):
+            words.append(flag if value else flag_of(f"no_{name}"))
+        elif isinstance(value, list | tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={value}" if str(value).startswith("-") else flag)
+            words += [] if str(value).startswith("-") else [str(value)]
+    return words
 
 
 def path_argument(text: str) -> str:
