@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .atomic import write_bytes
 from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
@@ -264,13 +265,25 @@ def _stoppable(
 
 def _report(args: argparse.Namespace) -> int:
     with _extra("train"):
-        from .report import write_report
+        from .report import is_study, write_report, write_study
     out = None if args.out is None else Path(args.out)
     runs = [Path(run) for run in args.runs]
-    with show_progress(" cells timed", shown=args.progress) as progress:
-        path = write_report(
-            runs, out, seconds=args.seconds, again=args.again, progress=progress, say=print
+    studies = [run for run in runs if is_study(run)]
+    if studies and len(runs) > 1:
+        raise BadInput(
+            f"{studies[0]} is a sweep's folder, but was given with others. Give it alone"
         )
+    if not studies and (args.versus or args.backends):
+        raise BadInput(
+            f"--versus and --backends are for a sweep's folder, but {runs[0]} is none. Leave them out"
+        )
+    with show_progress(" cells timed", shown=args.progress) as progress:
+        how: dict[str, Any] = {"seconds": args.seconds, "again": args.again, "progress": progress}
+        how["say"] = print
+        if studies:
+            path = write_study(runs[0], out, versus=args.versus, backends=args.backends, **how)
+        else:
+            path = write_report(runs, out, **how)
     print(path)
     return 0
 
@@ -410,7 +423,26 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         "actions a second against success, learning curves, losses, tables; and print the Pareto front of "
         "speed and success over all of them. Each cell's speed is measured here, once (speeds.json).",
     )
-    sub.add_argument("runs", metavar="RUN", nargs="+", type=path_argument, help="a run's folder")
+    sub.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=path_argument,
+        help="a run's folder, or alone a sweep's: then study.html, of aggregates over tasks and seeds",
+    )
+    sub.add_argument(
+        "--versus",
+        metavar="METHOD",
+        default="",
+        help="of a sweep: the method that the others' probability of improvement is over",
+    )
+    sub.add_argument(
+        "--backends",
+        metavar="B",
+        nargs="+",
+        default=(),
+        help="of a sweep: backends to time the policies on (default: the fastest installed)",
+    )
     sub.add_argument(
         "--out",
         metavar="DIR",

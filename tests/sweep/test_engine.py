@@ -211,7 +211,7 @@ def sweep_process(*args):
 @pytest.mark.slow
 def test_a_sweep_is_stopped_goes_on_and_equals_trainings_by_hand(own_file, tmp_path):
     """SIGTERM once a checkpoint is there: everything saves, and the same command ends the work."""
-    words = ["--methods", "bc", "--seeds", "0-1", "--steps", 1500, "--checkpoint-every", 100]
+    words = ["--methods", "bc", "--seeds", "0-1", "--steps", 600, "--checkpoint-every", 50]
     out = tmp_path / "s"
     process = subprocess.Popen(
         command(own_file, out, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -230,7 +230,7 @@ def test_a_sweep_is_stopped_goes_on_and_equals_trainings_by_hand(own_file, tmp_p
     assert done.returncode == 0, done.stderr
     assert "2 runs are done" in done.stdout
     for seed in range(2):
-        changes = {"steps": 1500, "checkpoint_every": 100, "seed": seed, "val_every": 5000}
+        changes = {"steps": 600, "checkpoint_every": 50, "seed": seed, "val_every": 5000}
         by_hand = config(own_file, tmp_path / f"hand{seed}", **changes)
         train(BcConfig(hidden=8, depth=1), by_hand, progress=False)
         assert_same_run(tmp_path / f"hand{seed}", out / "mine" / "bc" / f"seed{seed}")

@@ -32,7 +32,7 @@ def run(*words):
 @needs_ray
 def test_a_node_that_is_killed_changes_no_bit(own_file, tmp_path):
     words = ["--methods", "bc", "--envs", "mine", "--seeds", "0-1", "--data", own_file]
-    words += ["--hidden", 8, "--depth", 1, "--steps", 1500, "--checkpoint-every", 100]
+    words += ["--hidden", 8, "--depth", 1, "--steps", 1000, "--checkpoint-every", 50]
     words += ["--log-every", 100, "--threads", 1]
     run("-m", "sorl_fast.cli", "sweep", *words, "--out", tmp_path / "local")
     out = run(SCRIPT, *words, "--out", tmp_path / "ray")
