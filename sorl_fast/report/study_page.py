@@ -137,7 +137,7 @@ def draw_aggregates(study: Study, versus: str) -> Figure | None:
     if not lines:
         return None
     lines = sorted(lines, key=lambda line: line.iqm[0])
-    titles = ("interquartile mean, %", "mean, %", f"probability of improvement over {versus}, %")
+    titles = ("interquartile mean, %", "mean, %", f"better than {versus}, %")
     figure, axes = panels(3, 3, 3.2, 0.9 + 0.35 * len(lines))
     for ax, title, name in zip(axes, titles, ("iqm", "mean", "improvement"), strict=True):
         for row, line in enumerate(lines):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from sorl_fast.sweep.arguments import read
 from sorl_fast.sweep.plan import Job, has_critics, make_jobs, short_name, variant_of
 from sorl_fast.sweep.settings import OWN_OF_TRAINING, SweepConfig, numbers
 
+STUDIES = Path(__file__).parents[2] / "docs" / "studies"
+RESULTS = (STUDIES.parent / "results.md").read_text()
 CUBE = "cube-single-play-singletask-task2-v0"
 BASE = "--methods sorl bc --envs cube-single-play --data d --out /out"
 
@@ -220,3 +223,20 @@ def test_a_method_that_reads_the_next_action_needs_data_that_say_it(tmp_path, ow
     argv = f"sweep --methods bc rebrac --envs mine --data {own_file} --out {tmp_path}/s"
     assert cli.main(argv.split()) == 2
     assert "has no terminals" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_documents_are_plans(file):
+    jobs = plan(f"--file {file}")
+    assert jobs
+    assert all(
+        f"sorl-fast sweep --file docs/studies/{file.name} --methods {job.method}`" in RESULTS
+        for job in jobs
+    )
+    assert {job.evaluation(0).episodes for job in jobs} == {50}
+
+
+def test_the_documents_name_no_other_study():
+    assert {*re.findall(r"docs/studies/([a-z-]+)\.toml", RESULTS)} == {
+        p.stem for p in STUDIES.glob("*.toml")
+    }
