@@ -150,6 +150,26 @@ class Runner:
         return dict(zip(PHASES, (sampling, first, second, step + other_step), strict=True))
 
 
+def consistency(
+    runner: Runner, rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the seconds that SORL's self-consistency loss adds to an update, the mean over k.
+
+    Of each k, the median update that has the loss less the median of those that have not, in turns.
+    """
+    added = []
+    for k in STEPS:
+        times: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(rounds):
+            for there, found in times.items():
+                for counted in (False, *[True] * WARM_UP):  # the first wakes caches
+                    start = clock()
+                    runner.learner.update(*runner.draw(), Steps(k, k, sc=there))
+                    found += [clock() - start] * counted
+        added.append(statistics.median(times[True]) - statistics.median(times[False]))
+    return statistics.mean(added)
+
+
 def check(
     metrics: Tensor,
     expected: Tensor,
@@ -424,6 +444,8 @@ def _race(
         if config.method == "sorl":
             with runner.settled():
                 split = [runner.phases(k) for k in STEPS for _ in range(rounds + 1)]
+                if not c.compiled:  # which would compile each update anew
+                    row["ms_consistency"] = 1e3 * consistency(runner, rounds)
             row["ms_by_phase"] = {p: 1e3 * statistics.mean(s[p] for s in split) for p in PHASES}
         rows.append(row)
     return rows
@@ -465,7 +487,18 @@ def table(result: Mapping[str, Any]) -> str:
         if "ms_by_phase" in row:
             line += "   " + ", ".join(f"{row['ms_by_phase'][p]:.2f}" for p in PHASES)
         lines.append(line)
-    return "\n".join([*lines, *floors(rows)])
+    return "\n".join([*lines, *shares(rows), *floors(rows)])
+
+
+def shares(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each row whose self-consistency loss was timed: its part of an update."""
+    return [
+        f"{row['contender']} {row['precision']}, batch {row['batch']}: self-consistency takes "
+        f"{row['ms_consistency']:.1f} of {row['ms_per_update']:.1f} ms, "
+        f"{row['ms_consistency'] / row['ms_per_update']:.0%}"
+        for row in rows
+        if "ms_consistency" in row
+    ]
 
 
 def floors(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,96 +4,30 @@ Exit codes: 0 well, 1 a backend disagrees (doctor), 2 bad input, 3 diverged, 75 
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shlex
 import sys
 import textwrap
-import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from .atomic import write_bytes
 from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
 from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
+from .flags import add_flags, flags_of, given, make
+from .flags import path_argument as path_argument
 from .progress import at_terminal
 from .progress import progress as show_progress
 from .stopping import stop_flag
+from .sweep.arguments import add_arguments, read
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
 # the simulators' worker processes import this module again.
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _flags_of(config: Any) -> list[str]:
-    """Return the flags of a dataclass of options."""
-    return [_flag(field.name) for field in dataclasses.fields(config)]
-
-
-def _add_flag(
-    parser: argparse._ActionsContainer, field: "dataclasses.Field[Any]", hint: Any
-) -> None:
-    """Add one dataclass field as a flag; a flag not given stays out of the parsed values."""
-    options: dict[str, Any] = {"dest": field.name, "default": argparse.SUPPRESS}
-    required = field.default is dataclasses.MISSING
-    text = field.metadata["help"].replace("%", "%%")
-    if not required:
-        shown = (
-            " ".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        )
-        text += f" (default: {shown})"
-    options["help"] = text
-    if hint is bool:
-        options["action"] = argparse.BooleanOptionalAction
-    elif get_origin(hint) is Literal:
-        options["choices"] = get_args(hint)
-    elif get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
-        kind = _number_or_text if get_origin(kind) is types.UnionType else kind
-        options |= {"type": kind, "nargs": "+", "metavar": field.name[0].upper()}
-    else:
-        kind = path_argument if field.metadata["path"] else hint
-        options |= {"type": kind, "metavar": field.name.upper()}
-    parser.add_argument(_flag(field.name), **options)
-
-
-def _number_or_text(text: str) -> int | str:
-    """Return M of "4", and leave the sizes of steps, such as "1/2,1/4,1/4", to be read later."""
-    try:
-        return int(text)
-    except ValueError:
-        return text
-
-
-def _add_flags(parser: argparse.ArgumentParser, config: type, title: str) -> None:
-    group = parser.add_argument_group(title)
-    hints = get_type_hints(config)
-    for field in dataclasses.fields(config):
-        hint = hints[field.name]
-        if get_origin(hint) in (Union, types.UnionType):
-            hint = next(h for h in get_args(hint) if h is not type(None))
-        _add_flag(group, field, hint)
-
-
-def _given(args: argparse.Namespace, config: type) -> dict[str, Any]:
-    """Return the flags of `config` that were on the command line; lists become tuples."""
-    values = {f.name: getattr(args, f.name) for f in dataclasses.fields(config) if f.name in args}
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-
-
-def _make(config: type, values: dict[str, Any]) -> Any:
-    for field in dataclasses.fields(config):
-        if field.default is dataclasses.MISSING and field.name not in values:
-            raise BadInput(f"{_flag(field.name)} is missing: {field.metadata['help']}")
-    return config(**values)
 
 
 @contextmanager
@@ -119,17 +53,6 @@ def _nothing_rendered() -> Iterator[None]:
             os.environ["MUJOCO_GL"] = before
 
 
-def path_argument(text: str) -> str:
-    """Return a path given to any command, `~` and `~user` expanded: a shell leaves --out=~/x as it is."""
-    try:  # not of "", which would become the folder that we are in
-        return str(Path(text).expanduser()) if text.startswith("~") else text
-    except RuntimeError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} begins with ~, but there is no such home folder; write ./{text} for a file or "
-            "folder of that name"
-        ) from None
-
-
 def _add_progress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-progress",
@@ -140,7 +63,7 @@ def _add_progress(parser: argparse.ArgumentParser) -> None:
 
 
 def _collect(args: argparse.Namespace) -> int:
-    config = _make(CollectConfig, _given(args, CollectConfig))
+    config = make(CollectConfig, given(args, CollectConfig))
     with _extra("train"):
         from .data.collect import collect
     with _nothing_rendered():
@@ -192,7 +115,12 @@ def _train(args: argparse.Namespace) -> int:
     from .learn.algorithms import find_method, method_config
 
     method = find_method(args.method_trained)
-    run_flags, agent_flags = _given(args, TrainConfig), _given(args, method.Config)
+    run_flags, agent_flags = given(args, TrainConfig), given(args, method.Config)
+    if args.resume and args.go_on:
+        raise BadInput(
+            "--resume and --go-on were both given, but must not be: --resume takes what is not on the "
+            "command line from the run, --go-on from the defaults. Leave one of them out"
+        )
     if args.resume and "out" in run_flags:
         # what is not on the command line stays as the run has it
         from .learn.run_folder import RunFolder
@@ -208,16 +136,24 @@ def _train(args: argparse.Namespace) -> int:
     else:
         if dataset_name(run_flags.get("env", "")) == run_flags.get("env"):
             run_flags.setdefault("eval_every", 0)  # nothing here simulates it
-        config = _make(TrainConfig, run_flags)
+        config = make(TrainConfig, run_flags)
         agent = method_config(args.method_trained, config.env, agent_flags)
     with _extra("train"):
         from .learn.train import train
     with _nothing_rendered():
+        resume = None if args.go_on else args.resume
         result = train(
-            agent, config, resume=args.resume, command=args.command_line, progress=args.progress
+            agent, config, resume=resume, command=args.command_line, progress=args.progress
         )
     print(f"{result.step} updates made. Policy: {result.policy}")
     return 0
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    with _extra("train"):
+        from .sweep.command import run_sweep
+    with _nothing_rendered():
+        return run_sweep(args, args.rest)
 
 
 def _methods(args: argparse.Namespace) -> int:
@@ -229,7 +165,7 @@ def _methods(args: argparse.Namespace) -> int:
     for name in METHODS:
         method = find_method(name)
         print(f"\n{name:8s} {method.title}")
-        flags = " ".join(_flags_of(method.Config))
+        flags = " ".join(flags_of(method.Config))
         wrapped = textwrap.fill(flags, 100, break_on_hyphens=False)
         print(textwrap.indent(wrapped, " " * 9))
     return 0
@@ -240,13 +176,13 @@ def _check_flags(argv: Sequence[str], method: str) -> None:
     with _extra("train"):
         from .learn.algorithms import METHODS, find_method
 
-    own = _flags_of(find_method(method).Config)
-    others = {name: _flags_of(find_method(name).Config) for name in METHODS if name != method}
+    own = flags_of(find_method(method).Config)
+    others = {name: flags_of(find_method(name).Config) for name in METHODS if name != method}
     for word in argv:
         name = word.partition("=")[0]
         name = "--" + name.removeprefix("--no-") if name.startswith("--no-") else name
         owners = [other for other, theirs in others.items() if name in theirs]
-        if owners and name not in (*own, *_flags_of(TrainConfig)):
+        if owners and name not in (*own, *flags_of(TrainConfig)):
             raise BadInput(
                 f"{name} is a flag of {', '.join(owners)}; {method} has {', '.join(own)}. Leave it out, "
                 "or choose another --method"
@@ -269,21 +205,19 @@ def _policy_path(run: str) -> tuple[Path, Path | None]:
 
 
 def _eval(args: argparse.Namespace) -> int:
-    config = _make(EvalConfig, _given(args, EvalConfig))
+    config = make(EvalConfig, given(args, EvalConfig))
     policy, folder = _policy_path(args.run)
     with _extra("train"):
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
         from .report import terminal_table
-        from .simulate.episodes import keep_evaluation, record_path
+        from .simulate.episodes import evaluation_path, keep_evaluation, record_path
         from .simulate.evaluate import evaluate
 
     saved = [] if folder is None else checkpoint_folders(folder / "checkpoints")
     if folder is not None:
-        # in another precision or environment it is no figure of the training: it stands beside that one
-        other = [] if config.precision == "fp32" else [config.precision]
-        other += [args.env] if args.env is not None and args.env != load(policy).env else []
-        kept: Path | None = folder / f"{'-'.join(['evaluation', *other])}.json"
+        env = args.env if args.env is not None and args.env != load(policy).env else None
+        kept: Path | None = evaluation_path(folder, config.precision, env)
     else:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
@@ -331,13 +265,25 @@ def _stoppable(
 
 def _report(args: argparse.Namespace) -> int:
     with _extra("train"):
-        from .report import write_report
+        from .report import is_study, write_report, write_study
     out = None if args.out is None else Path(args.out)
     runs = [Path(run) for run in args.runs]
-    with show_progress(" cells timed", shown=args.progress) as progress:
-        path = write_report(
-            runs, out, seconds=args.seconds, again=args.again, progress=progress, say=print
+    studies = [run for run in runs if is_study(run)]
+    if studies and len(runs) > 1:
+        raise BadInput(
+            f"{studies[0]} is a sweep's folder, but was given with others. Give it alone"
         )
+    if not studies and (args.versus or args.backends):
+        raise BadInput(
+            f"--versus and --backends are for a sweep's folder, but {runs[0]} is none. Leave them out"
+        )
+    with show_progress(" cells timed", shown=args.progress) as progress:
+        how: dict[str, Any] = {"seconds": args.seconds, "again": args.again, "progress": progress}
+        how["say"] = print
+        if studies:
+            path = write_study(runs[0], out, versus=args.versus, backends=args.backends, **how)
+        else:
+            path = write_report(runs, out, **how)
     print(path)
     return 0
 
@@ -413,15 +359,21 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     sub.set_defaults(run_command=_methods)
 
     sub = commands.add_parser("collect", help="make an OGBench data set with ogbench's oracles")
-    _add_flags(sub, CollectConfig, "collection")
+    add_flags(sub, CollectConfig, "collection")
     _add_progress(sub)
     sub.set_defaults(run_command=_collect)
 
     # no abbreviations: --meth would be read after the method has been chosen
     sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)
-    _add_flags(sub, TrainConfig, "run")
+    add_flags(sub, TrainConfig, "run")
     sub.add_argument(
         "--resume", action="store_true", help="go on from the newest checkpoint in --out"
+    )
+    sub.add_argument(
+        "--go-on",
+        action="store_true",
+        help="start, or go on from the newest checkpoint if there is one in --out: the same command again "
+        "and again; all settings are this command's, and one that the run began with otherwise is refused",
     )
     sub.add_argument(
         "--method",
@@ -433,8 +385,18 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         with _extra("train"):
             from .learn.algorithms import find_method
         title = f"{method} (defaults are the preset's where --env has one)"
-        _add_flags(sub, find_method(method).Config, title)
+        add_flags(sub, find_method(method).Config, title)
     sub.set_defaults(run_command=_train)
+
+    # what is not here are flags of the methods, which are known only with --methods read
+    sub = commands.add_parser(
+        "sweep",
+        help="train and evaluate many runs: methods x environments x seeds, on all cores or a cluster",
+        allow_abbrev=False,
+    )
+    add_arguments(sub)
+    _add_progress(sub)
+    sub.set_defaults(run_command=_sweep)
 
     sub = commands.add_parser("eval", help="success of a policy over steps and candidates")
     sub.add_argument(
@@ -451,7 +413,7 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         "other cells are added to it",
     )
     _add_progress(sub)
-    _add_flags(sub, EvalConfig, "evaluation")
+    add_flags(sub, EvalConfig, "evaluation")
     sub.set_defaults(run_command=_eval)
 
     sub = commands.add_parser(
@@ -461,7 +423,26 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         "actions a second against success, learning curves, losses, tables; and print the Pareto front of "
         "speed and success over all of them. Each cell's speed is measured here, once (speeds.json).",
     )
-    sub.add_argument("runs", metavar="RUN", nargs="+", type=path_argument, help="a run's folder")
+    sub.add_argument(
+        "runs",
+        metavar="RUN",
+        nargs="+",
+        type=path_argument,
+        help="a run's folder, or alone a sweep's: then study.html, of aggregates over tasks and seeds",
+    )
+    sub.add_argument(
+        "--versus",
+        metavar="METHOD",
+        default="",
+        help="of a sweep: the method that the others' probability of improvement is over",
+    )
+    sub.add_argument(
+        "--backends",
+        metavar="B",
+        nargs="+",
+        default=(),
+        help="of a sweep: backends to time the policies on (default: the fastest installed)",
+    )
     sub.add_argument(
         "--out",
         metavar="DIR",
@@ -534,7 +515,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         method = _method_named(argv)
         if method is not None:
             _check_flags(argv, method)
-        args = make_parser(method).parse_args(argv)
+        parser = make_parser(method)
+        rest: list[str] = []
+        if command == "sweep":
+            args, rest = read(argv, parser)
+        else:
+            args = parser.parse_args(argv)
+        args.rest = rest
         args.command_line = shlex.join(["sorl-fast", *argv])
         return int(args.run_command(args))
     except (BadInput, Diverged, Stopped) as err:

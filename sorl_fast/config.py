@@ -23,13 +23,17 @@ def option(
     help: str,  # noqa: A002 - argparse's own word
     hint: str = "",
     path: bool = False,
+    later: bool = False,
 ) -> Any:
     """Declare a dataclass field whose `help` is the command line's text for its flag.
 
     `hint` says what to give where there is neither a default nor a preset. `path`: it names a file or
-    folder, and the command line expands a leading ~.
+    folder, and the command line expands a leading ~. `later`: there were policies before it was, whose
+    files say nothing of it; where it has its default, neither do today's (`MethodConfig.to_dict`).
     """
-    return field(default=default, metadata={"help": help, "hint": hint, "path": path})
+    return field(
+        default=default, metadata={"help": help, "hint": hint, "path": path, "later": later}
+    )
 
 
 def check(ok: bool, name: str, value: object, bound: str, remedy: str = "") -> None:
@@ -82,8 +86,10 @@ class MethodConfig:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return dataclasses.asdict(cast(Any, self))
+        """Return the fields as plain JSON values, without those `later` ones that have their defaults."""
+        unsaid = {f.name: f.default for f in fields(cast(Any, self)) if f.metadata.get("later")}
+        values = dataclasses.asdict(cast(Any, self))
+        return {k: v for k, v in values.items() if k not in unsaid or v != unsaid[k]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -16,6 +16,7 @@ LEAVES = {
     "cells",
     "cores",
     "errors",
+    "flags",
     "atomic",
     "isolated",
     "progress",
@@ -35,12 +36,13 @@ ALLOWED = {
         *("act.choice", "act.rules", "act.schedule", "act.selection"),
     },
     "report": {"act", "data", "envs", "learn", "machine", "ops", "simulate"},
+    "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
     "recommend": {"act", "machine"},
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
         *("act", "data", "envs", "learn", "ops", "simulate"),
-        *("report", "recommend", "machine", "doctor"),
+        *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {
         "act",

@@ -15,6 +15,7 @@ import pytest
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.flags import given, make
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
 
@@ -38,17 +39,17 @@ def test_every_field_is_a_flag(command, configs):
             if isinstance(field.default, bool):
                 value = []
             args = parser.parse_args([*command, flag, *value])
-            assert field.name in cli._given(args, config)
-    assert cli._given(parser.parse_args(command), configs[0]) == {}
+            assert field.name in given(args, config)
+    assert given(parser.parse_args(command), configs[0]) == {}
 
 
 def test_lists_become_tuples():
     argv = ["eval", "R", "--steps", "4", "1/2,1/4,1/4", "--rules", "argmax", "medoid:1/4"]
-    config = cli._make(EvalConfig, cli._given(cli.make_parser().parse_args(argv), EvalConfig))
+    config = make(EvalConfig, given(cli.make_parser().parse_args(argv), EvalConfig))
     assert config.steps == (4, "1/2,1/4,1/4")
     assert config.rules == ("argmax", "medoid:1/4")
     args = cli.make_parser().parse_args(["eval", "R", "--steps", "1", "8", "--candidates", "4"])
-    assert cli._given(args, EvalConfig) == {"steps": (1, 8), "candidates": (4,)}
+    assert given(args, EvalConfig) == {"steps": (1, 8), "candidates": (4,)}
 
 
 @pytest.mark.parametrize(

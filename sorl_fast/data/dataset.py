@@ -255,6 +255,21 @@ def _check_alike(path: Path, train: Mapping[str, Any], val: Mapping[str, Any]) -
         )
 
 
+def check_files(env: str, data: str | Path, *, next_actions: bool = False) -> None:
+    """Raise BadInput unless the files that `load_data` reads are there and whole.
+
+    No simulator is started, so that many trainings may be checked before the first begins; what only
+    OGBench's relabelling shows is not seen.
+    """
+    path = Path(data).expanduser()
+    if path.suffix == ".npz":
+        for arrays in _load_own(path, next_actions):
+            if arrays is not None:
+                _check_arrays(arrays, str(path))
+    else:
+        _ogbench_files(env, path, False)
+
+
 def _say_what_is_constant(source: str, columns: list[int]) -> None:
     shown = ", ".join(map(str, columns[:20])) + (", ..." if len(columns) > 20 else "")
     print(
@@ -265,7 +280,8 @@ def _say_what_is_constant(source: str, columns: list[int]) -> None:
     )
 
 
-def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def _ogbench_files(env: str, folder: Path, download: bool) -> str:
+    """Check the two files of a single task's data set, those that are there; return its name."""
     name = dataset_name(env)
     if name == env:
         raise BadInput(
@@ -285,6 +301,11 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
                 "ogbench download it with --download"
             )
             raise BadInput(f"no data file {path}. {make}")
+    return name
+
+
+def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    name = _ogbench_files(env, folder, download)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         import ogbench

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -87,6 +88,32 @@ class RunFolder:
         self._rewrite("log.jsonl", [])
         self._rewrite("eval.jsonl", [])
         self._rewrite_csv([])
+
+    def clear(self) -> bool:
+        """Remove what a run has left that was stopped before its first checkpoint; return whether it did.
+
+        A folder of anything else stays as it is. The lock must be held.
+        """
+        names = {"config.json", "log.jsonl", "log.csv", "eval.jsonl", "tensorboard", "checkpoints"}
+        there = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        # the policy is written before the first checkpoint
+        left = there - {_LOCK} - names - {self.policy.name}
+        if (
+            "config.json" not in there
+            or checkpoint_folders(self.checkpoints)
+            or any(not name.endswith(".part") for name in left)
+        ):
+            return False
+        try:
+            for name in sorted(there - {_LOCK}):
+                path = self.path / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as err:
+            raise BadInput(
+                f"{err.filename}, left by a run that was stopped before its first checkpoint, cannot be "
+                f"removed: {err.strerror or err}. Remove it, or choose another --out"
+            ) from err
+        return True
 
     def _holds_something(self) -> bool:
         return any(path.name != _LOCK for path in self.path.iterdir())

@@ -4,9 +4,9 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from ..stopping import stop_flag
 from ..version import package_versions
 from .algorithms import method_of
 from .capture import CapturedUpdates
-from .checkpoint import Checkpoint, load_latest, save_checkpoint
+from .checkpoint import Checkpoint, checkpoint_folders, load_latest, save_checkpoint
 from .learner import Learner
 from .method import Export
 from .noise import GeneratorNoise
@@ -57,7 +57,7 @@ def train(
     agent: MethodConfig,
     config: TrainConfig,
     *,
-    resume: bool = False,
+    resume: bool | None = False,
     command: str = "",
     progress: bool = True,
 ) -> TrainResult:
@@ -70,7 +70,8 @@ def train(
     agent, config
         The method with its settings, and the run.
     resume
-        Go on from `config.out`'s newest checkpoint instead of starting a new run there.
+        Go on from `config.out`'s newest checkpoint instead of starting a new run there. None: if there
+        is one; else the run starts, anew where one was stopped before its first checkpoint.
     command
         The command line, kept in config.json.
     progress
@@ -153,7 +154,7 @@ class _Run:
         self,
         agent: MethodConfig,
         config: TrainConfig,
-        resume: bool,
+        resume: bool | None,
         command: str,
         stack: ExitStack,
     ):
@@ -181,8 +182,13 @@ class _Run:
         columns = ("seconds", "updates_per_second", *self.method.metrics)
         columns += tuple(f"val_{name}" for name in self.method.val_metrics)
         self.folder = stack.enter_context(RunFolder(config.out, columns))
-        if resume:
+        if resume or (resume is None and self.folder.path.is_dir()):
             self.folder.lock(LOCK_SECONDS)
+        if resume is None:  # only now: whoever had the lock may have saved its first checkpoint
+            resume = bool(checkpoint_folders(self.folder.checkpoints))
+            begun = not resume and self.folder.clear()
+            if begun:
+                say(f"{config.out} was stopped before its first checkpoint: it starts anew")
         saved = self._saved_run() if resume else None
         self.data = load_data(
             config.env,
@@ -248,7 +254,11 @@ class _Run:
         agent, train_config, info = self.folder.read_config()
         for name, old, new in (
             ("method", agent.method, self.agent.method),
-            *((f, v, getattr(self.agent, f, None)) for f, v in agent.to_dict().items()),
+            # of all fields: a dictionary leaves out some that have their defaults
+            *(
+                (f.name, *(getattr(x, f.name, None) for x in (agent, self.agent)))
+                for f in fields(cast(Any, agent))
+            ),
             ("env", train_config.env, self.config.env),
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),

@@ -271,8 +271,7 @@ def write_report(
         path = out / "figures" / f"{name}.png"
         write_bytes(path, data)
         written.add(path)
-        uri = "data:image/png;base64," + base64.b64encode(data).decode()
-        pictures.append({"title": title, "caption": caption, "uri": uri})
+        pictures.append({"title": title, "caption": caption, "uri": data_uri(data)})
     for picture in PICTURES:  # of an earlier report: they would show other results
         for path in (out / "figures").glob(f"{picture.name}*.png"):
             if path not in written:
@@ -303,37 +302,49 @@ def _file_name(env: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", env)
 
 
-def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
+def rendered(name: str, values: Mapping[str, Any]) -> str:
+    """Return a page: one of this room's templates, filled."""
     from jinja2 import Environment, StrictUndefined
 
-    text = files("sorl_fast.report").joinpath("page.html.jinja").read_text("utf-8")
+    room = files("sorl_fast.report")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"span": lambda cell: span(*cell.percent), "rate": rate}
+    template = environment.from_string(room.joinpath(name).read_text("utf-8"))
+    style = room.joinpath("style.css").read_text("utf-8")
+    return template.render(version=__version__, style=style, **values)
+
+
+def data_uri(image: bytes) -> str:
+    """Return a PNG as a page holds it."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
+
+
+def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
-    return environment.from_string(text).render(
-        version=__version__,
-        envs=sorted({setting.env for setting in settings}),
-        settings=settings,
-        several_settings=len(settings) > 1,
-        ruled=bool(other_rules(cell for s in settings for cell in s.cells)),
-        scheduled=any(isinstance(cell.steps, str) for s in settings for cell in s.cells),
-        notes=_notes(settings),
-        timings=[_TIMING.get(timing, f"as success_timing={timing} says") for timing in timings],
-        intervals=_SEVERAL_SEEDS if several else _ONE_SEED,
-        grids=[_grid(setting) for setting in settings if setting.cells],
-        pictures=pictures,
-        clock=clock,
-        fronts=[
+    values: dict[str, Any] = {
+        "envs": sorted({setting.env for setting in settings}),
+        "settings": settings,
+        "several_settings": len(settings) > 1,
+        "ruled": bool(other_rules(cell for s in settings for cell in s.cells)),
+        "scheduled": any(isinstance(cell.steps, str) for s in settings for cell in s.cells),
+        "notes": _notes(settings),
+        "timings": [_TIMING.get(timing, f"as success_timing={timing} says") for timing in timings],
+        "intervals": _SEVERAL_SEEDS if several else _ONE_SEED,
+        "grids": [_grid(setting) for setting in settings if setting.cells],
+        "pictures": pictures,
+        "clock": clock,
+        "fronts": [
             (env, front_lines(some))
             for env, some in by_environment(settings).items()
             if points_of(some)
         ],
-        names={name: find_method(name).title.partition(":")[0] for name in METHODS},
-        paper=_paper(settings),
-        runs=_runs(settings),
-        config=_config_table(settings),
-        gpu=_gpu(settings),
-    )
+        "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
+        "paper": _paper(settings),
+        "runs": _runs(settings),
+        "config": _config_table(settings),
+        "gpu": _gpu(settings),
+    }
+    return rendered("page.html.jinja", values)

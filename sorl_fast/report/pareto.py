@@ -153,7 +153,7 @@ def draw_pareto(settings: Sequence[Setting]) -> Figure | None:
         if len(shown) > 1:
             line = _columns([point.place for point in front_of(own)])
             ax.plot(*line, color=look["color"], linewidth=0.9, alpha=0.6, zorder=1)
-        seeds = len(setting.runs)
+        seeds = setting.seeds
         words = [own[0].name, f"{seeds} seed{'s' * (seeds > 1)}"] if len(shown) > 1 else []
         words += [setting.timed_by] if len(backends) > 1 else []
         if words:

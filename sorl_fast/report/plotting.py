@@ -66,7 +66,7 @@ def wrap(text: str, width: int = 46) -> str:
 def head(figure: Figure, settings: Sequence[Setting], cells: Sequence[Cell]) -> None:
     """Say above a picture what it shows, since it may be shown without the report."""
     words = sorted({setting.env for setting in settings})
-    seeds = sorted({len(setting.runs) for setting in settings})
+    seeds = sorted({setting.seeds for setting in settings})
     count = " or ".join(map(str, seeds))
     words.append(f"{count} training seed{'s' if seeds != [1] else ''}")
     if cells:

@@ -131,12 +131,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their seed alone."""
+    """Runs that differ in their seed alone, or of a study in their task too: then `where` is given."""
 
     label: str
     runs: tuple[Run, ...]
     cells: tuple[Cell, ...]  # of the final evaluation, in `cell_order`
     timed_by: str = ""  # the backend whose actions a second its cells have, such as native avx512
+    where: str = ""  # what its tasks are together called
 
     @property
     def method(self) -> str:
@@ -146,7 +147,12 @@ class Setting:
     @property
     def env(self) -> str:
         """The environment's name."""
-        return str(self.runs[0].train["env"])
+        return self.where or str(self.runs[0].train["env"])
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are."""
+        return len({run.train["seed"] for run in self.runs})
 
     def cell(self, steps: int | str, candidates: int, rule: str = str(ARGMAX)) -> Cell | None:
         """The cell of these steps, candidates and rule, None if it was not evaluated."""

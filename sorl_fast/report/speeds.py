@@ -36,57 +36,64 @@ class _Key(NamedTuple):
     steps: int | str
     candidates: int
     rule: str
+    asked: str = ""  # the backend that was asked for; "": the Sampler's own choice
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields, argmax unnamed."""
-        values = self._asdict()
-        return values if self.rule != str(ARGMAX) else {k: values[k] for k in values if k != "rule"}
+        """Return the fields, argmax and a backend that nobody has asked for unnamed."""
+        unnamed = {"rule": str(ARGMAX), "asked": ""}
+        return {k: v for k, v in self._asdict().items() if v != unnamed.get(k)}
 
 
 @dataclasses.dataclass
-class _Store:
-    """What speeds.json holds."""
+class Store:
+    """What speeds.json holds: rows by `Job.key`."""
 
     machine: dict[str, Any]
     rows: dict[_Key, dict[str, Any]]
 
 
-class _Job(NamedTuple):
-    """A run whose cells are to be timed."""
+class Job(NamedTuple):
+    """A policy whose cells are to be timed."""
 
     policy: Policy
     precision: str  # of its evaluation
     ways: tuple[Way, ...]
+    backend: str = ""  # "": the Sampler's own choice
 
     def key(self, way: Way) -> _Key:
-        return _Key(self.policy.digest, self.precision, *way)
+        """Return what the speed of one of its cells is kept under."""
+        return _Key(self.policy.digest, self.precision, *way, self.backend)
+
+    def sampler(self) -> Sampler:
+        """Return what acts; BadInput where it cannot here."""
+        return Sampler(self.policy, self.backend or None, self.precision)
 
 
 def _here() -> dict[str, Any]:
     return {"cpu": cpu_model(), "cores": available_cores(), "sorl_fast": __version__}
 
 
-def _read(path: Path) -> _Store:
+def _read(path: Path) -> Store:
     """Return what is stored; of a file that is missing or not ours, nothing."""
     try:
         values = json.loads(path.read_bytes())
         rows = {
-            _Key(row["policy"], row["precision"], *cell_of(row)): dict(row)
+            _Key(row["policy"], row["precision"], *cell_of(row), row.get("asked", "")): dict(row)
             for row in values["speeds"]
             if all(name in row for name in _NEEDED) and row["p50_us"] > 0
         }
-        return _Store(dict(values["machine"]), rows)
+        return Store(dict(values["machine"]), rows)
     except (OSError, ValueError, KeyError, TypeError):
-        return _Store({}, {})
+        return Store({}, {})
 
 
-def _job(run: Run) -> _Job:
+def _job(run: Run) -> Job:
     """Return what is to be timed of a run that has an evaluation; BadInput: it has no policy."""
     evaluation = run.evaluation
     assert evaluation is not None
     ways = tuple(cell_of(row) for row in evaluation["rows"])
     policy = load(run.folder / "policy.safetensors")
-    return _Job(policy, str(evaluation.get("precision", "fp32")), ways)
+    return Job(policy, str(evaluation.get("precision", "fp32")), ways)
 
 
 def with_speeds(
@@ -122,38 +129,43 @@ def with_speeds(
         return list(settings), ""
     try:
         jobs = {run.folder: _job(run) for run in runs}
-        kept = _timed(list(jobs.values()), store, seconds, again, progress)
+        kept = timed(list(jobs.values()), store, seconds, again, progress)
     except BadInput as err:
         return list(settings), (
             "Speeds as the evaluations met them, beside the simulator and other workers, since not every "
             f"run can be timed here: {err}"
         )
-    timed = [_replaced(setting, jobs, kept.rows) for setting in settings]
+    return [_replaced(setting, jobs, kept.rows) for setting in settings], clock_of(kept)
+
+
+def clock_of(kept: Store) -> str:
+    """Return whose clock measured the speeds, in words."""
     where = f"{kept.machine['cpu']}, {kept.machine['cores']} cores"
-    return timed, (
+    return (
         f"Speeds measured on {where}: the median call from Python, one observation a call, one thread "
         "where the backend is native; actions/s is one over it."
     )
 
 
-def _timed(
-    jobs: Sequence[_Job], path: Path, seconds: float, again: bool, progress: Progress | None
-) -> _Store:
-    """Return the speeds of all cells, of one machine."""
+def timed(
+    jobs: Sequence[Job], path: Path, seconds: float, again: bool, progress: Progress | None
+) -> Store:
+    """Return the speeds of all cells, of one machine; the parameters as `with_speeds`."""
     wanted = {job.key(way): (job, way) for job in jobs for way in job.ways}
-    kept = _Store({}, {}) if again else _read(path)
+    kept = Store({}, {}) if again else _read(path)
     missing = [key for key in wanted if key not in kept.rows]
     if not missing and {"cpu", "cores"} <= kept.machine.keys():
         return kept
     here = _here()
     if kept.machine != here:
-        kept, missing = _Store(here, {}), list(wanted)
-    samplers: dict[tuple[str, str], Sampler] = {}
+        kept, missing = Store(here, {}), list(wanted)
+    samplers: dict[tuple[str, str, str], Sampler] = {}
     for done, key in enumerate(missing, 1):
         job, way = wanted[key]
-        if key[:2] not in samplers:
-            samplers[key[:2]] = Sampler(job.policy, precision=job.precision)
-        sampler = samplers[key[:2]]
+        which = key.policy, key.precision, key.asked
+        if which not in samplers:
+            samplers[which] = job.sampler()
+        sampler = samplers[which]
         time = act_time(sampler, way.steps, way.candidates, seconds, rule=way.rule)
         backend = f"{sampler.backend} {sampler.isa}".strip()
         kept.rows[key] = key.to_json() | {"backend": backend} | time._asdict()
@@ -165,7 +177,7 @@ def _timed(
 
 
 def _replaced(
-    setting: Setting, jobs: Mapping[Path, _Job], rows: Mapping[_Key, Mapping[str, Any]]
+    setting: Setting, jobs: Mapping[Path, Job], rows: Mapping[_Key, Mapping[str, Any]]
 ) -> Setting:
     """Return the setting with the measured speeds of its cells, the mean over its runs."""
     own = [jobs[run.folder] for run in setting.runs if run.folder in jobs]

@@ -68,6 +68,16 @@ class Episode(NamedTuple):
     act_seconds: float  # inside the policy alone, `length` calls
 
 
+def evaluation_path(folder: Path, precision: str = "fp32", env: str | None = None) -> Path:
+    """Return where a run's folder keeps an evaluation in a precision and, if named, another environment.
+
+    Those are no figures of the training, and stand beside its own evaluation.json.
+    """
+    other = [] if precision == "fp32" else [precision]
+    other += [] if env is None else [env]
+    return folder / f"{'-'.join(['evaluation', *other])}.json"
+
+
 def record_path(evaluation: Path) -> Path:
     """Return where the episodes of an evaluation's file are recorded: beside it."""
     return evaluation.with_suffix(".episodes.jsonl")

@@ -356,16 +356,28 @@ def evaluate(
     env = policy.env if env is None else env
     how = (config.success_timing, config.workers, config.backend, config.precision)
     with Evaluator(env, *how) as evaluator:
-        steps, candidates = default_cells(policy, config.steps, config.candidates)
-        rules = (str(ARGMAX),) if config.rules is None else config.rules
-        check_lists(steps, candidates, rules, config.episodes, config.seed)
-        check_cells(policy, str(policy_path), steps, candidates, rules)
-        cells = grid(steps, candidates, rules)
-        if config.rules is None:
-            cells = with_own(policy, cells, config.steps, config.candidates)
+        cells = asked_cells(policy, config, str(policy_path))
         return evaluator._evaluate(
             policy, cells, config.episodes, config.seed, progress, record, fresh
         )
+
+
+def asked_cells(policy: Policy, config: EvalConfig, named: str = "the policy") -> list[Cell]:
+    """Return the cells of an evaluation of a policy, `named` in errors; None leaves lists to the policy.
+
+    Raises
+    ------
+    BadInput
+        A list names nothing, or something twice, or what the policy cannot act with.
+    """
+    steps, candidates = default_cells(policy, config.steps, config.candidates)
+    rules = (str(ARGMAX),) if config.rules is None else config.rules
+    check_lists(steps, candidates, rules, config.episodes, config.seed)
+    check_cells(policy, named, steps, candidates, rules)
+    cells = grid(steps, candidates, rules)
+    if config.rules is None:
+        cells = with_own(policy, cells, config.steps, config.candidates)
+    return cells
 
 
 def check_lists(

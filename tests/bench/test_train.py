@@ -40,7 +40,8 @@ def test_rows_hold_what_readers_need(monkeypatch):
     }
     json.dumps(result)
     text = bench.table(result)
-    assert text.count("sorl-fast") == 1
+    assert text.count("sorl-fast") == 2  # its row, and what self-consistency takes of it
+    assert text.count("self-consistency takes") == 2
     assert bench.closing(result).count("no A") == 2
 
 
@@ -92,6 +93,23 @@ def test_compiled_losses_are_differentiated(method, monkeypatch):
                 runner.phases(2)
     torch._dynamo.reset()
     bench.check(results[1], results[0], compiled, setting.learner().method.metrics)
+
+
+def test_what_consistency_adds_is_the_difference_of_medians(monkeypatch):
+    """A clock that each update with the loss advances by k + 5, and one without by k."""
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    runner = bench.Runner(bench.EAGER, bench.make_setting(4, hidden=8, depth=1), 1)
+    now = [0.0]
+
+    def update(batch, noise, steps):
+        now[0] += steps.q + 5 * steps.sc
+
+    monkeypatch.setattr(runner.learner, "update", update)
+    assert bench.consistency(runner, 2, clock=lambda: now[0]) == 5
+    row = {"contender": "x", "precision": "fp32", "batch": 4, "ms_per_update": 40.0}
+    assert bench.shares([row]) == []
+    (line,) = bench.shares([row | {"ms_consistency": 10.0}])
+    assert line == "x fp32, batch 4: self-consistency takes 10.0 of 40.0 ms, 25%"
 
 
 def test_the_backend_is_put_back(monkeypatch):

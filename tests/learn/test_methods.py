@@ -35,6 +35,8 @@ CASES |= {
     "iql-ddpgbc": ("iql", {"actor_loss": "ddpgbc"}),
     "fql-options": ("fql", {"q_agg": "min", "normalize_q_loss": True}),
     "rebrac-3": ("rebrac", {"actor_freq": 3}),
+    "sorl-every": ("sorl", {"sc_every": 2, "sc_part": 0.5}),
+    "sorl-coin": ("sorl", {"sc_coin": 0.5}),
     "idql-mlp": ("idql", {"score": "mlp", "hidden": 8, "depth": 2}),
 }
 

@@ -162,3 +162,16 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(own_file, tmp_path, m
     train(agent(), config(own_file, run, **every), resume=True, progress=False)
     assert steps_shown(accumulator, run / "tensorboard", "critic_loss") == [10, 20, 30, 40]
     assert steps_shown(accumulator, run / "tensorboard", "val_critic_loss") == [20, 40]
+
+
+def test_a_field_that_config_json_leaves_out_at_its_default_may_not_change(own_file, tmp_path):
+    run = tmp_path / "run"
+    train(agent(), config(own_file, run, steps=15), progress=False)
+    assert "sc_every" not in json.loads((run / "config.json").read_text())["agent"]
+    for every, said in ((1, None), (2, "sc_every was 1 in .*, but is 2 now")):
+        changed, longer = agent(sc_every=every), config(own_file, run, steps=16)
+        if said is None:
+            train(changed, longer, resume=True, progress=False)
+        else:
+            with pytest.raises(BadInput, match=said):
+                train(changed, longer, resume=True, progress=False)

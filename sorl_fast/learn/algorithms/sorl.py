@@ -54,6 +54,9 @@ class SorlConfig(MethodConfig):
     adam_eps: float = option(1e-8, help="Adam's epsilon")
     clip_norm: float = option(1.0, help="global-norm clip of each network's gradient")
     batch_size: int = option(256, help="transitions a minibatch")
+    sc_part: float = option(1.0, later=True, help="part of the minibatch's rows that the self-consistency loss reads, in (0, 1]")
+    sc_every: int = option(1, later=True, help="updates from one with a self-consistency loss to the next")
+    sc_coin: float = option(0.0, later=True, help="probability, below 1, that an update has the self-consistency loss and no flow matching, which the others have alone; 0: each has both")
     flow_eps: float = option(1e-5, help="e in x_t = (1-(1-e)t) x0 + t a")
     normalize_obs: bool = option(False, help="standardise observations by the data set's mean and deviation; saved with the policy")
     # fmt: on
@@ -79,6 +82,17 @@ class SorlConfig(MethodConfig):
             value = getattr(self, name)
             check(math.isfinite(value) and value > 0, name, value, "finite and above 0")
         check(self.q_agg in ("mean", "min"), "q_agg", self.q_agg, "mean or min")
+        check(0 < self.sc_part <= 1, "sc_part", self.sc_part, "in (0, 1]")
+        whole = isinstance(self.sc_every, int) and self.sc_every >= 1
+        check(whole, "sc_every", self.sc_every, "an integer of at least 1")
+        check(0 <= self.sc_coin < 1, "sc_coin", self.sc_coin, "in [0, 1)")
+        alone = self.sc_coin == 0 or (self.sc_every == 1 and self.m_disc > 1)
+        check(
+            alone,
+            "sc_coin",
+            self.sc_coin,
+            "0 with another sc_every than 1, and with an m_disc of 1",
+        )
 
     @property
     def train_steps(self) -> tuple[int, ...]:
@@ -113,11 +127,14 @@ def regression_losses(
 ) -> list[Tensor]:
     """Mean of ||s(x_t, t, h) - target||^2 of each term; 0 for one that has no row.
 
-    The actor runs once, on the rows of all terms: one wide batch is cheaper than several.
+    The actor runs once, on the rows of all terms: one wide batch is cheaper than several. A term of n rows
+    is one of the first n of `obs` [B, O].
     """
     filled = [term for term in terms if len(term.t)]
+    if not filled:
+        return [obs.new_zeros(()) for _ in terms]
     x_t, t, log2_steps, target = (torch.cat(parts) for parts in zip(*filled, strict=True))
-    v = actor(obs.repeat(len(filled), 1), x_t, t, log2_steps)
+    v = actor(torch.cat([obs[: len(term.t)] for term in filled]), x_t, t, log2_steps)
     errors = iter((v - target).split([len(term.t) for term in filled]))
     return [next(errors).square().mean() if len(term.t) else v.new_zeros(()) for term in terms]
 
@@ -161,17 +178,18 @@ def self_consistency(
     Parameters
     ----------
     log2_steps
-        [B], log2(1/h) of the BIG step; empty if M_disc = 1, when the loss is 0.
+        [n], log2(1/h) of the BIG step, of the first n <= B rows; empty if M_disc = 1, when the loss is 0.
     t
-        [B], on each row's grid {0, h, 2h, ...}.
+        [n], on each row's grid {0, h, 2h, ...}.
     noise
-        x0 [B, A], standard normal.
+        x0 [n, A], standard normal.
     """
-    if len(t) == 0:
+    n = len(t)
+    if n == 0:
         none = batch.actions[:0]
         return Regression(none, t, log2_steps, none)
-    x_t = interpolate(batch.actions, noise, t, config.flow_eps)
-    target = consistency_target(target_actor, batch.observations, x_t, t, log2_steps)
+    x_t = interpolate(batch.actions[:n], noise, t, config.flow_eps)
+    target = consistency_target(target_actor, batch.observations[:n], x_t, t, log2_steps)
     return Regression(x_t, t, log2_steps, target)
 
 
@@ -236,6 +254,8 @@ class Steps(NamedTuple):
 
     td: int
     q: int
+    fm: bool = True  # whether there is a flow-matching loss
+    sc: bool = True  # whether there is a self-consistency loss
 
 
 class Sorl(Method[SorlConfig]):
@@ -280,7 +300,7 @@ class Sorl(Method[SorlConfig]):
     def plan(self, act_dim: int) -> Plan:
         """Return the noise of an update: four x0, and a time each for FM and SC."""
         B = self.config.batch_size
-        strata = consistency_strata(B, self.config.m_disc)
+        strata = consistency_strata(math.ceil(B * self.config.sc_part), self.config.m_disc)
         return {
             "fm_t": Grid(B, self.config.m_disc),
             "sc_t": Grids(torch.exp2(strata)),
@@ -291,11 +311,22 @@ class Sorl(Method[SorlConfig]):
             "sc_log2_steps": Fixed(strata),
         }
 
+    def kept(self) -> dict[str, Tensor]:
+        """Return the regression losses, which updates without one of them report again."""
+        both = self.config.sc_every == 1 and self.config.sc_coin == 0
+        return {} if both else {"regression": torch.zeros(2)}
+
     def choose(self, host: torch.Generator, step: int) -> Steps:
-        """Draw k of the TD loss and, apart, of the Q loss, uniform on {1, 2, ..., M_BTT}."""
-        steps = self.config.btt_steps
+        """Draw k of the TD loss and, apart, of the Q loss, uniform on {1, 2, ..., M_BTT}.
+
+        And which regressions there are: both, or as `sc_every` and `sc_coin` say.
+        """
+        c, steps = self.config, self.config.btt_steps
         td, q = (int(torch.randint(len(steps), (), generator=host)) for _ in range(2))
-        return Steps(steps[td], steps[q])
+        if c.sc_coin > 0:  # no number is drawn where there is no coin: the others stay as they were
+            sc = float(torch.rand((), generator=host)) < c.sc_coin
+            return Steps(steps[td], steps[q], fm=not sc, sc=sc)
+        return Steps(steps[td], steps[q], sc=step % c.sc_every == 0)
 
     def critic_loss(self, trained: Trained, batch: Batch, noise: Noise, k: int) -> Tensor:
         """Return the TD loss."""
@@ -304,25 +335,30 @@ class Sorl(Method[SorlConfig]):
         return td_loss(trained.networks["critic"], batch, k, target)
 
     def actor_losses(
-        self, trained: Trained, batch: Batch, noise: Noise, k: int
+        self, trained: Trained, batch: Batch, noise: Noise, k: int, fm: bool = True, sc: bool = True
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the flow-matching, self-consistency and Q losses, and Q [B]."""
+        """Return the flow-matching, self-consistency and Q losses, and Q [B].
+
+        The first is 0 unless `fm`, the second unless `sc`: at least one of them is there.
+        """
         actor, critic = trained.networks["actor"], trained.networks["critic"]
-        target_actor = trained.targets["actor"]
-        strata, sc_t, sc_noise = noise["sc_log2_steps"], noise["sc_t"], noise["sc_noise"]
-        terms = (
-            flow_matching(batch, noise["fm_t"], noise["fm_noise"], self.config),
-            self_consistency(target_actor, batch, strata, sc_t, sc_noise, self.config),
-        )
-        fm, sc = regression_losses(actor, batch.observations, terms)
-        return fm, sc, *q_loss(actor, critic, batch, k, noise["q_noise"])
+        terms = []
+        if fm:
+            terms += [flow_matching(batch, noise["fm_t"], noise["fm_noise"], self.config)]
+        if sc:
+            drawn = noise["sc_log2_steps"], noise["sc_t"], noise["sc_noise"]
+            terms += [self_consistency(trained.targets["actor"], batch, *drawn, self.config)]
+        found = iter(regression_losses(actor, batch.observations, terms))
+        zero = batch.rewards.new_zeros(())
+        losses = [next(found) if there else zero for there in (fm, sc)]
+        return losses[0], losses[1], *q_loss(actor, critic, batch, k, noise["q_noise"])
 
     def losses(
         self, trained: Trained, batch: Batch, noise: Noise, choice: Hashable
     ) -> dict[str, Tensor]:
         """Return the losses of the validation data."""
         assert isinstance(choice, Steps)
-        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q)
+        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q)  # always both
         td = self.critic_loss(trained, batch, noise, choice.td)
         values = (td, fm, sc, q_part, q.mean())
         return dict(zip(self.val_metrics, values, strict=True))
@@ -335,10 +371,17 @@ class Sorl(Method[SorlConfig]):
         # The critic's target is next read by the next update, so its EMA may follow at once.
         critic_norm = trained.optimisers["critic"].step(critic_loss)
 
-        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q)
+        there = choice.fm, choice.sc
+        fm, sc, q_part, q = self.actor_losses(trained, batch, noise, choice.q, *there)
         regression = config.fm_coef * fm + config.sc_coef * sc
         actor_norm = trained.optimisers["actor"].step(regression, config.q_coef * q_part)
         actor_loss = regression + config.q_coef * q_part
+        if "regression" in trained.kept:
+            kept = trained.kept["regression"]
+            for i, (loss, made) in enumerate(zip((fm, sc), there, strict=True)):
+                if made:
+                    kept[i].copy_(loss.detach())
+            fm, sc = kept.clone()
 
         values = (critic_loss, actor_loss, fm, sc, q_part, q.mean(), critic_norm, actor_norm)
         return torch.stack([v.detach() for v in values])
