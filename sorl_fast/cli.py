@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
+from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, ExpertConfig, TrainConfig
 from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
@@ -58,6 +58,7 @@ def _add_flag(
     elif get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         kind = _number_or_text if get_origin(kind) is types.UnionType else kind
+        kind = path_argument if field.metadata["path"] else kind
         options |= {"type": kind, "nargs": "+", "metavar": field.name[0].upper()}
     else:
         kind = path_argument if field.metadata["path"] else hint
@@ -149,11 +150,39 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"{report.train_path} and {report.val_path} are there already; nothing was changed.")
         return 0
     rate = report.steps / max(report.seconds, 1e-9)
+    reached = "" if report.waypoints is None else f"; {report.waypoints:.1f} way-points an episode"
     print(
         f"{report.episodes} + {report.val_episodes} episodes in {report.train_path} and "
         f"{report.val_path.name}: {report.steps} steps in {report.seconds:.0f} s, {rate:.0f} a second"
+        f"{reached}"
     )
     return 0
+
+
+def _expert(args: argparse.Namespace) -> int:
+    config = _make(ExpertConfig, _given(args, ExpertConfig))
+    with _nothing_rendered():
+        from .expert.train import train_expert
+
+        report = train_expert(config, progress=args.progress)
+    done = "had been made before; nothing was changed" if report.already_done else "made"
+    found = report.measure
+    speed = found["metres_a_second"]
+    print(
+        f"{report.steps} steps {done}. Expert: {report.path}, mean return {found['return']} over "
+        f"{found['episodes']} episodes" + ("" if speed is None else f", {speed} m/s as directed")
+    )
+    return 0
+
+
+def _data_source(dataset: str) -> str:
+    """Return the command that makes a preset's data set, and what it needs first."""
+    collects = f"sorl-fast collect --env {dataset}"
+    missing = [body for body in RECIPES[dataset].bodies if not body.shipped.is_file()]
+    if not missing:
+        return collects
+    trains = "; ".join(body.command for body in missing)
+    return f"sorl-fast train --download, or {trains}; {collects} --expert FILE"
 
 
 def _envs(args: argparse.Namespace) -> int:
@@ -171,11 +200,7 @@ def _envs(args: argparse.Namespace) -> int:
     head = "".join(f" {name:>{widths[name]}s}" for name in columns)
     print(f"{'family':30s}{head} {'O/A':>6s} {'limit':>5s}  data")
     for p in PRESETS.values():
-        source = (
-            f"sorl-fast collect --env {p.dataset}"
-            if p.dataset in RECIPES
-            else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
-        )
+        source = _data_source(p.dataset)
         settings = p.settings(args.method)
         line = "".join(f" {settings[name]!s:>{widths[name]}s}" for name in columns)
         dims = f"{p.obs_dim:3d}/{p.act_dim:<2d}"
@@ -416,6 +441,17 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     _add_flags(sub, CollectConfig, "collection")
     _add_progress(sub)
     sub.set_defaults(run_command=_collect)
+
+    sub = commands.add_parser(
+        "expert",
+        help="train a policy that moves a body as it is told, for `collect`",
+        description="Train an expert by SAC (pip install 'sorl-fast[expert]') in OGBench's online "
+        "environment, and write it as a policy file. The same command goes on after a stop, from "
+        "FILE.checkpoint.",
+    )
+    _add_flags(sub, ExpertConfig, "expert")
+    _add_progress(sub)
+    sub.set_defaults(run_command=_expert)
 
     # no abbreviations: --meth would be read after the method has been chosen
     sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)
