@@ -11,18 +11,18 @@ import shlex
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
 from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, ExpertConfig, TrainConfig
-from .envs import PRESETS, RECIPES, dataset_name
+from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
-from .progress import at_terminal
+from .progress import Shown, at_terminal
 from .progress import progress as show_progress
-from .stopping import stop_flag
+from .stopping import StopFlag, stop_flag
 from .version import __version__
 
 # Each command imports what it needs inside its function: a robot's `inspect` must not need torch, and
@@ -175,16 +175,6 @@ def _expert(args: argparse.Namespace) -> int:
     return 0
 
 
-def _data_source(dataset: str) -> str:
-    """Return the command that makes a preset's data set, and what it needs first."""
-    collects = f"sorl-fast collect --env {dataset}"
-    missing = [body for body in RECIPES[dataset].bodies if not body.shipped.is_file()]
-    if not missing:
-        return collects
-    trains = "; ".join(body.command for body in missing)
-    return f"sorl-fast train --download, or {trains}; {collects} --expert FILE"
-
-
 def _envs(args: argparse.Namespace) -> int:
     print(
         "Environments with the paper's settings; five tasks each, default task where -taskK is left out."
@@ -200,7 +190,7 @@ def _envs(args: argparse.Namespace) -> int:
     head = "".join(f" {name:>{widths[name]}s}" for name in columns)
     print(f"{'family':30s}{head} {'O/A':>6s} {'limit':>5s}  data")
     for p in PRESETS.values():
-        source = _data_source(p.dataset)
+        source = how_to_collect(p.dataset)
         settings = p.settings(args.method)
         line = "".join(f" {settings[name]!s:>{widths[name]}s}" for name in columns)
         dims = f"{p.obs_dim:3d}/{p.act_dim:<2d}"
@@ -334,10 +324,22 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Stopping(Shown):
+    """A progress at whose every call a stop that was asked for happens."""
+
+    def __init__(self, shown: Shown, stop: StopFlag) -> None:
+        self._shown, self._stop = shown, stop
+
+    def __call__(self, done: int, total: int) -> None:
+        self._stop.check()
+        self._shown(done, total)
+
+    def more_steps(self, steps: int) -> None:
+        self._shown.more_steps(steps)
+
+
 @contextmanager
-def _stoppable(
-    record: Path | None, progress: Callable[[int, int], None]
-) -> Iterator[Callable[[int, int], None]]:
+def _stoppable(record: Path | None, progress: Shown) -> Iterator[Shown]:
     """Yield a progress that SIGTERM or Ctrl-C make end an evaluation whose episodes are recorded."""
     if record is None:
         yield progress
@@ -346,12 +348,7 @@ def _stoppable(
         f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
     )
     with stop_flag(message, second_interrupts=True) as stop:
-
-        def look(done: int, total: int) -> None:
-            stop.check()
-            progress(done, total)
-
-        yield look
+        yield _Stopping(progress, stop)
 
 
 def _report(args: argparse.Namespace) -> int:

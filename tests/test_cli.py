@@ -14,7 +14,7 @@ import pytest
 
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
-from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
 
@@ -24,9 +24,10 @@ from sorl_fast.learn.algorithms.sorl import SorlConfig
     [
         (["train"], (TrainConfig, SorlConfig)),
         (["collect"], (CollectConfig,)),
+        (["expert"], (ExpertConfig,)),
         (["eval", "RUN"], (EvalConfig,)),
     ],
-    ids=["train", "collect", "eval"],
+    ids=["train", "collect", "expert", "eval"],
 )
 def test_every_field_is_a_flag(command, configs):
     parser = cli.make_parser("sorl")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch
-from ..envs import dataset_name, find_family, refuse_images
+from ..envs import RECIPES, dataset_name, how_to_collect, refuse_images
 from ..errors import BadInput
 
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
@@ -249,13 +249,10 @@ def _load_ogbench(env: str, folder: Path, download: bool) -> tuple[dict[str, Any
         if path.is_file():
             _check_ogbench_file(path)
         elif not download:
-            family = find_family(env)
-            make = (
-                "Download it with --download (this needs an expert's data)"
-                if family is not None and family.data_from == "expert"
-                else f"Make it with `sorl-fast collect --env {name} --out {folder}`, or let "
-                "ogbench download it with --download"
-            )
+            make = "Let ogbench download it with --download"
+            if name in RECIPES:
+                commands = how_to_collect(name, str(folder))
+                make = f"Make it with `{commands}`, or l{make[1:]}"
             raise BadInput(f"no data file {path}. {make}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)

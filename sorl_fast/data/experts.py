@@ -57,8 +57,8 @@ def find_experts(recipe: Recipe, files: Sequence[str]) -> tuple[Policy, ...]:
                 raise BadInput(
                     f"{recipe.dataset} needs an expert of {body.name} ({body.obs_dim} observations, "
                     f"{body.act_dim} actions), which the package has not. Train one with "
-                    f"`{body.command}` and add --expert FILE, or get OGBench's data with "
-                    f"`sorl-fast train --download`"
+                    f"`{body.command}` and add --expert {body.name}.safetensors, or get OGBench's data "
+                    "with `sorl-fast train --download`"
                 )
             found[body.name] = load(body.shipped)
     return tuple(found[body.name] for body in recipe.bodies)

@@ -72,6 +72,20 @@ def find_recipe(env: str) -> Recipe:
     raise BadInput(f"{env!r} is no data set that can be collected. Choose --env from {collectable}")
 
 
+def how_to_collect(dataset: str, out: str = "") -> str:
+    """Return the commands that make a data set of RECIPES, in the order in which they are given.
+
+    An expert that the package has not must be trained first, or OGBench's files downloaded.
+    """
+    collects = f"sorl-fast collect --env {dataset}" + (f" --out {out}" if out else "")
+    missing = [body for body in RECIPES[dataset].bodies if not body.shipped.is_file()]
+    if not missing:
+        return collects
+    files = " ".join(f"{body.name}.safetensors" for body in missing)
+    trains = "; ".join(body.command for body in missing)
+    return f"{trains}; {collects} --expert {files} (or sorl-fast train --download)"
+
+
 def open_source(recipe: Recipe, actors: Sequence[Actor] = ()) -> EpisodeSource:
     """Make the simulator and the oracles of a recipe; takes seconds.
 

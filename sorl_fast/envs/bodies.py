@@ -68,7 +68,9 @@ class Body:
     @property
     def command(self) -> str:
         """The command that trains an expert for as long as OGBench does."""
-        return f"sorl-fast expert --env {self.name} --steps {self.steps} --out FILE"
+        return (
+            f"sorl-fast expert --env {self.name} --steps {self.steps} --out {self.name}.safetensors"
+        )
 
 
 ANT = Body(
