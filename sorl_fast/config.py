@@ -188,7 +188,7 @@ class ExpertConfig:
     # fmt: off
     env: str = option(help="body that learns to move: ant, antball or humanoid")
     out: str = option(help="policy file that receives the expert, from the first checkpoint on", path=True)
-    steps: int = option(400_000, help="steps in the environment in all; OGBench's own experts have 400,000 (ant), 12,000,000 (antball) and 40,000,000 (humanoid)")
+    steps: int | None = option(None, help="steps in the environment in all; left out, as many as OGBench's own expert has: 400,000 (ant), 12,000,000 (antball) or 40,000,000 (humanoid)")
     seed: int = option(0, help="seeds weights, minibatches, noise, starts and directions")
     checkpoint_every: int = option(20_000, help="steps between checkpoints, each of which is measured and written to --out")
     eval_episodes: int = option(10, help="episodes of a checkpoint's measure")
@@ -201,7 +201,7 @@ class ExpertConfig:
             check(bool(getattr(self, name)), name, getattr(self, name), "given")
         for name in ("steps", "checkpoint_every", "eval_episodes", "hidden", "depth"):
             value = getattr(self, name)
-            optional = value is None and name in ("hidden", "depth")
+            optional = value is None and name in ("steps", "hidden", "depth")
             ok = optional or (isinstance(value, int) and value >= 1)
             check(ok, name, value, "an integer of at least 1")
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**31  # gymnasium's own bound is wider

@@ -89,7 +89,7 @@ def train_expert(config: ExpertConfig, *, progress: bool = True) -> ExpertReport
     with training.locked():
         state, history = training.read()
         done = history[-1]["steps"] if history else 0
-        if done >= config.steps:
+        if done >= training.steps:
             return ExpertReport(training.out, done, history[-1], already_done=True)
         message = (
             f"stopped: the training is kept in {training.checkpoint}. Give the same command again to "
@@ -108,6 +108,7 @@ class _Training:
 
     def __init__(self, config: ExpertConfig, body: Body) -> None:
         self.config, self.body = config, body
+        self.steps = config.steps or body.steps
         self.out = Path(config.out).expanduser()
         self.checkpoint = self.out.with_name(f"{self.out.name}.checkpoint")
         self.sizes = {
@@ -175,7 +176,7 @@ class _Training:
         config = policy_file.load(self.out).config
         history: list[dict[str, Any]] = config.get("history", [])
         ours = all(config.get(name) == value for name, value in self.about.items())
-        if not ours or not history or history[-1]["steps"] < self.config.steps:
+        if not ours or not history or history[-1]["steps"] < self.steps:
             raise BadInput(
                 f"{self.out} is there already, but not {self.checkpoint.name}, from which its training "
                 "would go on. Choose another --out, or remove it"
@@ -183,7 +184,7 @@ class _Training:
         return history
 
     def agent(self, state: dict[str, NDArray[Any]] | None) -> Agent:
-        capacity = min(BUFFER, self.config.steps + 1000)
+        capacity = min(BUFFER, self.steps + 1000)
         if state is not None:
             capacity = min(BUFFER, max(capacity, len(state["buffer/rewards"])))
         env, seed = open_online(self.body), self.config.seed
@@ -202,7 +203,7 @@ class _Training:
         self, agent: Agent, history: list[dict[str, Any]], stop: StopFlag, *, progress: bool
     ) -> list[dict[str, Any]]:
         """Learn until the end or a stop; return the figures of every checkpoint."""
-        every, goal = self.config.checkpoint_every, self.config.steps
+        every, goal = self.config.checkpoint_every, self.steps
         with show_progress(" steps", shown=progress, name=self.body.name, scaled=True) as show:
             while True:
                 show(min(agent.steps, goal), goal)
@@ -243,7 +244,7 @@ class _Training:
             if (value := getattr(self.config, name)) is not None
         )
         command = (
-            f"sorl-fast expert --env {self.body.name} --steps {self.config.steps} "
+            f"sorl-fast expert --env {self.body.name} --steps {self.steps} "
             f"--seed {self.config.seed}{sizes} --out FILE"
         )
         versions = {

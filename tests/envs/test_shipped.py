@@ -1,6 +1,7 @@
 """The package's own experts: small, whole, and as good as their files say."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,16 @@ def test_the_ants_is_there_and_small_and_says_how_it_was_made():
     assert config["command"].startswith("sorl-fast expert --env ant --steps ")
     assert config["expert"] == "ant"
     assert config["history"][-1]["steps"] == config["steps"]
-    assert config["metres_a_second"] > 1
+    assert config["metres_a_second"] > 0.5
+
+
+def test_the_documents_figures_are_the_files():
+    config = load(ANT.shipped).config
+    text = (Path(__file__).parents[2] / "docs" / "experts.md").read_text()
+    assert config["command"].replace("FILE", "ant.safetensors") in text
+    for row in config["history"]:
+        figures = (row["return"], row["length"], row["metres_a_second"])
+        assert f"| {row['steps']:,} | {' | '.join(map(str, figures))} |" in text
 
 
 @pytest.mark.slow

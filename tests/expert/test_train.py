@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from sorl_fast.config import ExpertConfig
 from sorl_fast.envs.bodies import ANT, HUMANOID
 from sorl_fast.errors import BadInput, Stopped
 from sorl_fast.expert import train as module
+from sorl_fast.expert.agent import Agent as RealAgent
 from sorl_fast.expert.measure import Measure
 from sorl_fast.expert.train import train_expert
 
@@ -189,6 +191,20 @@ def test_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot write into"):
         train(tmp_path, out=str(tmp_path / "file" / "ant"))
+
+
+def test_left_out_steps_are_ogbenchs(tmp_path, monkeypatch):
+    monkeypatch.setattr(ToyAgent, "stop_at", 40)
+    with pytest.raises(Stopped):
+        train(tmp_path, env="antball", steps=None)
+    assert ToyAgent.made[0].capacity == 1_000_000
+
+
+def test_without_sbx(monkeypatch):
+    for name in ("flax", "flax.linen", "sbx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BadInput, match=r"needs sbx .*pip install 'sorl-fast\[expert\]'"):
+        RealAgent(ANT, None, 0, hidden=4, critic_hidden=4, depth=1)
 
 
 @pytest.mark.parametrize(
