@@ -39,8 +39,8 @@ def test_the_documents_figures_are_the_files():
 @pytest.mark.slow
 def test_the_ant_walks_as_fast_as_its_file_says():
     policy = load(ANT.shipped)
-    found = measure(policy, ANT, 1, seed=5)
-    assert found.speed > 0.6 * policy.config["metres_a_second"]
+    found = measure(policy, ANT, 3, seed=5)
+    assert found.speed > 0.4 * policy.config["metres_a_second"]  # of three of many directions
 
 
 @pytest.mark.slow
