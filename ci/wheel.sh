@@ -32,6 +32,10 @@ action = sampler.act(np.zeros(28, np.float32), steps=8, candidates=4, seed=1)
 assert sampler.backend == "native", sampler.backend
 assert action.shape == (5,) and np.isfinite(action).all()
 assert np.array_equal(action, sampler.act(np.zeros(28, np.float32), steps=8, candidates=4, seed=1))
+from sorl_fast.envs.bodies import ANT
+
+expert = Sampler.load(ANT.shipped)  # the wheel has the package's own
+assert np.abs(expert.act(np.zeros(29, np.float32), seed=1)).max() < 1
 assert not {"torch", "triton", "gymnasium", "ogbench", "mujoco"} & set(sys.modules)
 print("wheel: installed alone, acted", action.round(3))
 PY

@@ -9,20 +9,20 @@ import os
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .atomic import write_bytes
-from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
-from .envs import PRESETS, RECIPES, dataset_name
+from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, ExpertConfig, TrainConfig
+from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .flags import add_flags, flags_of, given, make
 from .flags import path_argument as path_argument
-from .progress import at_terminal
+from .progress import Shown, at_terminal
 from .progress import progress as show_progress
-from .stopping import stop_flag
+from .stopping import StopFlag, stop_flag
 from .sweep.arguments import add_arguments, read
 from .version import __version__
 
@@ -72,9 +72,27 @@ def _collect(args: argparse.Namespace) -> int:
         print(f"{report.train_path} and {report.val_path} are there already; nothing was changed.")
         return 0
     rate = report.steps / max(report.seconds, 1e-9)
+    reached = "" if report.waypoints is None else f"; {report.waypoints:.1f} way-points an episode"
     print(
         f"{report.episodes} + {report.val_episodes} episodes in {report.train_path} and "
         f"{report.val_path.name}: {report.steps} steps in {report.seconds:.0f} s, {rate:.0f} a second"
+        f"{reached}"
+    )
+    return 0
+
+
+def _expert(args: argparse.Namespace) -> int:
+    config = make(ExpertConfig, given(args, ExpertConfig))
+    with _nothing_rendered():
+        from .expert.train import train_expert
+
+        report = train_expert(config, progress=args.progress)
+    done = "had been made before; nothing was changed" if report.already_done else "made"
+    found = report.measure
+    speed = found["metres_a_second"]
+    print(
+        f"{report.steps} steps {done}. Expert: {report.path}, mean return {found['return']} over "
+        f"{found['episodes']} episodes" + ("" if speed is None else f", {speed} m/s as directed")
     )
     return 0
 
@@ -94,11 +112,7 @@ def _envs(args: argparse.Namespace) -> int:
     head = "".join(f" {name:>{widths[name]}s}" for name in columns)
     print(f"{'family':30s}{head} {'O/A':>6s} {'limit':>5s}  data")
     for p in PRESETS.values():
-        source = (
-            f"sorl-fast collect --env {p.dataset}"
-            if p.dataset in RECIPES
-            else "sorl-fast train --download (ogbench; needs a trained expert to collect)"
-        )
+        source = how_to_collect(p.dataset)
         settings = p.settings(args.method)
         line = "".join(f" {settings[name]!s:>{widths[name]}s}" for name in columns)
         dims = f"{p.obs_dim:3d}/{p.act_dim:<2d}"
@@ -243,10 +257,22 @@ def _eval(args: argparse.Namespace) -> int:
     return 0
 
 
+class _Stopping(Shown):
+    """A progress at whose every call a stop that was asked for happens."""
+
+    def __init__(self, shown: Shown, stop: StopFlag) -> None:
+        self._shown, self._stop = shown, stop
+
+    def __call__(self, done: int, total: int) -> None:
+        self._stop.check()
+        self._shown(done, total)
+
+    def more_steps(self, steps: int) -> None:
+        self._shown.more_steps(steps)
+
+
 @contextmanager
-def _stoppable(
-    record: Path | None, progress: Callable[[int, int], None]
-) -> Iterator[Callable[[int, int], None]]:
+def _stoppable(record: Path | None, progress: Shown) -> Iterator[Shown]:
     """Yield a progress that SIGTERM or Ctrl-C make end an evaluation whose episodes are recorded."""
     if record is None:
         yield progress
@@ -255,12 +281,7 @@ def _stoppable(
         f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
     )
     with stop_flag(message, second_interrupts=True) as stop:
-
-        def look(done: int, total: int) -> None:
-            stop.check()
-            progress(done, total)
-
-        yield look
+        yield _Stopping(progress, stop)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -362,6 +383,17 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     add_flags(sub, CollectConfig, "collection")
     _add_progress(sub)
     sub.set_defaults(run_command=_collect)
+
+    sub = commands.add_parser(
+        "expert",
+        help="train a policy that moves a body as it is told, for `collect`",
+        description="Train an expert by SAC (pip install 'sorl-fast[expert]') in OGBench's online "
+        "environment, and write it as a policy file. The same command goes on after a stop, from "
+        "FILE.checkpoint.",
+    )
+    add_flags(sub, ExpertConfig, "expert")
+    _add_progress(sub)
+    sub.set_defaults(run_command=_expert)
 
     # no abbreviations: --meth would be read after the method has been chosen
     sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)

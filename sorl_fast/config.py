@@ -165,14 +165,15 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CollectConfig:
-    """One data collection with OGBench's oracles."""
+    """One data collection with OGBench's oracles, or experts."""
 
     # fmt: off
     env: str = option(help="data set name such as cube-single-play-v0 or pointmaze-medium-navigate-v0")
     out: str = option(help="folder that receives {env}.npz and {env}-val.npz", path=True)
-    episodes: int = option(1000, help="training episodes; a tenth more, at least one, for validation")
+    episodes: int | None = option(None, help="training episodes; left out: 1000, and of antmaze, humanoidmaze and antsoccer as many as OGBench has; a tenth more, at least one, for validation")
     seed: int = option(0, help="episode e is seeded from (seed, e) alone")
     workers: int = option(2, help="processes")
+    expert: tuple[str, ...] | None = option(None, help="policy files that move the body of antmaze, humanoidmaze or antsoccer, from `sorl-fast expert`; left out: the package's own", path=True)
     force: bool = option(False, help="replace finished files")
     # fmt: on
 
@@ -181,9 +182,40 @@ class CollectConfig:
             check(bool(getattr(self, name)), name, getattr(self, name), "given")
         for name in ("episodes", "workers"):
             value = getattr(self, name)
-            check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
+            ok = (name == "episodes" and value is None) or (isinstance(value, int) and value >= 1)
+            check(ok, name, value, "an integer of at least 1")
+        if self.expert is not None:
+            ok = len(self.expert) > 0 and all(isinstance(v, str) and v for v in self.expert)
+            check(ok, "expert", self.expert, "one or more paths of policy files")
         ok = isinstance(self.seed, int) and 0 <= self.seed < 2**63
         check(ok, "seed", self.seed, "in [0, 2^63)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertConfig:
+    """One training of an expert by SAC."""
+
+    # fmt: off
+    env: str = option(help="body that learns to move: ant, antball or humanoid")
+    out: str = option(help="policy file that receives the expert, from the first checkpoint on", path=True)
+    steps: int | None = option(None, help="steps in the environment in all; left out, as many as OGBench's own expert has: 400,000 (ant), 12,000,000 (antball) or 40,000,000 (humanoid)")
+    seed: int = option(0, help="seeds weights, minibatches, noise, starts and directions")
+    checkpoint_every: int = option(20_000, help="steps between checkpoints, each of which is measured and written to --out")
+    eval_episodes: int = option(10, help="episodes of a checkpoint's measure")
+    hidden: int | None = option(None, help="width of the actor's and the critics' hidden layers; left out: 256 for ant; OGBench's for the others, 512 and for humanoid's critics 1024")
+    depth: int | None = option(None, help="hidden layers; left out: 2 for ant and 3 for the others")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        for name in ("env", "out"):
+            check(bool(getattr(self, name)), name, getattr(self, name), "given")
+        for name in ("steps", "checkpoint_every", "eval_episodes", "hidden", "depth"):
+            value = getattr(self, name)
+            optional = value is None and name in ("steps", "hidden", "depth")
+            ok = optional or (isinstance(value, int) and value >= 1)
+            check(ok, name, value, "an integer of at least 1")
+        ok = isinstance(self.seed, int) and 0 <= self.seed < 2**31  # gymnasium's own bound is wider
+        check(ok, "seed", self.seed, "in [0, 2^31)")
 
 
 @dataclass(frozen=True, kw_only=True)

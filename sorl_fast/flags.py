@@ -40,7 +40,10 @@ def _add_flag(
     elif get_origin(hint) is tuple:
         kind = get_args(hint)[0]
         kind = _number_or_text if get_origin(kind) is types.UnionType else kind
-        options |= {"type": kind, "nargs": "+", "metavar": field.name[0].upper()}
+        metavar = field.name[0].upper()
+        if field.metadata["path"]:
+            kind, metavar = path_argument, "FILE"
+        options |= {"type": kind, "nargs": "+", "metavar": metavar}
     else:
         kind = path_argument if field.metadata["path"] else hint
         options |= {"type": kind, "metavar": field.name.upper()}

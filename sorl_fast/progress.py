@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 LINE_SECONDS = 60.0  # at least, between two lines of a log
 
@@ -19,11 +20,21 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+class Shown:
+    """How far something is, shown to nobody."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how many of how many are done."""
+
+    def more_steps(self, steps: int) -> None:
+        """Say that so many more steps were simulated, to be shown as a rate."""
+
+
 @contextmanager
 def progress(
     unit: str, *, shown: bool = True, name: str = "", scaled: bool = False
-) -> Iterator[Callable[[int, int], None]]:
-    """Yield callback(done, total).
+) -> Iterator[Shown]:
+    """Yield a callback(done, total), whose `more_steps` may be told of steps too.
 
     Parameters
     ----------
@@ -37,7 +48,7 @@ def progress(
         Show thousands as k, in a bar.
     """
     if not shown:
-        yield lambda done, total: None
+        yield Shown()
         return
     if not at_terminal():
         yield _Lines(unit, name)
@@ -45,26 +56,49 @@ def progress(
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # a robot has none
-        yield lambda done, total: None
+        yield Shown()
         return
     with tqdm(unit=unit, desc=name or None, unit_scale=scaled, smoothing=0.1) as bar:
-
-        def show(done: int, total: int) -> None:
-            if bar.total is None:  # what was there before is no work of this call
-                bar.initial = bar.n = bar.last_print_n = done
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show
+        yield _Bar(bar)
 
 
-class _Lines:
+class _Rate:
+    """Steps a second since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self.steps = 0
+
+    def __str__(self) -> str:
+        return f"{self.steps / max(time.monotonic() - self._start, 1e-9):.0f} steps a second"
+
+
+class _Bar(Shown):
+    """A bar at a terminal."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._rate = _Rate()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar.total is None:  # what was there before is no work of this call
+            self._bar.initial = self._bar.n = self._bar.last_print_n = done
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def more_steps(self, steps: int) -> None:
+        self._rate.steps += steps
+        self._bar.set_postfix_str(str(self._rate), refresh=False)
+
+
+class _Lines(Shown):
     """Says how far it is every LINE_SECONDS, and when all is done."""
 
     def __init__(self, unit: str, name: str) -> None:
         self._unit, self._name = unit, f"{name}: " if name else ""
         self._start = self._said = time.monotonic()
         self._done: int | None = None
+        self._rate = _Rate()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
@@ -74,4 +108,8 @@ class _Lines:
             return
         self._said = now
         seconds = now - self._start
-        say(f"{self._name}{done:,} of {total:,}{self._unit} after {seconds:.0f} s")
+        rate = f", {self._rate}" if self._rate.steps else ""
+        say(f"{self._name}{done:,} of {total:,}{self._unit} after {seconds:.0f} s{rate}")
+
+    def more_steps(self, steps: int) -> None:
+        self._rate.steps += steps

@@ -36,7 +36,7 @@ class Simulator:
         self.collected = []
         self.break_after = None
 
-    def __call__(self, jobs, config, recipe, stop, *, progress, done):
+    def __call__(self, jobs, config, recipe, experts, stop, *, progress, done):
         for job in jobs:
             if self.break_after is not None and len(self.collected) >= self.break_after:
                 raise Stopped("broken off")

@@ -27,7 +27,8 @@ LEAVES = {
 # room -> what it may import at the top of its modules, beside the leaves and itself
 ALLOWED = {
     "envs": set(),
-    "data": {"envs", "simulate.workers"},
+    "data": {"envs", "simulate.workers", "act.policy_file", "act.sampler", "act.form"},
+    "expert": {"envs", "act"},
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
@@ -41,7 +42,7 @@ ALLOWED = {
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "learn", "ops", "simulate"),
+        *("act", "data", "envs", "expert", "learn", "ops", "simulate"),
         *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {

@@ -14,7 +14,7 @@ import pytest
 
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
-from sorl_fast.config import CollectConfig, EvalConfig, TrainConfig
+from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
 from sorl_fast.flags import given, make
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
@@ -25,9 +25,10 @@ from sorl_fast.learn.algorithms.sorl import SorlConfig
     [
         (["train"], (TrainConfig, SorlConfig)),
         (["collect"], (CollectConfig,)),
+        (["expert"], (ExpertConfig,)),
         (["eval", "RUN"], (EvalConfig,)),
     ],
-    ids=["train", "collect", "eval"],
+    ids=["train", "collect", "expert", "eval"],
 )
 def test_every_field_is_a_flag(command, configs):
     parser = cli.make_parser("sorl")
@@ -186,6 +187,7 @@ def test_a_copy_of_a_runs_evaluation_is_the_same(tmp_path, evaluated):
 def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, sig):
     def evaluate(policy, config, *, progress, **_):
         progress(0, 2)
+        progress.more_steps(1)
         signal.raise_signal(sig)  # in this thread, at once
         progress(1, 2)
         raise AssertionError("it went on")
@@ -232,7 +234,7 @@ def test_version(capsys):
 def test_the_package_imports_nothing_heavy():
     code = (
         "import sys, sorl_fast\nfrom sorl_fast import Sampler\nimport sorl_fast.cli\n"
-        "heavy = {'torch', 'triton', 'gymnasium', 'ogbench', 'mujoco', 'matplotlib'}\n"
+        "heavy = {'torch', 'triton', 'gymnasium', 'ogbench', 'mujoco', 'matplotlib', 'sbx', 'jax'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -267,7 +269,7 @@ def path_flags(parser):
 def test_a_home_folder_is_expanded_everywhere(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     flags = list(path_flags(cli.make_parser()))
-    assert len(flags) == 11
+    assert len(flags) == 13
     for command, action in flags:
         assert action.type("~/x") == "/home/me/x", (command, action.dest)
 
@@ -291,7 +293,7 @@ def test_a_home_folder_that_is_not_there_is_named(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["collect", "train", "eval RUN", "recommend RUN --budget-us 1", "doctor"]
+    "command", ["collect", "expert", "train", "eval RUN", "recommend RUN --budget-us 1", "doctor"]
 )
 def test_every_command_that_shows_progress_can_be_quiet(command):
     parser = cli.make_parser()

@@ -59,3 +59,17 @@ def test_a_process_may_have_no_standard_error(monkeypatch, capsys):
         show(0, 1)
         show(1, 1)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_steps_are_shown_as_a_rate(terminal, clock, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with progress(" episodes", name="ant") as show:
+        show(0, 2)
+        clock.append(10)
+        show.more_steps(1000)
+        show.more_steps(2000)
+        show(2, 2)
+    err = capsys.readouterr().err
+    assert "300 steps a second" in err
+    assert terminal or err == "ant: 2 of 2 episodes after 10 s, 300 steps a second\n"

@@ -24,6 +24,8 @@ from typing import IO, Any
 import numpy as np
 
 from .. import atomic
+from ..act.policy_file import Policy, loads
+from ..act.sampler import Sampler
 from ..config import CollectConfig
 from ..envs import find_recipe, open_source
 from ..envs.recipe import RECIPE_VERSION, Episode, EpisodeSource, Recipe, collect_episode
@@ -32,6 +34,9 @@ from ..progress import progress as show_progress
 from ..progress import say
 from ..simulate.workers import Pool, WorkerDied, WorkerFailed
 from ..stopping import StopFlag, stop_flag
+from .experts import actor_of, find_experts
+
+_WAYPOINTS = "waypoints"  # of a shard alone: how many its episode reached
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,9 @@ class CollectReport:
         Episodes that an earlier, interrupted call had left.
     already_done
         Both files were there, made with the same arguments; nothing was changed.
+    waypoints
+        Way-points of a maze, or goals of a ball, that an episode of this collection reached on average;
+        None where there are none, or nothing was collected.
     """
 
     train_path: Path
@@ -62,15 +70,17 @@ class CollectReport:
     seconds: float
     resumed_episodes: int
     already_done: bool
+    waypoints: float | None
 
 
 def collect(config: CollectConfig, *, progress: bool = True) -> CollectReport:
-    """Collect a data set with OGBench's environments and oracles.
+    """Collect a data set with OGBench's environments, and its oracles or experts.
 
     Writes `{env}.npz` and `{env}-val.npz` (a tenth as many episodes, at least one) into
     `config.out`, with OGBench's keys and dtypes, so that `ogbench.make_env_and_datasets` reads them.
-    The arrays are a function of env, seed and episodes (and of the versions of ogbench, mujoco and
-    numpy), not of the number of workers nor of interruptions.
+    The arrays are a function of env, seed, episodes and experts (and of the versions of ogbench,
+    mujoco and numpy, and of what computes an expert's actions), not of the number of workers nor of
+    interruptions.
 
     Parameters
     ----------
@@ -88,7 +98,8 @@ def collect(config: CollectConfig, *, progress: bool = True) -> CollectReport:
     BadInput
         `config.env` cannot be collected; `config.out` is a file, read-only or full; a file there
         was made otherwise, or an interrupted collection was, and `config.force` is not set; another
-        process is collecting the same data set there; ogbench is not installed.
+        process is collecting the same data set there; ogbench is not installed; an expert is missing,
+        damaged, or another body's.
     Stopped
         SIGTERM or Ctrl-C. Finished episodes are kept, and the same call goes on from them.
     RuntimeError
@@ -128,9 +139,11 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
     out = Path(config.out).expanduser()
     if out.exists() and not out.is_dir():
         raise BadInput(f"--out {out} is a file, but must be a folder. Choose another --out")
-    train = _Split("train", 0, config.episodes, out / f"{recipe.dataset}.npz")
-    val = _Split("val", 1, max(1, config.episodes // 10), out / f"{recipe.dataset}-val.npz")
-    about = _about(config, recipe)
+    episodes = config.episodes or recipe.episodes
+    train = _Split("train", 0, episodes, out / f"{recipe.dataset}.npz")
+    val = _Split("val", 1, max(1, episodes // 10), out / f"{recipe.dataset}-val.npz")
+    experts = find_experts(recipe, config.expert or ())
+    about = _about(config, recipe, experts)
     folder = out / f".{recipe.dataset}.collect"
     how_to_go_on = (
         f"stopped while collecting {recipe.dataset}: the finished episodes are kept in {out}. "
@@ -140,6 +153,7 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
     # The validation file first: a finished training file then means that both are there.
     todo = [s for s in (val, train) if config.force or not _is_finished(s, about)]
     steps = resumed = 0
+    waypoints: float | None = None
     if todo:
         with _shard_folder(folder, about, force=config.force):
             jobs = [
@@ -151,11 +165,12 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
             resumed = len(jobs) - len(missing)
             _say(progress, _plan(recipe, jobs, missing, config.workers))
             with stop_flag(how_to_go_on, second_interrupts=True) as stop:
-                _run(missing, config, recipe, stop, progress=progress, done=resumed)
+                _run(missing, config, recipe, experts, stop, progress=progress, done=resumed)
                 for split in todo:
                     _say(progress, f"writing {split.path}")
                     shards = [split.shard(folder, episode) for episode in range(split.episodes)]
                     _write_data_set(split.path, shards, recipe, _about_file(split, about), stop)
+                waypoints = _mean_waypoints([job.path for job in jobs])
             steps = len(missing) * recipe.steps
             shutil.rmtree(folder, ignore_errors=True)
     elif _read_about(folder) in (about, None):
@@ -170,6 +185,7 @@ def run_recipe(config: CollectConfig, recipe: Recipe, *, progress: bool = True) 
         seconds=time.monotonic() - started,
         resumed_episodes=resumed,
         already_done=not todo,
+        waypoints=waypoints,
     )
 
 
@@ -191,7 +207,7 @@ def _plan(recipe: Recipe, jobs: list[_Job], missing: list[_Job], workers: int) -
 # --- what a collection is -------------------------------------------------------------------------
 
 
-def _about(config: CollectConfig, recipe: Recipe) -> dict[str, Any]:
+def _about(config: CollectConfig, recipe: Recipe, experts: Sequence[Policy]) -> dict[str, Any]:
     """Return all that an episode's arrays depend on, beside its split and index."""
     try:
         versions = {name: importlib.metadata.version(name) for name in ("ogbench", "mujoco")}
@@ -199,13 +215,18 @@ def _about(config: CollectConfig, recipe: Recipe) -> dict[str, Any]:
         raise BadInput(
             f"collecting needs {err.name}, which is not installed: pip install 'sorl-fast[train]'"
         ) from err
-    return {
+    versions["numpy"] = np.__version__
+    about: dict[str, Any] = {
         "dataset": recipe.dataset,
         "seed": config.seed,
         "steps": recipe.steps,
         "recipe": RECIPE_VERSION,
-        "versions": versions | {"numpy": np.__version__},
+        "versions": versions,
     }
+    if experts:
+        about["experts"] = [expert.digest for expert in experts]
+        versions["backend"] = Sampler(experts[0]).backend  # rounds as no other does
+    return about
 
 
 def _about_file(split: _Split, about: dict[str, Any]) -> dict[str, Any]:
@@ -301,10 +322,20 @@ def _is_whole(path: Path, recipe: Recipe) -> bool:
     return whole
 
 
-def _write_shard(path: Path, episode: Episode) -> None:
+def _write_shard(path: Path, episode: Episode, waypoints: int | None = None) -> None:
     # Not compressed: it is short-lived, and the data set is compressed when it is assembled.
-    arrays: dict[str, Any] = episode
+    arrays: dict[str, Any] = episode | ({} if waypoints is None else {_WAYPOINTS: waypoints})
     atomic.write_file(path, lambda file: np.savez(file, **arrays))
+
+
+def _mean_waypoints(shards: Sequence[Path]) -> float | None:
+    """Return how many way-points an episode reached on average, of those whose shard says it."""
+    reached = []
+    for path in shards:
+        with np.load(path, allow_pickle=False) as file:
+            if _WAYPOINTS in file.files:
+                reached.append(int(file[_WAYPOINTS]))
+    return float(np.mean(reached)) if reached else None
 
 
 def _write_data_set(
@@ -352,6 +383,7 @@ def _run(
     jobs: Sequence[_Job],
     config: CollectConfig,
     recipe: Recipe,
+    experts: Sequence[Policy],
     stop: StopFlag,
     *,
     progress: bool,
@@ -360,7 +392,8 @@ def _run(
     """Have worker processes collect `jobs`, one at a time each."""
     total = done + len(jobs)
     bar = show_progress(" steps", shown=progress and bool(jobs), name=recipe.dataset, scaled=True)
-    with bar as show, Pool(_Collector, recipe, config.seed, workers=config.workers) as pool:
+    files = [expert.file_bytes for expert in experts]
+    with bar as show, Pool(_Collector, recipe, config.seed, files, workers=config.workers) as pool:
         try:
             for finished in pool.run(jobs):
                 stop.check()
@@ -382,20 +415,22 @@ def _run(
 class _Collector:
     """What collects in a worker process: a simulator with its oracles, each episode into a file."""
 
-    def __init__(self, recipe: Recipe, seed: int) -> None:
+    def __init__(self, recipe: Recipe, seed: int, experts: Sequence[bytes]) -> None:
         self._recipe = recipe
         self._seed = seed
+        self._experts = experts
         self._source: EpisodeSource | None = None
 
     def prepare(self, shared: None) -> None:
         with _full_disk_named():
-            self._source = open_source(self._recipe)
+            actors = [actor_of(loads(expert)) for expert in self._experts]
+            self._source = open_source(self._recipe, actors)
 
     def do(self, task: _Job) -> None:
         assert self._source is not None
         with _full_disk_named():
             episode = collect_episode(self._source, self._seed, task.split, task.episode)
-        _write_shard(task.path, episode)
+        _write_shard(task.path, episode, getattr(self._source, "waypoints", None))
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..action_map import OF_DATA, ActionMap
 from ..batch import Batch
-from ..envs import dataset_name, find_family, refuse_images
+from ..envs import RECIPES, dataset_name, how_to_collect, refuse_images
 from ..errors import BadInput
 from .actions import action_map_of, unit_actions
 
@@ -293,13 +293,10 @@ def _ogbench_files(env: str, folder: Path, download: bool) -> str:
         if path.is_file():
             _check_ogbench_file(path)
         elif not download:
-            family = find_family(env)
-            make = (
-                "Download it with --download (this needs an expert's data)"
-                if family is not None and family.data_from == "expert"
-                else f"Make it with `sorl-fast collect --env {name} --out {folder}`, or let "
-                "ogbench download it with --download"
-            )
+            make = "Let ogbench download it with --download"
+            if name in RECIPES:
+                commands = how_to_collect(name, str(folder))
+                make = f"Make it with `{commands}`, or l{make[1:]}"
             raise BadInput(f"no data file {path}. {make}")
     return name
 

@@ -4,10 +4,12 @@ Everything is found by an environment's name. Nothing here imports a simulator b
 """
 
 import re
+from collections.abc import Sequence
 
 from ..errors import BadInput
 from . import antmaze, antsoccer, cube, humanoidmaze, pointmaze, puzzle, scene
 from .family import Family, Preset
+from .mazes import Actor
 from .recipe import EpisodeSource, Recipe
 from .simulator import Simulator, Timing
 
@@ -54,12 +56,12 @@ def find_recipe(env: str) -> Recipe:
     Raises
     ------
     BadInput
-        `env` names a task, a data set that needs a trained expert, or nothing that is known. The
-        message says what can be collected and what to run.
+        `env` names a task, or nothing that is known. The message says what can be collected and what
+        to run.
     """
     if env in RECIPES:
         return RECIPES[env]
-    dataset, family = dataset_name(env), find_family(env)
+    dataset = dataset_name(env)
     if dataset in RECIPES:
         raise BadInput(
             f"{env} is one task of the data set {dataset}, which serves all its tasks. "
@@ -67,22 +69,32 @@ def find_recipe(env: str) -> Recipe:
         )
     names = [f.collectable for f in FAMILIES.values() if f.collectable]
     collectable = f"{', '.join(names[:-1])} and {names[-1]}"
-    if family is not None and family.data_from == "expert":
-        task = f"{dataset.removesuffix('-v0')}-singletask-task1-v0"
-        raise BadInput(
-            f"{env} cannot be collected: it needs a trained locomotion expert. Get OGBench's files "
-            f"with `sorl-fast train --env {task} --download ...`. "
-            f"What can be collected: {collectable}"
-        )
     raise BadInput(f"{env!r} is no data set that can be collected. Choose --env from {collectable}")
 
 
-def open_source(recipe: Recipe) -> EpisodeSource:
-    """Make the simulator and the oracles of a recipe; takes seconds."""
+def how_to_collect(dataset: str, out: str = "") -> str:
+    """Return the commands that make a data set of RECIPES, in the order in which they are given.
+
+    An expert that the package has not must be trained first, or OGBench's files downloaded.
+    """
+    collects = f"sorl-fast collect --env {dataset}" + (f" --out {out}" if out else "")
+    missing = [body for body in RECIPES[dataset].bodies if not body.shipped.is_file()]
+    if not missing:
+        return collects
+    files = " ".join(f"{body.name}.safetensors" for body in missing)
+    trains = "; ".join(body.command for body in missing)
+    return f"{trains}; {collects} --expert {files} (or sorl-fast train --download)"
+
+
+def open_source(recipe: Recipe, actors: Sequence[Actor] = ()) -> EpisodeSource:
+    """Make the simulator and the oracles of a recipe; takes seconds.
+
+    `actors` are the experts of `recipe.bodies`, in their order.
+    """
     family = find_family(recipe.env)
     if family is None or family.open_source is None:
         raise BadInput(f"no family of environments collects {recipe.env!r}")
-    return family.open_source(recipe)
+    return family.open_source(recipe, *actors)
 
 
 def open_simulator(env: str, success_timing: Timing = "post") -> Simulator:

@@ -1,6 +1,8 @@
 """antmaze: a four-legged robot walks through a maze."""
 
+from .bodies import ANT
 from .family import Family, Preset, published
+from .mazes import MazeSource, recipes
 
 FAMILY = Family(
     name="antmaze",
@@ -37,4 +39,19 @@ FAMILY = Family(
             paper=published(0, 4, 26, 0, 9, (9, 6)),
         ),
     ),
+    recipes=recipes(
+        "antmaze",
+        {
+            "medium": {"navigate": 1001, "stitch": 201, "explore": 501},
+            "large": {"navigate": 1001, "stitch": 201, "explore": 501},
+            "giant": {"navigate": 2001, "stitch": 201},
+            "teleport": {"navigate": 1001, "stitch": 201, "explore": 501},
+        },
+        noise=0.2,
+        episodes={"navigate": 1000, "giant-navigate": 500, "stitch": 5000, "explore": 10_000},
+        bodies=(ANT,),
+    ),
+    open_source=MazeSource,
+    collectable="antmaze-{medium,large,giant,teleport}-{navigate,stitch}-v0, "
+    "antmaze-{medium,large,teleport}-explore-v0",
 )

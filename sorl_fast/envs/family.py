@@ -76,14 +76,15 @@ class Family:
     name
         The first word of its environments' names.
     data_from
-        oracle: `sorl-fast collect` makes its data sets, by `recipes`. expert: they are the doings of a
-        trained policy, so that OGBench's own files have to be downloaded.
+        oracle: ogbench's package has the oracles of its `recipes`. expert: these are the doings of trained
+        policies, of the package or trained by `sorl-fast expert`, unless OGBench's files are downloaded.
     presets
         Those of its environments that have a setting; any other's must be given.
     simulator
         How an environment is made: of its name and the timing of success.
     recipes, open_source
-        Its data sets that can be made here, and the maker of a recipe's episodes.
+        Its data sets that can be made here, and the maker of a recipe's episodes: called with the recipe
+        and an actor for each of its `bodies`.
     collectable
         The recipes' names in short, for an error's text.
     """
@@ -93,5 +94,5 @@ class Family:
     presets: tuple[Preset, ...] = ()
     simulator: Callable[[str, Timing], Simulator] = field(default=Simulator)
     recipes: tuple[Recipe, ...] = ()
-    open_source: Callable[[Recipe], EpisodeSource] | None = None
+    open_source: Callable[..., EpisodeSource] | None = None
     collectable: str = ""

@@ -1,6 +1,8 @@
 """humanoidmaze: a two-legged robot walks through a maze."""
 
+from .bodies import HUMANOID
 from .family import Family, Preset, published
+from .mazes import MazeSource, recipes
 
 FAMILY = Family(
     name="humanoidmaze",
@@ -37,4 +39,17 @@ FAMILY = Family(
             paper=published(1, 2, 2, 1, 4, (5, 2)),
         ),
     ),
+    recipes=recipes(
+        "humanoidmaze",
+        {
+            "medium": {"navigate": 2001, "stitch": 401},
+            "large": {"navigate": 2001, "stitch": 401},
+            "giant": {"navigate": 4001, "stitch": 401},
+        },
+        noise=0.2,
+        episodes={"navigate": 1000, "stitch": 5000, "giant-stitch": 10_000},
+        bodies=(HUMANOID,),
+    ),
+    open_source=MazeSource,
+    collectable="humanoidmaze-{medium,large,giant}-{navigate,stitch}-v0",
 )

@@ -2,7 +2,8 @@
 
 The recipe is that of the OGBench paper (arXiv 2410.20092) and its public generation scripts:
 `play` follows pre-computed plans with smooth noise, `noisy` follows closed-loop oracles with
-Gaussian noise and random actions, `navigate` and `stitch` follow shortest paths through a maze.
+Gaussian noise and random actions, `navigate` and `stitch` follow shortest paths through a maze,
+`explore` random directions.
 
 Everything random in an episode comes from one `numpy.random.SeedSequence`, so that an episode is a
 function of (seed, split, episode) and not of the process, the worker or the episodes before it.
@@ -18,8 +19,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from .bodies import Body
+
 Episode = dict[str, "NDArray[Any]"]
-Kind = Literal["play", "noisy", "navigate", "stitch"]
+Kind = Literal["play", "noisy", "navigate", "stitch", "explore"]
 
 # Changes whenever the same seed would give other arrays; part of what a collection is.
 RECIPE_VERSION = 1
@@ -49,11 +52,17 @@ class Recipe:
     env
         The gymnasium id of the environment that it is collected in.
     kind
-        play and noisy for manipulation, navigate and stitch for point mazes.
+        play and noisy for manipulation, navigate, stitch and explore for mazes.
     steps
         Rows of an episode, its extra final state included.
     has_buttons
         The state has buttons beside qpos and qvel.
+    noise
+        Deviation of the noise on a maze's actions.
+    episodes
+        Training episodes unless another number is asked for.
+    bodies
+        Those whose experts are the oracles; none where they are of ogbench's package.
     """
 
     dataset: str
@@ -61,6 +70,9 @@ class Recipe:
     kind: Kind
     steps: int
     has_buttons: bool = False
+    noise: float = 0.0
+    episodes: int = 1000
+    bodies: tuple[Body, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from ..config import EvalConfig
 from ..envs import dataset_name, open_simulator, refuse_images
 from ..envs.simulator import INSTALL, Simulator, Timing
 from ..errors import BadInput
+from ..progress import Shown
 from ..version import package_versions
 from .episodes import Cell, Episode, Record, Task, cell_order
 from .workers import Pool, WorkerDied, WorkerFailed
@@ -255,7 +256,8 @@ class Evaluator:
             In [0, 2^63).
         progress
             Called with (episodes done, episodes to run) at least twice a second. What it raises ends
-            the evaluation and the worker processes, and is raised here.
+            the evaluation and the worker processes, and is raised here. Its `more_steps`, if it has one
+            (`progress.Shown`), is told the length of every finished episode.
         record
             A file that keeps each finished episode: those that it holds are not run again, so that
             an evaluation that was interrupted goes on where it stopped. See `episodes.Record`.
@@ -312,8 +314,7 @@ class Evaluator:
         with Record(None if record is None else Path(record), context, fresh) as kept:
             missing = [task for task in tasks if task not in kept.done]
             try:
-                shown = progress or (lambda done, total: None)
-                self._run_all(policy, sampler.backend, missing, kept, shown)
+                self._run_all(policy, sampler.backend, missing, kept, progress)
             except BaseException:
                 self.close()
                 raise
@@ -322,15 +323,23 @@ class Evaluator:
         return context | {"rows": rows}
 
     def _run_all(
-        self, policy: Policy, backend: str, tasks: list[Task], kept: Record, progress: Progress
+        self,
+        policy: Policy,
+        backend: str,
+        tasks: list[Task],
+        kept: Record,
+        progress: Progress | None,
     ) -> None:
         done = 0
+        shown = progress or Shown()
+        more_steps = getattr(shown, "more_steps", lambda steps: None)
         with _workers_explained():
             for finished in self._pool.run(tasks, (policy.file_bytes, backend)):
                 if finished is not None:
                     kept.add(*finished)
                     done += 1
-                progress(done, len(tasks))
+                    more_steps(finished[1].length)
+                shown(done, len(tasks))
 
 
 def evaluate(

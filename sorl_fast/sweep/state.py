@@ -23,7 +23,7 @@ def is_trained(job: Job) -> bool:
     config, folder = job.config, RunFolder(job.folder, ())
     if not folder.policy.is_file() or updates_made(job) < config.steps:
         return False
-    return not 0 < config.eval_every <= config.steps or folder.evaluated(config.steps)
+    return not 0 < config.eval_every <= config.steps or folder.evaluation(config.steps) is not None
 
 
 def is_evaluated(job: Job, number: int) -> bool:

@@ -336,8 +336,8 @@ def test_without_ogbench(tmp_path, monkeypatch):
 
 
 def test_a_name_that_cannot_be_collected_changes_nothing(tmp_path):
-    with pytest.raises(BadInput, match="cannot be collected"):
-        collect(config(tmp_path, env="antmaze-large-navigate-v0"))
+    with pytest.raises(BadInput, match="no data set that can be collected"):
+        collect(config(tmp_path, env="antmaze-giant-explore-v0"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -340,8 +340,13 @@ def test_an_empty_file_is_named(tmp_path):
             "cube-triple-play-singletask-v0",
             "Make it with `sorl-fast collect --env cube-triple-play-v0",
         ),
-        ("antmaze-giant-navigate-singletask-v0", "Download it with --download"),
-        ("antmaze-medium-navigate-singletask-v0", "Download it with --download"),  # has no preset
+        ("antmaze-giant-navigate-singletask-v0", "collect --env antmaze-giant-navigate-v0"),
+        ("antmaze-medium-navigate-singletask-v0", "or let ogbench download"),  # has no preset
+        (
+            "humanoidmaze-medium-navigate-singletask-v0",
+            "expert --env humanoid .*; sorl-fast collect",
+        ),
+        ("antmaze-ultra-navigate-singletask-v0", r"npz\. Let ogbench download it with --download"),
     ],
 )
 def test_a_missing_data_set_is_collected_or_downloaded(tmp_path, env, says):

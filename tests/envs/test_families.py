@@ -9,11 +9,14 @@ from sorl_fast.envs import (
     FAMILIES,
     PRESETS,
     RECIPES,
+    bodies,
     dataset_name,
     find_family,
     find_preset,
     find_recipe,
+    how_to_collect,
 )
+from sorl_fast.envs.bodies import BODIES
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms import METHODS, find_method, method_config
 
@@ -79,7 +82,9 @@ def test_a_family_is_named_after_its_environments():
         assert names
         assert all(find_family(name) is family for name in names)
         assert bool(family.recipes) == (family.open_source is not None) == bool(family.collectable)
-        assert (family.data_from == "oracle") == bool(family.recipes)
+        assert family.recipes
+        experts = {bool(recipe.bodies) for recipe in family.recipes}
+        assert experts == {family.data_from == "expert"}
     assert find_family("visual-antmaze-giant-navigate-v0") is FAMILIES["antmaze"]
     assert find_family("my-robot") is None
     assert find_family("cubes-v0") is None
@@ -112,8 +117,55 @@ SIZES = ("medium", "large", "giant", "teleport")
 
 def test_the_data_sets_are_those_of_the_recipe():
     manipulation = {f"{s}-{k}-v0" for s in SCENES for k in ("play", "noisy")}
-    mazes = {f"pointmaze-{s}-{k}-v0" for s in SIZES for k in ("navigate", "stitch")}
+    kinds = ("navigate", "stitch")
+    mazes = {f"{b}maze-{s}-{k}-v0" for b in ("point", "ant") for s in SIZES for k in kinds}
+    mazes |= {f"antmaze-{s}-explore-v0" for s in SIZES if s != "giant"}
+    mazes |= {f"humanoidmaze-{s}-{k}-v0" for s in SIZES[:3] for k in kinds}
+    mazes |= {f"antsoccer-{s}-{k}-v0" for s in ("arena", "medium") for k in kinds}
     assert set(RECIPES) == manipulation | mazes
+
+
+# OGBench's own: rows of an episode, training episodes, deviation of the action's noise
+PUBLISHED = """
+antmaze-medium-navigate 1001 1000 .2
+antmaze-large-navigate 1001 1000 .2
+antmaze-giant-navigate 2001 500 .2
+antmaze-teleport-navigate 1001 1000 .2
+antmaze-medium-stitch 201 5000 .2
+antmaze-large-stitch 201 5000 .2
+antmaze-giant-stitch 201 5000 .2
+antmaze-medium-explore 501 10000 1
+antmaze-large-explore 501 10000 1
+humanoidmaze-medium-navigate 2001 1000 .2
+humanoidmaze-giant-navigate 4001 1000 .2
+humanoidmaze-large-stitch 401 5000 .2
+humanoidmaze-giant-stitch 401 10000 .2
+antsoccer-arena-navigate 1001 1000 .2
+antsoccer-medium-navigate 1001 4000 .2
+antsoccer-arena-stitch 201 5000 .2
+antsoccer-medium-stitch 501 8000 .2
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("line", PUBLISHED, ids=lambda x: x.split()[0])
+def test_an_experts_data_sets_are_as_big_as_the_published_ones(line):
+    name, *numbers = line.split()
+    recipe = find_recipe(f"{name}-v0")
+    assert [recipe.steps, recipe.episodes, recipe.noise] == [*map(float, numbers)]
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=lambda body: body.name)
+def test_a_body_that_the_package_cannot_move_is_trained_first(body, tmp_path, monkeypatch):
+    monkeypatch.setattr(bodies, "SHIPPED", tmp_path)
+    name = next(name for name, recipe in RECIPES.items() if recipe.bodies[-1:] == (body,))
+    commands = how_to_collect(name, "data")
+    steps = {"ant": 400_000, "antball": 12_000_000, "humanoid": 40_000_000}[body.name]
+    assert f"expert --env {body.name} --steps {steps} --out {body.name}.safetensors" in commands
+    assert f"collect --env {name} --out data --expert" in commands
+    assert "--download" in commands
+    for each in RECIPES[name].bodies:
+        each.shipped.touch()
+    assert how_to_collect(name, "data") == f"sorl-fast collect --env {name} --out data"
 
 
 @pytest.mark.parametrize(
@@ -140,9 +192,9 @@ def test_episode_length(name, steps):
             "Run `sorl-fast collect --env cube-single-play-v0",
         ),
         ("scene-play-singletask-v0", "Run `sorl-fast collect --env scene-play-v0"),
-        ("antmaze-large-navigate-v0", "train --env antmaze-large-navigate-singletask-task1-v0"),
-        ("antsoccer-arena-navigate-singletask-task1-v0", "trained locomotion expert"),
-        ("humanoidmaze-medium-navigate-v0", "trained locomotion expert"),
+        ("antsoccer-arena-navigate-singletask-task1-v0", "--env antsoccer-arena-navigate-v0"),
+        ("antmaze-giant-explore-v0", "antmaze-{medium,large,teleport}-explore-v0"),
+        ("humanoidmaze-teleport-navigate-v0", "humanoidmaze-{medium,large,giant}"),
         ("cube-single-v0", "cube-{single,double"),
         ("cube-octuple-play-v0", "no data set that can be collected"),
         ("visual-cube-single-play-v0", "no data set that can be collected"),
