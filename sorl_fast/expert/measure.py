@@ -65,8 +65,8 @@ def measure(
     NumPy's global generator, from which the directions come, is left as it was. `check` is called at every
     step, and may raise to end this.
     """
+    before = np.random.get_state()  # noqa: NPY002 - the environments draw from it, also when made
     sampler, env = Sampler(policy), open_online(body)
-    before = np.random.get_state()  # noqa: NPY002 - the environments draw from it
     returns, lengths, metres = [], [], 0.0
     try:
         for episode in range(episodes):

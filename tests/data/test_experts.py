@@ -10,13 +10,15 @@ import pytest
 from collecting import Simulator, config, load
 from experts import make_expert, save_expert
 
+from sorl_fast import cli
 from sorl_fast.act.form import Direct
+from sorl_fast.act.policy_file import load as load_policy
 from sorl_fast.act.policy_file import save
 from sorl_fast.act.sampler import Sampler
 from sorl_fast.data import collect as module
 from sorl_fast.data.collect import run_recipe
 from sorl_fast.data.experts import actor_of, find_experts
-from sorl_fast.envs import bodies, find_recipe, open_source
+from sorl_fast.envs import bodies, find_preset, find_recipe, open_source
 from sorl_fast.envs.bodies import ANT, ANTBALL, BODIES, HUMANOID
 from sorl_fast.envs.recipe import collect_episode
 from sorl_fast.errors import BadInput
@@ -193,6 +195,23 @@ def test_ogbench_reads_the_files(tmp_path, monkeypatch, name, task):
     xy = ours["qpos"][inner][:, 15:17] if "soccer" in name else ours["qpos"][inner][:, :2]
     there = np.linalg.norm(xy - env.unwrapped.cur_goal_xy, axis=1) <= env.unwrapped._goal_tol
     np.testing.assert_array_equal(train["rewards"], there.astype(float) - 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["antmaze-giant-navigate", "humanoidmaze-large-navigate"])
+def test_a_preset_trains_on_them(tmp_path, monkeypatch, name):
+    recipe = dataclasses.replace(find_recipe(f"{name}-v0"), steps=20)
+    monkeypatch.setattr(module, "_run", Simulator(source_of(recipe)))
+    settings = config(tmp_path, env=recipe.dataset, episodes=2, expert=files_of(recipe, tmp_path))
+    run_recipe(settings, recipe, progress=False)
+    task, out = f"{name}-singletask-task1-v0", tmp_path / "run"
+    argv = ["train", "--env", task, "--data", str(tmp_path), "--out", str(out), "--no-progress"]
+    small = ["--steps", "2", "--hidden", "8", "--depth", "1", "--eval-every", "0"]
+    assert cli.main([*argv, *small]) == 0
+    policy = load_policy(out / "policy.safetensors")
+    preset = find_preset(task)
+    assert (policy.obs_dim, policy.act_dim) == (preset.obs_dim, preset.act_dim)
+    assert policy.env == task
 
 
 def test_every_body_has_a_maze():
