@@ -269,7 +269,7 @@ def path_flags(parser):
 def test_a_home_folder_is_expanded_everywhere(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     flags = list(path_flags(cli.make_parser()))
-    assert len(flags) == 13
+    assert len(flags) == 16
     for command, action in flags:
         assert action.type("~/x") == "/home/me/x", (command, action.dest)
 
@@ -293,7 +293,8 @@ def test_a_home_folder_that_is_not_there_is_named(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["collect", "expert", "train", "eval RUN", "recommend RUN --budget-us 1", "doctor"]
+    "command",
+    ["collect", "expert", "train", "sweep", "eval RUN", "recommend RUN --budget-us 1", "doctor"],
 )
 def test_every_command_that_shows_progress_can_be_quiet(command):
     parser = cli.make_parser()

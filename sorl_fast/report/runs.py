@@ -152,6 +152,8 @@ class Setting:
     @property
     def seeds(self) -> int:
         """How many seeds there are."""
+        if not self.where:  # they differ in nothing else
+            return len(self.runs)
         return len({run.train["seed"] for run in self.runs})
 
     def cell(self, steps: int | str, candidates: int, rule: str = str(ARGMAX)) -> Cell | None:

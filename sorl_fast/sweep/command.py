@@ -74,9 +74,8 @@ def _do(
                     raise Stopped(message)
     if _name_failures(jobs, table):
         return FAILED
-    print(
-        f"{len(jobs)} runs are done. What came of them: sorl-fast report {shlex.quote(sweep.out)}"
-    )
+    runs = f"{len(jobs)} runs are" if len(jobs) > 1 else "1 run is"
+    print(f"{runs} done. What came of them: sorl-fast report {shlex.quote(sweep.out)}")
     return 0
 
 

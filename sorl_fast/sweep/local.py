@@ -95,6 +95,7 @@ class LocalEngine:
     def __init__(self, slots: Sequence[Slot]) -> None:
         self._slots = slots
         self._stop, self._kill = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "LocalEngine":
         return self
@@ -118,6 +119,8 @@ class LocalEngine:
         """End every job at once."""
         self._stop.set()
         self._kill.set()
+        for thread in self._threads:
+            thread.join(timeout=5.0)
 
     def run(self, jobs: Sequence[Job], seconds: float) -> Iterator[Event | None]:
         """Do the jobs, in their order; yield what happens, and None after `seconds` without news."""
@@ -125,7 +128,7 @@ class LocalEngine:
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         for job in jobs:
             waiting.put(job)
-        threads = [
+        threads = self._threads = [
             threading.Thread(target=self._work, args=(slot, waiting, events), daemon=True)
             for slot in self._slots
         ]

@@ -15,6 +15,7 @@ from sorl_fast.learn.algorithms.bc import BcConfig
 from sorl_fast.learn.train import train
 from sorl_fast.sweep import job as job_module
 from sorl_fast.sweep import local
+from sorl_fast.sweep.command import _alone
 from sorl_fast.sweep.job import Outcome, last_words, run_job
 from sorl_fast.sweep.local import Event, LocalEngine, Slot, slots_of
 from sorl_fast.sweep.plan import Job
@@ -82,6 +83,24 @@ def test_the_engine_does_every_job_once_and_goes_on_after_a_failure(tmp_path, mo
     }  # fmt: skip
     assert "a fault of ours" in ended["mine/bc/seed1"].why
     assert sum(event.outcome is None for event in events) == 5
+
+
+def test_a_killed_engine_waits_for_its_children_to_be_gone(tmp_path, monkeypatch):
+    ended = []
+
+    def fake(job, *, kill, **_):
+        while not kill():
+            time.sleep(0.01)
+        ended.append(job.name)
+        return Outcome(job.name, -9)
+
+    monkeypatch.setattr(local, "run_job", fake)
+    with LocalEngine([Slot(1, None, None)]) as engine:
+        for event in engine.run(jobs_of(tmp_path, 3), 5.0):
+            if event == Event("mine/bc/seed0", None):
+                engine.kill()
+                assert ended == ["mine/bc/seed0"]
+    assert ended == ["mine/bc/seed0"]
 
 
 def test_a_stopped_engine_begins_no_other_job(tmp_path, monkeypatch):
@@ -211,29 +230,33 @@ def sweep_process(*args):
 @pytest.mark.slow
 def test_a_sweep_is_stopped_goes_on_and_equals_trainings_by_hand(own_file, tmp_path):
     """SIGTERM once a checkpoint is there: everything saves, and the same command ends the work."""
-    words = ["--methods", "bc", "--seeds", "0-1", "--steps", 600, "--checkpoint-every", 50]
+    words = ["--methods", "bc", "--seeds", "0-1", "--steps", 2000, "--checkpoint-every", 50]
     out = tmp_path / "s"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command(own_file, out, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    while not list(out.glob("**/checkpoints/0*")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
-    other = sweep_process(own_file, out, *words)
-    assert other.returncode == 2
-    assert "another sweep is running in" in other.stderr
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=120)[0]
+    ) as process:
+        while not list(out.glob("**/checkpoints/0*")) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[0]
     assert process.returncode == 75, said
     assert "stopped; all is saved" in said
     done = sweep_process(own_file, out, *words)
     assert done.returncode == 0, done.stderr
     assert "2 runs are done" in done.stdout
     for seed in range(2):
-        changes = {"steps": 600, "checkpoint_every": 50, "seed": seed, "val_every": 5000}
+        changes = {"steps": 2000, "checkpoint_every": 50, "seed": seed, "val_every": 5000}
         by_hand = config(own_file, tmp_path / f"hand{seed}", **changes)
         train(BcConfig(hidden=8, depth=1), by_hand, progress=False)
         assert_same_run(tmp_path / f"hand{seed}", out / "mine" / "bc" / f"seed{seed}")
+
+
+def test_one_sweep_at_a_time_in_a_folder(own_file, tmp_path, capsys):
+    argv = command(own_file, tmp_path / "s", "--methods", "bc")[3:]
+    with _alone(tmp_path / "s"):
+        assert cli.main(argv) == 2
+    assert "another sweep is running in" in capsys.readouterr().err
+    assert not (tmp_path / "s" / "mine").exists()
 
 
 @pytest.mark.slow
@@ -248,7 +271,7 @@ def test_a_run_that_diverges_fails_and_the_others_go_on(own_file, tmp_path, caps
     assert (out / "mine" / "bc" / "seed0" / "policy.safetensors").is_file()
     argv = command(own_file, out, "--methods", "bc", "--steps", 30)[3:]
     assert cli.main(argv) == 0  # nothing left of that one: no child is started
-    assert "1 runs are done" in capsys.readouterr().out
+    assert "1 run is done" in capsys.readouterr().out
     assert cli.main([*argv, "--lr", "0.1"]) == 2
     assert "lr was 0.0003 in" in capsys.readouterr().err
     assert cli.main([*argv, "--steps", "20"]) == 2
