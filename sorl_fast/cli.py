@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .atomic import write_bytes
-from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, TrainConfig
+from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, ImportConfig, TrainConfig
 from .envs import PRESETS, RECIPES, dataset_name
 from .errors import BadInput, Diverged, Stopped
 from .progress import at_terminal
@@ -153,6 +153,14 @@ def _collect(args: argparse.Namespace) -> int:
         f"{report.episodes} + {report.val_episodes} episodes in {report.train_path} and "
         f"{report.val_path.name}: {report.steps} steps in {report.seconds:.0f} s, {rate:.0f} a second"
     )
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from .importing import run_import, text_of
+
+    config = _make(ImportConfig, _given(args, ImportConfig))
+    print(text_of(run_import(args.source, config), config))
     return 0
 
 
@@ -416,6 +424,16 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     _add_flags(sub, CollectConfig, "collection")
     _add_progress(sub)
     sub.set_defaults(run_command=_collect)
+
+    sub = commands.add_parser(
+        "import",
+        help="transitions of Minari, LeRobotDataset v3, robomimic or D4RL into an .npz of your own",
+    )
+    sub.add_argument(
+        "source", metavar="SOURCE", help="a file, a folder, or the name of a Minari data set"
+    )
+    _add_flags(sub, ImportConfig, "import")
+    sub.set_defaults(run_command=_import)
 
     # no abbreviations: --meth would be read after the method has been chosen
     sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)

@@ -27,6 +27,7 @@ LEAVES = {
 ALLOWED = {
     "envs": set(),
     "data": {"envs", "simulate.workers"},
+    "importing": set(),
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
@@ -39,7 +40,7 @@ ALLOWED = {
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "learn", "ops", "simulate"),
+        *("act", "data", "envs", "importing", "learn", "ops", "simulate"),
         *("report", "recommend", "machine", "doctor"),
     },
     "bench": {
