@@ -430,7 +430,10 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         help="transitions of Minari, LeRobotDataset v3, robomimic or D4RL into an .npz of your own",
     )
     sub.add_argument(
-        "source", metavar="SOURCE", help="a file, a folder, or the name of a Minari data set"
+        "source",
+        metavar="SOURCE",
+        type=path_argument,
+        help="a file, a folder, or the name of a Minari data set",
     )
     _add_flags(sub, ImportConfig, "import")
     sub.set_defaults(run_command=_import)

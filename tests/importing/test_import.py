@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,50 @@ def test_minari(tmp_path, monkeypatch):
         assert rows["episodes whose end nothing marks"] == 1
         assert rows["episodes with the last step's next observation"] == 3
         assert rows["action high"] == pytest.approx([202, 203.1], abs=1.1)
+
+
+@pytest.mark.slow
+def test_what_minaris_own_recorder_writes(tmp_path, monkeypatch):
+    """An episode that ends, one that time cuts off, and a tail that was being recorded."""
+    pytest.importorskip("h5py")
+    pytest.importorskip("jax")  # which Minari's recorder needs
+    minari = pytest.importorskip("minari")
+    import gymnasium
+
+    class Count(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1000, 1000, (3,), np.float64)
+        action_space = gymnasium.spaces.Box(-1000, 1000, (2,), np.float64)
+
+        def reset(self, *, seed=None, options=None):
+            self.at, self.end = 0, options["end"]
+            return self._seen(), {"success": False}
+
+        def step(self, action):
+            self.at += 1
+            done = self.at == self.end
+            return self._seen(), self.at / 8, done, self.at == 5, {"success": done}
+
+        def _seen(self):
+            return self.at + np.arange(3) / 10
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with warnings.catch_warnings():  # of an author that nobody named
+        warnings.simplefilter("ignore")
+        recorder = minari.DataCollector(Count(), record_infos=True)
+        for end, steps in ((4, 4), (9, 5), (9, 2)):
+            recorder.reset(seed=0, options={"end": end, "minari_autoseed": False})
+            for t in range(steps):
+                recorder.step(np.array([t, -t], np.float64))
+        recorder.create_dataset("toy/recorded-v0")
+        recorder._tmp_dir.cleanup()  # which it leaves to the collector
+    arrays, found = imported("toy/recorded-v0", tmp_path)
+    check_next(arrays, [4, 5, 2])
+    np.testing.assert_allclose(arrays["rewards"] * 8, [1, 2, 3, 4, 1, 2, 3, 4, 5, 1, 2])
+    np.testing.assert_array_equal(arrays["actions"][:, 0], [0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1])
+    assert np.flatnonzero(arrays["masks"] == 0).tolist() == [3]
+    assert found["training"]["episodes ended by time"] == 2  # the recorder marks the tail so
+    arrays, _ = imported("toy/recorded-v0", tmp_path, reward="success", force=True)
+    assert arrays["rewards"].tolist() == [-1, -1, -1, 0] + [-1] * 7
 
 
 def test_minaris_arrow_and_its_long_episodes(tmp_path, monkeypatch):
