@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import write_bytes
-from .config import DEFAULT_METHOD, CollectConfig, EvalConfig, ExpertConfig, TrainConfig
+from .config import (
+    DEFAULT_METHOD,
+    CollectConfig,
+    EvalConfig,
+    ExpertConfig,
+    ImportConfig,
+    TrainConfig,
+)
 from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .flags import add_flags, flags_of, given, make
@@ -94,6 +101,14 @@ def _expert(args: argparse.Namespace) -> int:
         f"{report.steps} steps {done}. Expert: {report.path}, mean return {found['return']} over "
         f"{found['episodes']} episodes" + ("" if speed is None else f", {speed} m/s as directed")
     )
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from .importing import run_import, text_of
+
+    config = make(ImportConfig, given(args, ImportConfig))
+    print(text_of(run_import(args.source, config), config))
     return 0
 
 
@@ -394,6 +409,19 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     add_flags(sub, ExpertConfig, "expert")
     _add_progress(sub)
     sub.set_defaults(run_command=_expert)
+
+    sub = commands.add_parser(
+        "import",
+        help="transitions of Minari, LeRobotDataset v3, robomimic or D4RL into an .npz of your own",
+    )
+    sub.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=path_argument,
+        help="a file, a folder, or the name of a Minari data set",
+    )
+    add_flags(sub, ImportConfig, "import")
+    sub.set_defaults(run_command=_import)
 
     # no abbreviations: --meth would be read after the method has been chosen
     sub = commands.add_parser("train", help="train a policy", allow_abbrev=False)

@@ -191,6 +191,41 @@ class CollectConfig:
         check(ok, "seed", self.seed, "in [0, 2^63)")
 
 
+_CHOICES = {
+    "format": ("minari", "lerobot", "robomimic", "d4rl"),
+    "reward": ("recorded", "success", "success-at-end"),
+    "dones": ("auto", "task", "end"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """One import of another format's data into a file of a user's own."""
+
+    # fmt: off
+    out: str = option(help="the .npz to write; beside it NAME.json, which keeps what was found, and perhaps NAME-val.npz", path=True)
+    format: Literal["minari", "lerobot", "robomimic", "d4rl"] | None = option(None, help="of the source; left out: what it looks like")
+    observations: tuple[str, ...] | None = option(None, help="parts of an observation to join, in this order; left out: the only one")
+    reward: Literal["recorded", "success", "success-at-end"] = option("recorded", help="the source's own rewards; success: 0 in the step that reaches success, where the task ends, else -1; success-at-end: the same, where every episode's last step is taken for success")
+    dones: Literal["auto", "task", "end"] = option("auto", help="what dones of robomimic and LeRobot mean: the task's end, or only that of the recording; auto: the task's where they meet success")
+    episode_limit: int | None = option(None, help="steps after which time ends an episode, for files of D4RL without timeouts")
+    val_episodes: int = option(0, help="the last episodes, this many, become the validation data; 0: those that the source names, if any")
+    download: bool = option(False, help="let Minari download a data set that is not here")
+    force: bool = option(False, help="replace files that are there")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        check(self.out.endswith(".npz"), "out", self.out, "the path of an .npz file")
+        for name in ("format", "reward", "dones"):
+            value, there = getattr(self, name), _CHOICES[name]
+            ok = value in there or (name == "format" and value is None)
+            check(ok, name, value, f"one of {', '.join(there)}")
+        limit, val = self.episode_limit, self.val_episodes
+        ok = limit is None or (type(limit) is int and limit >= 1)
+        check(ok, "episode_limit", limit, "an integer of at least 1")
+        check(type(val) is int and val >= 0, "val_episodes", val, "an integer of at least 0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExpertConfig:
     """One training of an expert by SAC."""

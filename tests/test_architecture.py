@@ -29,6 +29,7 @@ ALLOWED = {
     "envs": set(),
     "data": {"envs", "simulate.workers", "act.policy_file", "act.sampler", "act.form"},
     "expert": {"envs", "act"},
+    "importing": set(),
     "ops": {"kernels", "_native"},
     "act": {"_native"},
     "simulate": {"envs", "act"},
@@ -42,7 +43,7 @@ ALLOWED = {
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "expert", "learn", "ops", "simulate"),
+        *("act", "data", "envs", "expert", "importing", "learn", "ops", "simulate"),
         *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {

@@ -262,14 +262,14 @@ def path_flags(parser):
     (commands,) = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for command, sub in commands.choices.items():
         for action in sub._actions:
-            if action.metavar in ("FILE", "DIR", "RUN", "OUT", "DATA"):
+            if action.metavar in ("FILE", "DIR", "RUN", "OUT", "DATA", "SOURCE"):
                 yield command, action
 
 
 def test_a_home_folder_is_expanded_everywhere(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     flags = list(path_flags(cli.make_parser()))
-    assert len(flags) == 16
+    assert len(flags) == 18
     for command, action in flags:
         assert action.type("~/x") == "/home/me/x", (command, action.dest)
 
