@@ -27,9 +27,9 @@ from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .flags import add_flags, flags_of, given, make
 from .flags import path_argument as path_argument
-from .progress import Shown, at_terminal
+from .progress import at_terminal
 from .progress import progress as show_progress
-from .stopping import StopFlag, stop_flag
+from .stopping import stoppable
 from .sweep.arguments import add_arguments, read
 from .version import __version__
 
@@ -250,8 +250,9 @@ def _eval(args: argparse.Namespace) -> int:
     else:
         kept = Path(args.json) if args.json else None
     record = None if kept is None else record_path(kept)
+    kept_in = "" if record is None else f"finished episodes are kept in {record}"
     shown = show_progress(" episodes", shown=args.progress)
-    with shown as bar, _stoppable(record, bar) as progress:
+    with shown as bar, stoppable(bar, kept_in) as progress:
         result = evaluate(
             policy, config, env=args.env, progress=progress, record=record, fresh=args.fresh
         )
@@ -270,33 +271,6 @@ def _eval(args: argparse.Namespace) -> int:
         write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
     print(terminal_table(result))
     return 0
-
-
-class _Stopping(Shown):
-    """A progress at whose every call a stop that was asked for happens."""
-
-    def __init__(self, shown: Shown, stop: StopFlag) -> None:
-        self._shown, self._stop = shown, stop
-
-    def __call__(self, done: int, total: int) -> None:
-        self._stop.check()
-        self._shown(done, total)
-
-    def more_steps(self, steps: int) -> None:
-        self._shown.more_steps(steps)
-
-
-@contextmanager
-def _stoppable(record: Path | None, progress: Shown) -> Iterator[Shown]:
-    """Yield a progress that SIGTERM or Ctrl-C make end an evaluation whose episodes are recorded."""
-    if record is None:
-        yield progress
-        return
-    message = (
-        f"stopped; finished episodes are kept in {record}. Give the same command again to go on"
-    )
-    with stop_flag(message, second_interrupts=True) as stop:
-        yield _Stopping(progress, stop)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .errors import Stopped
+from .progress import Shown
 
 
 class StopFlag:
@@ -59,3 +60,31 @@ def stop_flag(message: str = "stopped", *, second_interrupts: bool = False) -> I
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class _Stopping(Shown):
+    """A progress at whose every call a stop that was asked for happens."""
+
+    def __init__(self, shown: Shown, stop: StopFlag) -> None:
+        self._shown, self._stop = shown, stop
+
+    def __call__(self, done: int, total: int) -> None:
+        self._stop.check()
+        self._shown(done, total)
+
+    def more_steps(self, steps: int) -> None:
+        self._shown.more_steps(steps)
+
+
+@contextmanager
+def stoppable(progress: Shown, kept: str) -> Iterator[Shown]:
+    """Yield a progress at whose calls SIGTERM or Ctrl-C end what runs, which says what is `kept`.
+
+    With "" nothing is kept, and the signals do what they did.
+    """
+    if not kept:
+        yield progress
+        return
+    message = f"stopped; {kept}. Give the same command again to go on"
+    with stop_flag(message, second_interrupts=True) as stop:
+        yield _Stopping(progress, stop)
