@@ -2,7 +2,7 @@
 
 A row has the observation and the action commanded in that frame; next.reward, next.done and next.success,
 where there are any, are of the step from it. There is no observation behind an episode's last frame. Read
-with pyarrow alone: lerobot itself wants other versions of torch and numpy than those pinned here.
+with pyarrow alone: lerobot itself did not install beside the versions pinned here.
 """
 
 import json
