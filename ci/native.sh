@@ -3,7 +3,7 @@
 #
 #   ci/native.sh [STAGE...]       all of them without an argument, in this order
 #
-#   tools    installs what the others need (Debian; as root)
+#   tools    installs what the others, and the tests of the reports in a browser, need (Debian; as root)
 #   gcc      builds with g++, warnings as errors; runs the C++ tests; looks at the exported names
 #   clang    the same with clang
 #   realtime SORL_REALTIME_CALLS (1,000,000) calls of every instruction set without an allocation, lock, system
@@ -43,7 +43,7 @@ tests() { # folder, options of ctest
 stage_tools() {
   apt-get update -qq
   apt-get install -y -qq --no-install-recommends ccache cmake g++ clang llvm libclang-rt-14-dev \
-    g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind pkg-config > /dev/null
+    g++-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind pkg-config chromium > /dev/null
 }
 
 stage_gcc() {
