@@ -165,6 +165,7 @@ def test_ports():
         model = onnx.load_from_string(onnx_model(policy, PolicyChoice(**way)))
         shape = lambda p: [d.dim_param or d.dim_value for d in p.type.tensor_type.shape.dim]  # noqa: E731
         assert (model.opset_import[0].version, model.ir_version) == (20, 9)
+        assert onnx.helper.find_min_ir_version_for(model.opset_import) == 9
         return [{p.name: shape(p) for p in ps} for ps in (model.graph.input, model.graph.output)]
 
     inputs, outputs = ports(policy_with(), steps=2, candidates=4, rule="soft")
