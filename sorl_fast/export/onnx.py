@@ -248,6 +248,7 @@ class _Sampler:
         values = list(dict.fromkeys(self.checked))
         x = g.node("Concat", *values, axis=1) if len(values) > 1 else values[0]
         fine = g.node("Reshape", g.finite(x), g.integers(-1, self.N))
+        # whatever a runtime's products and GELU make of an infinity
         return g.node("And", fine, g.finite("obs"))
 
 

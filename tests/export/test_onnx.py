@@ -1,5 +1,7 @@
 """The exported graph against the numpy Sampler: schedules, rules, forms, what is not finite, any batch."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from forms import FORMS, form_policy
@@ -21,6 +23,10 @@ RULES = [
 ]
 runtimes = pytest.mark.parametrize("name", RUNTIMES)
 FLOAT32 = 1e-5
+
+
+def form_steps(form):
+    return FORMS[form].steps[-1]
 
 
 def run_of(name, policy, way):
@@ -92,7 +98,7 @@ def test_forms(form):
 @pytest.mark.parametrize("form", ["euler", "tanh noisy", "diffusion", "residual"])
 def test_forms_in_openvino(form):
     policy = form_policy(FORMS[form])
-    way = PolicyChoice(steps=policy.train_steps[-1], candidates=3)
+    way = PolicyChoice(steps=form_steps(form), candidates=3)
     same("openvino", policy, way, batches=(2,))
 
 
@@ -133,6 +139,23 @@ def test_a_candidate_whose_q_overflows_is_rejected(name, q_agg):
     policy = policy_with(q_agg=q_agg, critic_out=3e38)
     _, good = same(name, policy, PolicyChoice(steps=1, candidates=3))
     assert good.all() == (q_agg == "min")  # 3e38 + 3e38
+
+
+@runtimes
+@pytest.mark.parametrize("form", ["diffusion", "tanh reading", "direct noisy"])
+def test_what_overflows_is_not_clipped_into_an_action(name, form):
+    policy = form_policy(FORMS[form])
+    *first, (w, b), (last, out) = policy.actor
+    huge = (np.full_like(last, 3e38), out)
+    policy = dataclasses.replace(policy, actor=(*first, (w, b + 100), huge))
+    _, good = same(name, policy, PolicyChoice(steps=form_steps(form), candidates=2))
+    assert not good.any()
+
+
+def test_of_two_neither_is_nearer():
+    """Rounding must not decide: the first of the two, by a part of one."""
+    way = PolicyChoice(steps=1, candidates=2, rule="nearest:1/2")
+    same("onnxruntime", policy_with(), way, batches=(100,))
 
 
 def test_the_draw_is_the_counters():
