@@ -1,6 +1,7 @@
 """`sorl-fast export`: what it writes, what it refuses, and that a wrong graph is never left behind."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -133,6 +134,12 @@ def test_without_a_runtime_it_says_what_to_install(path, tmp_path, monkeypatch, 
     monkeypatch.setattr(command, "installed", list)
     assert run(path, "--out", str(tmp_path / "a.onnx")) == 2
     assert "pip install 'sorl-fast[export]'" in capsys.readouterr().err
+
+
+def test_without_onnx_it_says_what_to_install(path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert run(path, "--out", str(tmp_path / "a.onnx")) == 2
+    assert "onnx is not installed: pip install 'sorl-fast[export]'" in capsys.readouterr().err
 
 
 def test_a_folder_that_takes_nothing_is_named(path, tmp_path, capsys):

@@ -9,7 +9,7 @@ from policies import make_policy
 
 from sorl_fast import Sampler
 from sorl_fast.act.choice import PolicyChoice
-from sorl_fast.act.philox import uniforms
+from sorl_fast.act.philox import normals, uniforms
 from sorl_fast.act.session import Status, rest
 from sorl_fast.action_map import ActionMap
 from sorl_fast.export.check import inputs_of, make_case
@@ -169,6 +169,20 @@ def test_the_draw_is_the_counters():
     assert len(drawn) == 8
     assert set(inputs_of(policy, way, case)) == {"obs", "noise", "u"}
     np.testing.assert_array_equal(case.u, uniforms(7, 4))
+
+
+@pytest.mark.parametrize("form", [None, "diffusion"])
+def test_with_a_seeds_noise_it_acts_as_a_sampler_with_that_seed(form):
+    policy = policy_with() if form is None else form_policy(FORMS[form])
+    steps = 4 if form is None else form_steps(form)
+    way = PolicyChoice(steps=steps, candidates=3, rule="soft")
+    obs = np.random.default_rng(0).standard_normal((4, 3), np.float32)
+    drawn = [normals(11, 4, 3, 2, draw=draw) for draw in range(policy.draws)]
+    noise = drawn[0] if len(drawn) == 1 else np.stack(drawn, axis=2)
+    u = uniforms(11, 4).astype(np.float32)
+    actions, _ = run_of("onnxruntime", policy, way)({"obs": obs, "noise": noise, "u": u})
+    wanted = Sampler(policy).act(obs, steps, 3, rule="soft", seed=11)
+    np.testing.assert_allclose(actions, wanted, rtol=0, atol=FLOAT32)
 
 
 def test_better_counts_exactly():
