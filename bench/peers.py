@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from sorl_fast.act.backends.native import import_native, make_model
+from sorl_fast.act.choice import PolicyChoice
 from sorl_fast.act.policy_file import Policy
+from sorl_fast.act.schedule import schedule_of
 from sorl_fast.errors import BadInput
-from sorl_fast.layout import LETTERS
+from sorl_fast.export.onnx import plain_model
+from sorl_fast.export.program import Program, draws_read, program_of
 
-from .forms import Program, draws_read, program_of
 from .harness import Contender, Floats, Running
 from .shapes import THREADS, Cell
 
@@ -216,120 +218,9 @@ class Torch:
 
 
 def onnx_model(policy: Policy, cell: Cell) -> bytes:
-    """Return the whole sampler of a cell as one ONNX graph, unrolled, for ONNX Runtime and OpenVINO.
-
-    Inputs obs [B, O] and draw0, draw1, ... [B, N, A], those of `forms.draws_read`; output actions [B, A];
-    all float32 with static shapes.
-    Written node by node rather than exported from torch: the graph is the one that the exporter makes
-    (Gemm, Gelu, LayerNormalization), in milliseconds instead of many seconds, and without the exporter's
-    packages.
-    """
-    from onnx import TensorProto, checker, helper, numpy_helper
-
-    B, M, N, O, A, _ = cell
-    R = B * N
-    program = program_of(policy, M)
-    nodes: list[Any] = []
-    constants: dict[str, Any] = {}
-
-    def constant(name: str, value: Any) -> str:
-        constants.setdefault(name, numpy_helper.from_array(np.asarray(value), name))
-        return name
-
-    def node(kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        output = output or f"{kind}_{len(nodes)}"
-        nodes.append(helper.make_node(kind, inputs, [output], **attributes))
-        return output
-
-    def weights(name: str, value: Any) -> str:
-        return constant(name, np.ascontiguousarray(value))
-
-    def network(prefix: str, layers: Sequence[Sequence[Any]], x: str) -> str:
-        for i, layer in enumerate(layers):
-            w, b, *norm = (
-                weights(f"{prefix}/{i}/{part}", a) for part, a in zip(LETTERS, layer, strict=False)
-            )
-            x = node("Gemm", x, w, b)
-            if i + 1 < len(layers):
-                x = node("Gelu", x, approximate="tanh")
-            if norm:
-                x = node("LayerNormalization", x, *norm, axis=-1, epsilon=1e-6)
-        return x
-
-    def column(name: str, *values: float) -> str:
-        return constant(name, np.tile(np.array(values, np.float32), (R, 1)))
-
-    def times(x: str, name: str, factor: float) -> str:
-        return node("Mul", x, constant(name, np.float32(factor)))
-
-    def clipped(x: str, name: str, bound: float | None) -> str:
-        if bound is None:
-            return x
-        low, high = constant(f"{name}/low", np.float32(-bound)), np.float32(bound)
-        return node("Clip", x, low, constant(f"{name}/high", high))
-
-    def by_candidate(x: str, width: int) -> str:
-        x = node("Unsqueeze", x, constant("one", np.array([1])))
-        x = node("Expand", x, constant(f"wide{width}", np.array([B, N, width])))
-        return node("Reshape", x, constant(f"rows{width}", np.array([R, width])))
-
-    obs = "obs"
-    if policy.obs_mean is not None and policy.obs_std is not None:
-        centred = node("Sub", obs, weights("obs_mean", policy.obs_mean))
-        obs = node("Div", centred, weights("obs_std", policy.obs_std))
-    rows = by_candidate(obs, O) if N > 1 else obs
-    ports = [f"draw{i}" for i in range(len(program.draws))]
-    unread = [node("Reshape", draw, constant("flat", np.array([R, A]))) for draw in ports]
-    z = unread.pop(0) if program.reads_z else ""
-    for i, step in enumerate(program.steps):
-        inputs = [rows, z] if z else [obs]
-        if program.reads_time:
-            inputs.append(column(f"time{i}", step.time, step.log2_steps))
-        x = node("Concat", *inputs, axis=1) if len(inputs) > 1 else obs
-        v = network("actor", _actor(policy, program), x)
-        if program.squashes:
-            v = node("Tanh", v)
-        if not z and N > 1:
-            v = by_candidate(v, A)
-        if step.gain != 1:
-            v = times(v, f"gain{i}", step.gain)
-        if step.keep == 0:
-            z = v
-        else:
-            z = node("Add", z if step.keep == 1 else times(z, f"keep{i}", step.keep), v)
-        if step.noise:
-            added = times(unread.pop(0), f"noise{i}", step.noise)
-            z = node("Add", z, clipped(added, "noise_clip", program.noise_clip))
-        z = clipped(z, "clip", program.clip)
-    low, high = weights("low", policy.action_low), weights("high", policy.action_high)
-    if N == 1:
-        node("Min", node("Max", z, low), high, output="actions")
-    else:
-        z = node("Min", node("Max", z, low), high)
-        x = node("Concat", rows, z, column("k", float(M)), axis=1)
-        q = [
-            network(f"critic{e}", [[a[e] for a in layer] for layer in policy.critic], x)
-            for e in range(policy.ensemble)
-        ]
-        best = node("Sum" if policy.q_agg == "mean" else "Min", *q)  # a mean's factor ranks nothing
-        best = node("Reshape", best, constant("by_row", np.array([B, N])))
-        best = node("ArgMax", best, axis=1, keepdims=0)
-        won = node("Add", best, constant("first", np.arange(B) * N))
-        node("Gather", z, won, output="actions", axis=0)
-
-    def port(name: str, *shape: int) -> Any:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    graph = helper.make_graph(
-        nodes,
-        "sampler",
-        [port("obs", B, O), *(port(name, B, N, A) for name in ports)],
-        [port("actions", B, A)],
-        list(constants.values()),
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    checker.check_model(model)
-    return bytes(model.SerializeToString())
+    """Return the whole sampler of a cell as one plain ONNX graph, for ONNX Runtime and OpenVINO."""
+    way = PolicyChoice(steps=schedule_of(cell.steps), candidates=cell.candidates)
+    return plain_model(policy, way, cell.batch)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .config import (
 )
 from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
+from .export.arguments import add_arguments as add_export_arguments
 from .flags import add_flags, flags_of, given, make
 from .flags import path_argument as path_argument
 from .progress import at_terminal
@@ -315,6 +316,15 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
+def _export(args: argparse.Namespace) -> int:
+    with _extra("export"):
+        from .export.command import export
+
+        way = (args.steps, args.candidates, args.rule, args.precision)
+        print(export(_policy_path(args.run)[0], args.out, *way))
+    return 0
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import examine, text
 
@@ -522,6 +532,12 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     )
     _add_progress(sub)
     sub.set_defaults(run_command=_recommend)
+
+    sub = commands.add_parser(
+        "export", help="a policy's whole sampler as one graph, for ONNX runtimes"
+    )
+    add_export_arguments(sub)
+    sub.set_defaults(run_command=_export)
 
     sub = commands.add_parser(
         "doctor", help="what is on this machine, and whether every backend computes the same"

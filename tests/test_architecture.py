@@ -29,6 +29,7 @@ ALLOWED = {
     "envs": set(),
     "data": {"envs", "simulate.workers", "act.policy_file", "act.sampler", "act.form"},
     "expert": {"envs", "act"},
+    "export": {"act"},
     "importing": set(),
     "ops": {"kernels", "_native"},
     "act": {"_native"},
@@ -43,13 +44,14 @@ ALLOWED = {
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "expert", "importing", "learn", "ops", "simulate"),
+        *("act", "data", "envs", "expert", "export", "importing", "learn", "ops", "simulate"),
         *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {
         "act",
         "data",
         "envs",
+        "export",
         "learn",
         "ops",
         "simulate",

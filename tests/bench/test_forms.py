@@ -14,6 +14,7 @@ from sorl_fast.bench.peers import OnnxRuntime, OpenVino, SorlFast, Torch, onnx_m
 from sorl_fast.bench.shapes import Cell
 
 from sorl_fast.act.form import Diffusion, Direct, Euler, Tanh
+from sorl_fast.export.program import program_of
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.method import Export
 
@@ -134,7 +135,7 @@ def test_a_graph_reads_only_what_the_form_reads():
     assert graph(ALL["direct reading"], 4)[:2] == (["obs", "draw0"], 5)
     # z_0, and the noise of the steps that add any
     assert graph(ALL["diffusion"], 4)[:2] == (["obs", "draw0", "draw1", "draw2"], 7)
-    assert forms.program_of(policy_of(ALL["diffusion"]), 5).draws == (0, 1, 3)
+    assert program_of(policy_of(ALL["diffusion"]), 5).draws == (0, 1, 3)
 
 
 def test_an_actor_that_reads_no_noise_counts_once():

@@ -1,0 +1,50 @@
+"""The runtimes that a graph is tried in: what they make of it, called by the names of its inputs."""
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+# inputs by name -> actions, good
+Run = Callable[[Mapping[str, Array]], tuple[Array, Array]]
+
+
+def _onnxruntime(data: bytes) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        actions, good = session.run(["actions", "good"], dict(inputs))
+        return actions, good
+
+    return run
+
+
+def _openvino(data: bytes) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(data), "CPU", settings)
+
+    def run(inputs: Mapping[str, Array]) -> tuple[Array, Array]:
+        results = compiled(dict(inputs))
+        actions, good = (np.array(results[name]) for name in ("actions", "good"))
+        return actions, good.astype(bool)
+
+    return run
+
+
+RUNTIMES: dict[str, Callable[[bytes], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+
+
+def installed() -> list[str]:
+    """Return the names of the runtimes that are installed."""
+    return [name for name in RUNTIMES if find_spec(name) is not None]
