@@ -184,6 +184,7 @@ class Loop {
   Answer answer_;
 };
 
+long least = Loop::kRound;  // calls of each kind; fewer if main is told so: under qemu they are slow
 bool memory_locked = true;  // in all of them: else a few page faults are let pass
 
 void test_allocations_and_faults(const Policy& policy, Precision precision, Isa isa, long calls) {
@@ -196,7 +197,7 @@ void test_allocations_and_faults(const Policy& policy, Precision precision, Isa 
     const long before = counted();
     rusage start{}, end{};
     getrusage(RUSAGE_SELF, &start);
-    const long n = std::max(Loop::kRound, threads == 1 ? calls : calls / 100);
+    const long n = std::max(least, threads == 1 ? calls : calls / 100);
     for (long i = 0; i < n; ++i) loop.act(i);
     getrusage(RUSAGE_SELF, &end);
     if (locked) munlockall();
@@ -235,7 +236,7 @@ void test_no_system_call(const Policy& policy, Precision precision, Isa isa) {
       loop.act(1);
       if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0) _exit(3);
       if (misbehave) syscall(SYS_getpid);
-      for (long i = 0; i < Loop::kRound; ++i) loop.act(i);
+      for (long i = 0; i < least; ++i) loop.act(i);
       syscall(SYS_exit, 0);
     }
     int status = 0;
@@ -523,10 +524,11 @@ void test_choice() {
 
 }  // namespace
 
-// The number of calls of the allocation and fault test, for each instruction set: 2,000 if not given. And
+// The number of calls of the allocation and fault test, for each instruction set: a round if not given. And
 // the one instruction set to test: all of the machine's if not given.
 int main(int argc, char** argv) {
-  const long calls = argc > 1 ? std::atol(argv[1]) : 2000;
+  const long calls = argc > 1 ? std::atol(argv[1]) : Loop::kRound;
+  least = std::min(least, calls);
   const std::string only = argc > 2 ? argv[2] : "";
   Spec small;
   small.obs_dim = 4;
