@@ -184,7 +184,7 @@ def test_a_copy_of_a_runs_evaluation_is_the_same(tmp_path, evaluated):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "terminate"])
-def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, sig):
+def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, request, sig):
     def evaluate(policy, config, *, progress, **_):
         progress(0, 2)
         progress.more_steps(1)
@@ -193,6 +193,9 @@ def test_a_stopped_evaluation_says_how_to_go_on(tmp_path, monkeypatch, capsys, s
         raise AssertionError("it went on")
 
     monkeypatch.setattr("sorl_fast.simulate.evaluate.evaluate", evaluate)
+    # a shell ignores Ctrl-C for what it starts in the background, and so would these tests there
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, ignored))
     before = signal.getsignal(signal.SIGTERM)
     policy = tmp_path / "policy.safetensors"
     policy.touch()
