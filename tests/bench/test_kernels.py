@@ -314,8 +314,8 @@ def test_the_main_case_is_built_for_every_target():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_kernel_is_within_its_budget(capsys):
-    """In the main precision on two targets; `sorl-bench kernels --aot`, before a release, takes all."""
+    """In the main precision on one target; `sorl-bench kernels --aot`, before a release, takes all."""
     if bench.version("triton") != bench.TRITON:
         pytest.skip(f"the budgets are of triton {bench.TRITON}")
-    code = main(["kernels", "--aot", "--main", "--targets", "sm_90,gfx942"])
+    code = main(["kernels", "--aot", "--main", "--targets", "sm_90"])
     assert code == 0, capsys.readouterr().out
