@@ -27,9 +27,9 @@ from torch import Tensor
 
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_file
-from sorl_fast.cli import path_argument
 from sorl_fast.data.dataset import TransitionData
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig, Steps
 from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import KeyedNoise

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from sorl_fast.atomic import write_file
-from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 
 from .aot import SHARED_LIMIT, TARGETS
 

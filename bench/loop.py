@@ -25,8 +25,8 @@ import numpy as np
 from sorl_fast.act import policy_file
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes
-from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 
 from . import harness, peers, shapes
 from .harness import Contender, Figures

@@ -15,8 +15,8 @@ import numpy as np
 
 from sorl_fast.act.sampler import Sampler
 from sorl_fast.atomic import write_bytes
-from sorl_fast.cli import path_argument
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 
 from . import harness, peers, shapes
 from .shapes import Cell

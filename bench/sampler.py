@@ -21,9 +21,9 @@ from sorl_fast.act import policy_file
 from sorl_fast.act.form import SHORTCUT
 from sorl_fast.act.policy_file import Policy
 from sorl_fast.atomic import write_bytes, write_file
-from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 
 from . import against, forms, harness, peers, shapes
 from .harness import Contender, Figures, Running

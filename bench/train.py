@@ -27,9 +27,9 @@ from sorl_fast import ops
 from sorl_fast.act.backends.native import import_native
 from sorl_fast.atomic import write_file
 from sorl_fast.batch import Batch
-from sorl_fast.cli import path_argument
 from sorl_fast.cores import available_cores
 from sorl_fast.errors import BadInput
+from sorl_fast.flags import path_argument
 from sorl_fast.learn.algorithms.sorl import Sorl, Steps
 from sorl_fast.learn.noise import GeneratorNoise, Noise
 

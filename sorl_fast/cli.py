@@ -26,8 +26,7 @@ from .config import (
 from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .export.arguments import add_arguments as add_export_arguments
-from .flags import add_flags, flags_of, given, make
-from .flags import path_argument as path_argument
+from .flags import add_flags, flags_of, given, make, path_argument
 from .progress import at_terminal
 from .progress import progress as show_progress
 from .stopping import stoppable

@@ -4,9 +4,11 @@ import hashlib
 import json
 
 import numpy as np
+import pytest
 from policies import make_policy
 
-from sorl_fast.act.policy_file import dumps
+from sorl_fast import BadInput
+from sorl_fast.act.policy_file import dumps, loads
 
 POLICY = make_policy(normalise=True)
 DATA = dumps(POLICY)
@@ -30,6 +32,22 @@ def seal(header, meta, body):
     text += b" " * (-len(text) % 8)
     data = len(text).to_bytes(8, "little") + text + body
     return data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode(), 1)
+
+
+def seal_any(header, meta, body):
+    """`seal` of a file that is not `DATA`: whatever its digest was, it is made anew."""
+    return seal(header, meta | {"sha256": DIGEST}, body)
+
+
+def refused(data, message):
+    """Expect the loader to refuse a file, briefly, in words with `message` among them."""
+    with pytest.raises(BadInput) as caught:
+        loads(data, "the/file")
+    text = str(caught.value)
+    assert text.startswith("policy file the/file: ")
+    assert message in text, text
+    assert len(text) < 1000
+    return text
 
 
 def seal_text(text, body=b""):

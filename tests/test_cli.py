@@ -15,7 +15,7 @@ import pytest
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
-from sorl_fast.flags import given, make
+from sorl_fast.flags import given, make, path_argument
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
 
@@ -284,8 +284,8 @@ def test_a_home_folder_in_one_word_with_its_flag(monkeypatch, tmp_path):
     args = cli.make_parser().parse_args(["train", "--out=~/x", "--data=~root/d", "--env=~e"])
     assert (args.out, args.env) == ("/home/me/x", "~e")
     assert args.data == f"{pwd.getpwnam('root').pw_dir}/d"
-    assert cli.path_argument("") == ""
-    assert cli.path_argument("a/~b") == "a/~b"
+    assert path_argument("") == ""
+    assert path_argument("a/~b") == "a/~b"
 
 
 def test_a_home_folder_that_is_not_there_is_named(capsys):

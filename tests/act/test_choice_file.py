@@ -9,8 +9,8 @@ import pytest
 from acting import observations
 from forms import FORMS, form_policy
 from policies import make_policy
-from policy_bytes import check_same, unpack
-from policy_bytes import seal as seal_blank
+from policy_bytes import check_same, refused, unpack
+from policy_bytes import seal_any as seal
 
 from sorl_fast import BadInput, Sampler
 from sorl_fast.act.choice import PolicyChoice
@@ -32,19 +32,6 @@ each = pytest.mark.parametrize("values", CHOICES.values(), ids=CHOICES)
 def chosen(values=CHOICES["medoid"], policy=None):
     policy = make_policy(normalise=True) if policy is None else policy
     return dataclasses.replace(policy, choice=PolicyChoice(**values))
-
-
-def seal(header, meta, body):
-    return seal_blank(header, meta | {"sha256": "0" * 64}, body)
-
-
-def refused(data, message):
-    with pytest.raises(BadInput) as caught:
-        loads(data, "the/file")
-    text = str(caught.value)
-    assert text.startswith("policy file the/file: ")
-    assert message in text, text
-    assert len(text) < 1000
 
 
 @each
