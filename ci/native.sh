@@ -5,10 +5,10 @@
 #
 #   tools    installs what the others, and the tests of the reports in a browser, need (Debian; as root)
 #   gcc      builds with g++, without a warning; runs the C++ tests; looks at the exported names
-#   clang    the same with clang
 #   realtime SORL_REALTIME_CALLS (1,000,000) calls of every instruction set without an allocation, lock, system
 #            call or page fault; not among "all of them": before a release
-#   asan     the C++ tests under the address and undefined-behaviour sanitizers
+#   asan     builds with clang, without a warning, under the address and undefined-behaviour sanitizers; runs
+#            the C++ tests
 #   tsan     the threads' test under the thread sanitizer
 #   old      runs the C++ tests of the library as g++ builds it on a processor of 2008 that has no AVX (under qemu)
 #   aarch64  cross-builds, runs the C++ tests under qemu, and looks for NEON in the disassembly
@@ -73,14 +73,8 @@ stage_realtime() {
     { echo "without the right to lock memory (ulimit -l), seccomp and glibc not all was looked at"; return 1; }
 }
 
-stage_clang() {
-  configure clang -DSORL_TESTS=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang
-  make clang
-  tests clang
-}
-
 stage_asan() {
-  configure asan -DSORL_TESTS=ON -DSORL_SANITIZE=address,undefined
+  configure asan -DSORL_TESTS=ON -DSORL_SANITIZE=address,undefined -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_C_COMPILER=clang
   make asan
   # test_realtime replaces malloc, as the sanitizer does
   UBSAN_OPTIONS=print_stacktrace=1 tests asan -E test_realtime
@@ -149,7 +143,7 @@ stage_fuzz() {
 }
 
 mkdir -p "$build"
-for stage in ${@:-tools gcc clang asan tsan old aarch64 fuzz}; do
+for stage in ${@:-tools gcc asan tsan old aarch64 fuzz}; do
   echo "== native: $stage"
   "stage_$stage"
 done

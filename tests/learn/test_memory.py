@@ -33,7 +33,7 @@ def test_the_papers_network_trains_within_a_gigabyte(tmp_path, precision):
     }
     np.savez(tmp_path / "own.npz", **arrays)
     argv = ["train", "--env", "mine", "--q-coef", "1", "--data", str(tmp_path / "own.npz")]
-    argv += ["--out", str(tmp_path / "run"), "--steps", "40", "--log-every", "10"]
+    argv += ["--out", str(tmp_path / "run"), "--steps", "12", "--log-every", "4"]
     done = subprocess.run(
         [sys.executable, "-c", TRAIN, *argv, "--precision", precision],
         capture_output=True,
