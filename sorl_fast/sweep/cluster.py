@@ -93,14 +93,14 @@ class RayEngine:
         self._cores = sweep.threads or max(1, min(MAX_THREADS, share, max(cpus, default=1)))
         self._part = 1 / sweep.jobs_per_gpu if gpu else 0.0
         self._at_once = sweep.jobs or jobs
-        fits = [
-            node.get("CPU", 0) >= self._cores and node.get("GPU", 0) >= self._part for node in nodes
-        ]
-        if not any(fits):
+        gpus = [node.get("GPU", 0.0) for node in nodes]
+        if not any(n >= self._cores and g >= self._part for n, g in zip(cpus, gpus, strict=True)):
             ray.shutdown()
+            has = [f"{n}{f' and {g:g} GPUs' * gpu}" for n, g in zip(cpus, gpus, strict=True)]
             raise BadInput(
-                f"no node of the cluster has {self._cores} CPUs{' and a GPU' * gpu} for a run: "
-                f"they have {', '.join(map(str, cpus)) or 'none'}. Set --threads"
+                f"no node of the cluster has {self._cores} CPUs{f' and {self._part:.3g} GPU' * gpu} for "
+                f"a run: they have {', '.join(has) or 'none'}. Set --threads"
+                f"{', --jobs-per-gpu, or --device cpu' * gpu}"
             )
         self._mark = out / f"{_MARK}{uuid.uuid4().hex[:8]}"
         self._begun, self._stop = Path(f"{self._mark}-begun"), Path(f"{self._mark}-stop")
@@ -121,7 +121,8 @@ class RayEngine:
     @property
     def room(self) -> str:
         """What it has room for, in words."""
-        gpu = f" and {self._part:.3g} of a GPU" if self._part else ""
+        part = "a GPU" if self._part == 1 else f"{self._part:.3g} of a GPU"
+        gpu = f" and {part}" if self._part else ""
         return f"on Ray, {self._total} CPUs in all, {self._cores}{gpu} each"
 
     def stop(self) -> None:

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,56 @@ def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
     sweep = SweepConfig(methods=("bc",), envs=("mine",), data="d", out="o", engine="ray")
     with pytest.raises(BadInput, match=r"pip install 'sorl-fast\[cluster\]'"):
         cluster.RayEngine(sweep, 1, tmp_path, False)
+
+
+class Cluster(types.ModuleType):
+    """Ray, as far as it is asked for before a task runs: nodes, and what a task would be given."""
+
+    def __init__(self, *nodes):
+        super().__init__("ray")
+        self.asked, self.alive = [], True
+        self.nodes = lambda: [{"Alive": True, "Resources": resources} for resources in nodes]
+
+    def init(self, **_):
+        pass
+
+    def shutdown(self):
+        self.alive = False
+
+    def remote(self, _):
+        def options(**resources):
+            self.asked.append(resources)
+            return types.SimpleNamespace(remote=lambda *_: len(self.asked))
+
+        return types.SimpleNamespace(options=options)
+
+
+@pytest.mark.parametrize(("sharing", "part", "said"), [(1, 1, "a GPU"), (4, 0.25, "0.25 of a GPU")])
+def test_a_run_asks_for_its_part_of_a_gpu(monkeypatch, tmp_path, sharing, part, said):
+    from sorl_fast.errors import BadInput
+    from sorl_fast.sweep import cluster
+    from sorl_fast.sweep.settings import SweepConfig
+
+    words = {"methods": ("bc",), "envs": ("mine",), "data": "d", "out": "o", "engine": "ray"}
+    sweep = SweepConfig(**words, threads=2, gpus=1, jobs_per_gpu=sharing)
+    ray = Cluster({"CPU": 8.0, "GPU": 1.0}, {"CPU": 4.0})
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with cluster.RayEngine(sweep, 4, tmp_path, gpu=True) as engine:
+        assert engine.room == f"on Ray, 12 CPUs in all, 2 and {said} each"
+        assert list(engine.run([], 0)) == []
+    (asked,) = ray.asked
+    assert (asked["num_cpus"], asked["num_gpus"]) == (2, part)
+    ray = Cluster({"CPU": 8.0}, {"CPU": 1.0, "GPU": 1.0})  # the GPU is where no CPU is left
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(BadInput) as refused:
+        cluster.RayEngine(sweep, 4, tmp_path, gpu=True)
+    assert f"has 2 CPUs and {part} GPU for a run: they have 8 and 0 GPUs, 1 and 1 GPUs." in str(
+        refused.value
+    )
+    assert "--jobs-per-gpu" in str(refused.value)
+    assert not ray.alive
+    with cluster.RayEngine(sweep, 4, tmp_path, gpu=False) as engine:
+        assert "GPU" not in engine.room
 
 
 def test_a_task_on_a_node_without_the_folder_or_of_another_version_says_so(tmp_path):
