@@ -30,6 +30,7 @@ ALLOWED = {
     "data": {"envs", "simulate.workers", "act.policy_file", "act.sampler", "act.form"},
     "expert": {"envs", "act"},
     "export": {"act"},
+    "film": {"act", "envs", "simulate"},
     "importing": set(),
     "ops": {"kernels", "_native"},
     "act": {"_native"},
@@ -38,13 +39,13 @@ ALLOWED = {
         *("data", "envs", "ops", "act.form", "act.policy_file", "simulate"),
         *("act.choice", "act.rules", "act.schedule", "act.selection"),
     },
-    "report": {"act", "data", "envs", "learn", "machine", "ops", "simulate"},
+    "report": {"act", "data", "envs", "film", "learn", "machine", "ops", "simulate"},
     "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
     "recommend": {"act", "machine"},
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "expert", "export", "importing", "learn", "ops", "simulate"),
+        *("act", "data", "envs", "expert", "export", "film", "importing", "learn", "ops", "simulate"),
         *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {
