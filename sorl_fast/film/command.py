@@ -23,10 +23,10 @@ from ..isolated import run
 from ..progress import progress as show_progress
 from ..simulate.episodes import Episode, Record, Task, evaluation_path, record_path
 from ..simulate.evaluate import Evaluator, grid, way_of
-from .arguments import KINDS, FilmConfig
-from .draw import Shot, frames, strip
+from .draw import COLOURS, Shot, frames, strip
 from .encode import find_ffmpeg, gif, mp4
 from .gl import way_to_render
+from .settings import KINDS, FilmConfig
 from .strip import STRIP, strip_bytes
 
 _PICTURES = 50  # of the longest episode, unless --every says otherwise
@@ -97,8 +97,8 @@ def film(
         }
         shots = _rendered(item, {t: known[t] for t in tasks}, gl, spare, progress)
         title = [policy.env, f"{way}: {sum(outcomes)} of {len(outcomes)} episodes succeed"]
-        make = gif if out.suffix == ".gif" else mp4
-        data = make(list(frames(shots, every, title)), config.fps)
+        made = list(frames(shots, every, title))
+        data = mp4(made, config.fps) if out.suffix == ".mp4" else gif(made, config.fps, COLOURS)
         how = f"every {every} steps" if every > 1 else "every step"
         words = f"a picture {how}, {config.fps} a second; seed {config.seed}"
         write_bytes(out, data)
@@ -194,7 +194,7 @@ def _rendered(
     outcomes = run(
         "sorl_fast.film.render:film_episode", items, silence=_SILENCE, environment=environment
     )
-    shots = []
+    shots: list[Shot] = []
     with (
         show_progress(" episodes", shown=progress, name="rendered") as shown,
         contextlib.closing(outcomes),  # type: ignore[type-var] # a generator, which has a close

@@ -17,6 +17,7 @@ GROUND: Colour = (24, 27, 34)
 WORDS: Colour = (236, 238, 242)
 SUCCESS: Colour = (104, 211, 145)
 FAILURE: Colour = (252, 129, 117)
+COLOURS = (GROUND, WORDS, SUCCESS, FAILURE)
 _GAP = 8  # between pictures, and at the rim
 _SIZES = range(15, 5, -1)  # of letters, in pixels; the largest that fits is taken
 _LINE = 19  # from a line of words to the next

@@ -14,21 +14,26 @@ from PIL import Image
 from ..errors import BadInput
 
 HOLD = 1.5  # seconds that the last picture stays
-_COLOURS = 128  # fewer, and skies have bands; more, and little is seen of them
 
 
-def gif(pictures: Sequence[Image.Image], fps: int) -> bytes:
+def gif(
+    pictures: Sequence[Image.Image], fps: int, colours: Sequence[tuple[int, int, int]] = ()
+) -> bytes:
     """Return an animation of at least one picture, without end, in which the last one stays a while.
 
-    All pictures share one palette, taken from a few of them, and nothing is dithered: what did not move
-    is then the same, and costs nothing.
+    `colours` are shown as they are, however little there is of them; all others by the nearest of 256.
+    All pictures share that palette, taken from a few of them, and nothing is dithered: what did not move is
+    then the same, and costs nothing.
     """
     some = pictures[:: max(1, len(pictures) // 6)]
     width, height = some[0].size
     sample = Image.new("RGB", (width, height * len(some)))
     for i, picture in enumerate(some):
         sample.paste(picture, (0, i * height))
-    palette = sample.quantize(_COLOURS, Image.Quantize.MEDIANCUT)
+    # unlike the others, an octree keeps the colours of what is small: a cube
+    found = sample.quantize(256 - len(colours), Image.Quantize.FASTOCTREE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*itertools.chain(*colours), *found])
     drawn = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     out = io.BytesIO()
     times = [round(1000 / fps)] * (len(drawn) - 1) + [round(1000 * HOLD)]

@@ -11,9 +11,9 @@ from sorl_fast.cli import main
 from sorl_fast.config import EvalConfig
 from sorl_fast.errors import BadInput, Stopped
 from sorl_fast.film import command, gl
-from sorl_fast.film.arguments import FilmConfig
 from sorl_fast.film.command import choose, film
 from sorl_fast.film.render import taken
+from sorl_fast.film.settings import FilmConfig
 from sorl_fast.film.strip import STRIP, read_strip
 from sorl_fast.simulate.evaluate import evaluate
 

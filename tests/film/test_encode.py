@@ -35,6 +35,13 @@ def test_a_gif_has_every_picture_at_its_rate_and_holds_the_last(count):
         assert count == 1 or times[-1] == 1500
 
 
+def test_colours_that_are_named_are_kept_however_rare():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    noise.putpixel((5, 5), (104, 211, 145))
+    with Image.open(io.BytesIO(encode.gif([noise], 10, [(104, 211, 145)]))) as found:
+        assert found.convert("RGB").getpixel((5, 5)) == (104, 211, 145)
+
+
 def test_without_ffmpeg_what_to_install_is_said(monkeypatch):
     def absent(name):
         raise ModuleNotFoundError(name)
