@@ -45,7 +45,18 @@ ALLOWED = {
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
-        *("act", "data", "envs", "expert", "export", "film", "importing", "learn", "ops", "simulate"),
+        *(
+            "act",
+            "data",
+            "envs",
+            "expert",
+            "export",
+            "film",
+            "importing",
+            "learn",
+            "ops",
+            "simulate",
+        ),
         *("report", "recommend", "machine", "doctor", "sweep"),
     },
     "bench": {
