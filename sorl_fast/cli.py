@@ -26,6 +26,7 @@ from .config import (
 from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .export.arguments import add_arguments as add_export_arguments
+from .film.arguments import add_film
 from .flags import add_flags, flags_of, given, make, path_argument
 from .progress import at_terminal
 from .progress import progress as show_progress
@@ -505,6 +506,8 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     )
     _add_progress(sub)
     sub.set_defaults(run_command=_report)
+
+    _add_progress(add_film(commands, _policy_path))
 
     sub = commands.add_parser(
         "recommend",

@@ -16,6 +16,7 @@ from typing import Any
 from ..atomic import write_bytes
 from ..envs import find_preset
 from ..errors import BadInput
+from ..film.strip import read_strip
 from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
 from .figures import PICTURES
@@ -183,6 +184,27 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
     return lines
 
 
+def _films(settings: Sequence[Setting]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the runs' strips of films, and lines on those that there are not."""
+    shown, lines, without = [], [], []
+    for run in (run for setting in settings for run in setting.runs):
+        found = read_strip(run.folder, run.policy)
+        if found is None:
+            without.append(run.folder)
+        elif isinstance(found, str):
+            lines.append(f"{run.folder.name} {found}")
+        else:
+            name, caption = run.folder.name, found[1]
+            shown.append({"name": name, "caption": caption, "uri": data_uri(found[0])})
+    if without:
+        names = ", ".join(folder.name for folder in without)
+        lines.append(
+            f"There is no film of {names}. `sorl-fast film {without[0]}` makes one, of episodes that "
+            "succeed and that fail."
+        )
+    return shown, lines
+
+
 def _commands(run: Run) -> list[str]:
     """Return the command lines of the training, its resumptions too, and of the evaluation."""
     found: list[Any] = []
@@ -324,7 +346,10 @@ def data_uri(image: bytes) -> str:
 def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
+    films, no_films = _films(settings)
     values: dict[str, Any] = {
+        "films": films,
+        "no_films": no_films,
         "envs": sorted({setting.env for setting in settings}),
         "settings": settings,
         "several_settings": len(settings) > 1,

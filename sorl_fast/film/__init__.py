@@ -1,0 +1,1 @@
+"""Films of a policy's episodes, rendered off screen: the very episodes that an evaluation counts."""
