@@ -59,6 +59,11 @@ def export(
             "let the runtime convert it"
         )
     policy = load(path)
+    if policy.chunk > 1:
+        raise BadInput(
+            f"this policy returns chunks of {policy.chunk} actions, which a graph does not: act with it "
+            "from Python, C or C++, or train one without --chunk"
+        )
     way = way_of(policy, steps, candidates, rule)
     names = installed()
     if not names:
