@@ -57,10 +57,12 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                                   const std::string& precision_name,
                                   const std::optional<std::string>& wanted,
                                   const std::optional<std::string>& form_text,
-                                  const std::optional<Floats>& map_low, const std::optional<Floats>& map_high) {
+                                  const std::optional<Floats>& map_low, const std::optional<Floats>& map_high,
+                                  int chunk) {
   for (const int n : {obs_dim, act_dim, hidden, depth, form_text ? 1 : ensemble, m_disc, m_btt})
     if (n < 1) throw py::value_error("a dimension is below 1");
   if (ensemble < 0) throw py::value_error("ensemble is below 0");
+  if (chunk < 1 || act_dim % chunk != 0) throw py::value_error("chunk must be at least 1 and divide act_dim");
   if ((m_disc & (m_disc - 1)) != 0) throw py::value_error("m_disc must be a power of two");
   Form form = Form::shortcut(m_disc);
   if (form_text) {
@@ -111,7 +113,7 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                         ensemble,   m_disc,     m_btt,      q_min, &form,
                         low.data(), high.data(), mean ? mean->data() : nullptr,
                         std ? std->data() : nullptr, actor_view.data(), critic_view.data(), nullptr,
-                        map_low ? map_low->data() : nullptr, map_high ? map_high->data() : nullptr};
+                        map_low ? map_low->data() : nullptr, map_high ? map_high->data() : nullptr, chunk};
   const Precision precision = parse_precision(precision_name);
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
@@ -371,6 +373,8 @@ form
 map_low, map_high
     What -1 and 1 stand for in the units of the actions that a call returns, [A] float32, as of an `ActionMap`;
     None for both: themselves.
+chunk
+    How many actions a call returns, one after another: the last of them is what is held after it.
 
 Raises
 ------
@@ -383,7 +387,7 @@ RuntimeError
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
            arg("critic"), arg("precision"), arg("isa") = py::none(), arg("form") = py::none(),
-           arg("map_low") = py::none(), arg("map_high") = py::none())
+           arg("map_low") = py::none(), arg("map_high") = py::none(), arg("chunk") = 1)
       .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
                              "The instruction set that it is packed for.");
 

@@ -26,6 +26,12 @@ std::string shown(double value) {
   return std::string(text.data(), end);
 }
 
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text.substr(0, 64)) out.push_back(c >= 0x20 && c < 0x7F ? c : '?');
+  return out + (text.size() > 64 ? "...\"" : "\"");
+}
+
 bool parse_numbers(json::Reader reader, const std::string& name, int count, std::vector<float>& out,
                    std::string& error) {
   const auto refuse = [&](const std::string& value) {

@@ -12,6 +12,9 @@ namespace sorl {
 // A number as messages have it.
 std::string shown(double value);
 
+// Text from the file as it may stand in a message: short, and harmless to a terminal.
+std::string quoted(const std::string& text);
+
 // Each reads its field's value. False, with what is wrong in `error`, "NAME is VALUE, but must be BOUND".
 
 // `count` finite float32 numbers.

@@ -14,6 +14,7 @@
 #include "action_map.hpp"
 #include "engine.hpp"
 #include "policy_file.hpp"
+#include "replay.hpp"
 #include "sorl_fast/sorl.h"
 
 namespace {
@@ -116,6 +117,7 @@ struct sorl_session {
   Choice own;              // the policy's
   std::int32_t steps = 0;  // by which the engine knows its own steps
   std::unique_ptr<std::uint32_t[]> status;  // for calls whose caller wants none
+  sorl::Replay replay;
   std::int32_t last = SORL_OK;
 };
 
@@ -240,6 +242,7 @@ void sorl_policy_free(sorl_policy* policy) noexcept { delete policy; }
 
 int32_t sorl_policy_obs_dim(const sorl_policy* policy) noexcept { return policy->view.obs_dim; }
 int32_t sorl_policy_act_dim(const sorl_policy* policy) noexcept { return policy->view.act_dim; }
+int32_t sorl_policy_chunk(const sorl_policy* policy) noexcept { return policy->view.chunk; }
 int32_t sorl_policy_hidden(const sorl_policy* policy) noexcept { return policy->view.hidden; }
 int32_t sorl_policy_depth(const sorl_policy* policy) noexcept { return policy->view.depth; }
 int32_t sorl_policy_ensemble(const sorl_policy* policy) noexcept { return policy->view.ensemble; }
@@ -310,6 +313,7 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
                                   options.max_candidates, text);
     if (!handle->engine) return SORL_ERROR_MEMORY;
     handle->status = std::make_unique<std::uint32_t[]>(static_cast<std::size_t>(options.max_rows));
+    handle->replay = sorl::Replay(policy->view.chunk, policy->view.act_dim);
     handle->own = policy->own;
     handle->engine->set_rule(handle->own.rule);
     handle->steps = handle->engine->prepare(handle->own.sizes, text);
@@ -371,6 +375,20 @@ int32_t sorl_act(sorl_session* session, const float* obs, int32_t rows, int32_t 
   return code;
 }
 
+int32_t sorl_replay(sorl_session* session, const float* obs, int32_t steps, int32_t candidates, uint64_t seed,
+                    uint32_t call, float* action) noexcept {
+  if (session == nullptr || action == nullptr) return SORL_ERROR_ARGUMENT;
+  sorl::Replay& replay = session->replay;
+  if (replay.due()) {
+    const std::int32_t code = sorl_act(session, obs, 1, steps, candidates, seed, call, 0, nullptr, replay.call(),
+                                       nullptr, nullptr, nullptr);
+    if (code >= 0) replay.begin((code & SORL_STATUS_HELD) != 0, action);
+    return code;
+  }
+  replay.next(action);
+  return session->last = SORL_STATUS_REPLAYED;
+}
+
 int32_t sorl_session_set_temperature(sorl_session* session, float temperature) noexcept {
   const bool sound = temperature >= 0 && temperature <= std::numeric_limits<float>::max();
   if (session == nullptr || !sound || !session->engine->model().form().has_temperature()) return SORL_ERROR_ARGUMENT;
@@ -379,7 +397,10 @@ int32_t sorl_session_set_temperature(sorl_session* session, float temperature) n
 }
 
 int32_t sorl_last_status(const sorl_session* session) noexcept { return session->last; }
-void sorl_session_reset(sorl_session* session) noexcept { session->engine->reset(); }
+void sorl_session_reset(sorl_session* session) noexcept {
+  session->engine->reset();
+  session->replay.drop();
+}
 const char* sorl_isa_name(const sorl_session* session) noexcept {
   return sorl::name(session->engine->model().isa());
 }

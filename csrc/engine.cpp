@@ -492,7 +492,7 @@ struct Engine::Impl {
         }
         p.map.apply(to);
         if (chosen.rejected) bits |= candidate_rejected;
-        std::memcpy(last, to, A * sizeof(float));
+        p.hold_after(to, last);
       }
       if (candidate != nullptr) candidate[b] = chosen.candidate;
       if (q_out != nullptr) {

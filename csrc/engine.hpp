@@ -39,6 +39,7 @@ struct PolicyView {
   const Choice* choice;      // how it acts unless a call says otherwise; null: its file does not say
   const float* map_low;      // [A] what -1 and 1 stand for in the units of the actions that it returns; both null:
   const float* map_high;     // themselves
+  int chunk = 1;             // h, actions of a call one after another, act_dim / h numbers each
 };
 
 // What Engine::act returns. Anything but ok left every output untouched.

@@ -190,6 +190,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     auto p = std::make_unique<Packed>();
     p->obs_dim = view.obs_dim;
     p->act_dim = view.act_dim;
+    p->chunk = view.chunk;
     p->hidden = view.hidden;
     p->depth = view.depth;
     p->ensemble = view.ensemble;

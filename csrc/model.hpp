@@ -1,6 +1,7 @@
 // A policy as it is read while sampling: every weight in panels, every constant folded.
 #pragma once
 
+#include <cstring>
 #include <vector>
 
 #include "action_map.hpp"
@@ -51,6 +52,12 @@ struct Packed {
   std::vector<float> low, high, mean, std;  // mean and std empty where there is no normaliser
   std::vector<float> scale;  // [A] 2 / (high - low), by which rules measure distances; 0 where that is not finite
   ActionMap map;            // of what was chosen
+  int chunk;                // h, actions of a call
+  // What is held after a good call: its last action, h times. To begin a chunk anew would be to jump back.
+  void hold_after(const float* actions, float* last) const noexcept {
+    const int each = act_dim / chunk;
+    for (int i = 0; i < chunk; ++i) std::memcpy(last + i * each, actions + act_dim - each, each * sizeof(float));
+  }
   std::vector<float> rest;  // [A] 0, clipped to the bounds of what is returned: held before there is a good action
   const float* zero;                        // [width]
   Form form;

@@ -66,6 +66,7 @@ PolicyView PolicyFile::view() const {
   view.actor = actor_.data();
   view.critic = critic_.data();
   view.choice = has_choice_ ? &choice_ : nullptr;
+  view.chunk = chunk_;
   return view;
 }
 

@@ -55,6 +55,7 @@ class PolicyFile {
 
   int obs_dim_ = 0;
   int act_dim_ = 0;
+  int chunk_ = 1;
   int hidden_ = 0;
   int depth_ = 0;
   int ensemble_ = 0;

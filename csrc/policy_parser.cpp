@@ -12,6 +12,7 @@
 #include "finite.hpp"
 #include "json.hpp"
 #include "sha256.hpp"
+#include "tensor_parser.hpp"
 
 // Shape letters: O observation, A action, H hidden width, E ensemble.
 
@@ -22,9 +23,6 @@ namespace {
 #error "policy files hold little-endian floats; this host is big-endian"
 #endif
 
-constexpr std::int64_t kWithForm = 2;    // the format that has the field `form`; 1 is without
-constexpr std::int64_t kWithChoice = 3;  // has `choice` too, and a form that may be null
-constexpr std::int64_t kWithMap = 4;     // has `action_map` too, and a choice that may be null
 constexpr std::uint64_t kMostHeader = 1 << 20;
 constexpr std::size_t kDigits = 64;
 constexpr std::size_t kMostEnv = 4096;
@@ -48,30 +46,30 @@ enum Field {
   kFieldForm,
   kFieldChoice,
   kFieldActionMap,
+  kFieldChunk,
   kFieldConfig,
   kFieldSha256,
   kFields
 };
 constexpr std::array<const char*, kFields> kFieldNames = {
     "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt",      "q_agg",
-    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "action_map", "config", "sha256"};
-constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
+    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "action_map", "chunk", "config", "sha256"};
 
-/// Text from the file as it may stand in a message: short, and harmless to a terminal.
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text.substr(0, 64)) out.push_back(c >= 0x20 && c < 0x7F ? c : '?');
-  return out + (text.size() > 64 ? "...\"" : "\"");
-}
-
-/// One tensor that the dimensions ask for, and where the header says that it lies.
-struct Tensor {
-  std::array<std::int64_t, 3> shape{};
-  int rank = 0;
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-  bool seen = false;
+// The fields that came with a later format than 1, which all formats from it on have. In its own format such a field
+// says something; in later ones it may be null, or 1.
+struct Later {
+  Field field;
+  std::int64_t since;
 };
+constexpr std::array<Later, 4> kLater = {{{kFieldForm, 2}, {kFieldChoice, 3}, {kFieldActionMap, 4}, {kFieldChunk, 5}}};
+constexpr std::int64_t kFormats = kLater.back().since;  // 1 to this are read
+
+constexpr std::int64_t since(Field field) {
+  for (const Later& each : kLater)
+    if (each.field == field) return each.since;
+  return 1;
+}
+constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
 
 }  // namespace
 
@@ -83,7 +81,7 @@ class PolicyParser {
 
   bool run(PolicyFile::Digest digest) {
     return envelope() && find_metadata() && index_metadata() &&
-           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && action_map() && tensors() && offsets() && weights();
+           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && action_map() && chunk() && tensors() && offsets() && weights();
   }
 
   const std::string& message() const { return message_; }
@@ -167,8 +165,7 @@ class PolicyParser {
     // Another format may have other fields, so it is looked at first.
     if (seen[kFieldFormat] && !format()) return false;
     for (std::size_t field = 0; field < kFields; ++field) {
-      if ((field == kFieldForm && format_ < kWithForm) || (field == kFieldChoice && format_ < kWithChoice) ||
-          (field == kFieldActionMap && format_ < kWithMap)) {
+      if (format_ < since(static_cast<Field>(field))) {
         if (seen[field] && unknown_.empty()) unknown_ = quoted(kFieldNames[field]);
         continue;
       }
@@ -187,9 +184,10 @@ class PolicyParser {
 
   bool format() {
     json::Reader reader = at(kFieldFormat);
-    if (!reader.integer(format_)) return refuse_field(kFieldFormat, "no integer", "1, 2, 3 or 4");
-    if (format_ >= 1 && format_ <= kWithMap) return true;
-    return refuse("format is " + std::to_string(format_) + ", but this version reads 1, 2, 3 or 4",
+    const std::string read = "1 to " + std::to_string(kFormats);
+    if (!reader.integer(format_)) return refuse_field(kFieldFormat, "no integer", read);
+    if (format_ >= 1 && format_ <= kFormats) return true;
+    return refuse("format is " + std::to_string(format_) + ", but this version reads " + read,
                   "Install a sorl-fast that reads that format, or save the policy with this one.");
   }
 
@@ -218,8 +216,13 @@ class PolicyParser {
                   "The file was changed or damaged after it was saved: copy or save it again.");
   }
 
+  // Whether the file says something in a later field, whose null says nothing.
+  bool says(Field field) const {
+    return format_ == since(field) || (format_ > since(field) && kind_[field] != json::Kind::null);
+  }
+
   bool form() {
-    has_form_ = format_ == kWithForm || (format_ > kWithForm && kind_[kFieldForm] != json::Kind::null);
+    has_form_ = says(kFieldForm);
     if (!has_form_) return true;
     std::string error;
     const char* remedy = nullptr;
@@ -228,8 +231,7 @@ class PolicyParser {
   }
 
   bool choice() {
-    policy_.has_choice_ =
-        format_ == kWithChoice || (format_ > kWithChoice && kind_[kFieldChoice] != json::Kind::null);
+    policy_.has_choice_ = says(kFieldChoice);
     std::string error;
     return !policy_.has_choice_ || parse_choice(at(kFieldChoice), policy_.choice_, error) || refuse(error);
   }
@@ -324,7 +326,7 @@ class PolicyParser {
     const std::uint64_t inputs =
         static_cast<std::uint64_t>(policy_.obs_dim_) + static_cast<std::uint64_t>(policy_.act_dim_);
     // A map has two arrays more, of which the few KiB of a small file have room.
-    const std::uint64_t mapped = format_ < kWithMap ? 0 : 2 * static_cast<std::uint64_t>(policy_.act_dim_);
+    const std::uint64_t mapped = !says(kFieldActionMap) ? 0 : 2 * static_cast<std::uint64_t>(policy_.act_dim_);
     if (2 * inputs > floats || (mapped > 1024 && 2 * inputs + mapped > floats)) {
       return refuse("obs_dim + act_dim is " + std::to_string(inputs) + ", more than its " +
                     std::to_string(floats) + " floats can serve");
@@ -344,10 +346,26 @@ class PolicyParser {
 
   bool action_map() {
     std::string error;
-    return format_ < kWithMap ||
+    return !says(kFieldActionMap) ||
            parse_action_map(at(kFieldActionMap), policy_.action_low_, policy_.action_high_, policy_.map_low_,
                             policy_.map_high_, error) ||
            refuse(error);
+  }
+
+  // How many actions a call returns.
+  bool chunk() {
+    if (format_ < since(kFieldChunk)) return true;
+    json::Reader reader = at(kFieldChunk);
+    std::int64_t value = 0;
+    const bool read = reader.integer(value);
+    const std::int64_t least = format_ == since(kFieldChunk) ? 2 : 1;
+    if (!read || value < least || policy_.act_dim_ % value != 0) {
+      return refuse_field(kFieldChunk, read ? std::to_string(value) : "no integer",
+                          "an integer from " + std::to_string(least) + " that divides act_dim = " +
+                              std::to_string(policy_.act_dim_));
+    }
+    policy_.chunk_ = static_cast<int>(value);
+    return true;
   }
 
   bool bounds() {
@@ -443,59 +461,12 @@ class PolicyParser {
       const std::size_t index = tensor_index(key);
       if (index == tensors_.size()) return reader.fail("unknown tensor " + quoted(key));
       if (std::exchange(tensors_[index].seen, true)) return reader.fail("the tensor " + key + " stands twice");
-      return tensor(reader, key, tensors_[index]);
+      return parse_tensor(reader, key, tensors_[index]);
     };
     if (!reader.object(member)) return refuse_json("header", reader);
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       if (!tensors_[i].seen) return refuse("the tensor " + tensor_name(i) + " is missing");
     }
-    return true;
-  }
-
-  static bool tensor(json::Reader& reader, const std::string& name, Tensor& tensor) {
-    std::string dtype;
-    std::array<std::int64_t, 3> shape{};
-    std::array<std::int64_t, 2> offsets{};
-    std::array<bool, 3> seen{};
-    // A list of exactly `count` integers, or why not.
-    const auto list = [&](std::int64_t* out, int count) {
-      int n = 0;
-      const auto element = [&] { return n < count ? reader.integer(out[n++]) : reader.fail("too long"); };
-      return reader.array(element) && (n == count || reader.fail("too short"));
-    };
-    const auto member = [&](const std::string& key) {
-      const int which = key == "dtype" ? 0 : key == "shape" ? 1 : key == "data_offsets" ? 2 : -1;
-      if (which < 0) return reader.fail("unknown key " + quoted(key) + " of tensor " + name);
-      if (std::exchange(seen[static_cast<std::size_t>(which)], true)) {
-        return reader.fail("the key " + key + " of tensor " + name + " stands twice");
-      }
-      const bool read = which == 0   ? reader.string(dtype, 16)
-                        : which == 1 ? list(shape.data(), tensor.rank)
-                                     : list(offsets.data(), 2);
-      return read || reader.fail(key + " of tensor " + name);
-    };
-    if (!reader.object(member)) return false;
-    if (!seen[0] || !seen[1] || !seen[2]) return reader.fail("tensor " + name + " lacks a key");
-    if (dtype != "F32") return reader.fail("the dtype of " + name + " is " + quoted(dtype) + ", not F32");
-    std::uint64_t bytes = sizeof(float);
-    for (std::size_t i = 0; i < static_cast<std::size_t>(tensor.rank); ++i) {
-      if (shape[i] != tensor.shape[i]) {
-        return reader.fail("axis " + std::to_string(i) + " of tensor " + name + " has length " +
-                           std::to_string(shape[i]) + ", but the dimensions ask for " +
-                           std::to_string(tensor.shape[i]));
-      }
-      if (__builtin_mul_overflow(bytes, static_cast<std::uint64_t>(shape[i]), &bytes)) {
-        return reader.fail("the tensor " + name + " is larger than any file");
-      }
-    }
-    if (offsets[0] < 0 || offsets[1] < offsets[0] ||
-        static_cast<std::uint64_t>(offsets[1]) - static_cast<std::uint64_t>(offsets[0]) != bytes) {
-      return reader.fail("data_offsets of tensor " + name + " are " + std::to_string(offsets[0]) +
-                         " and " + std::to_string(offsets[1]) + ", but its shape needs " +
-                         std::to_string(bytes) + " bytes");
-    }
-    tensor.begin = static_cast<std::uint64_t>(offsets[0]);
-    tensor.end = static_cast<std::uint64_t>(offsets[1]);
     return true;
   }
 

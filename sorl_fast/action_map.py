@@ -78,6 +78,10 @@ class ActionMap:
         beyond = np.where(np.abs(centred) <= rounding, 0.0, np.copysign(np.inf, centred))
         return np.where(high > low, 2 * centred / span, beyond)
 
+    def repeated(self, count: int) -> "ActionMap":
+        """Return the map of `count` actions one after another, each in these units."""
+        return ActionMap(np.tile(self.low, count), np.tile(self.high, count))
+
     def to_json(self) -> dict[str, list[float]]:
         """Return what a policy file holds: {"low": [A numbers], "high": [A numbers]}."""
         return {"low": self.low.tolist(), "high": self.high.tolist()}

@@ -122,6 +122,7 @@ class TrainConfig:
     threads: int = option(0, help="threads of the training; 0: one a core that this process may use; a CPU's native operations use 8 at most")
     download: bool = option(False, help="let ogbench download missing data files")
     action_range: str | None = option(None, help="of the actions of --data FILE.npz, which are mapped to [-1, 1], and by the policy file back to these units: data (from the least to the greatest there is), =LOW,HIGH, or =LOW,HIGH:LOW,HIGH:... with a pair for each component; left out: they are in [-1, 1]")
+    chunk: int = option(1, help="actions of a chunk, h: the policy learns, values and returns the actions of h steps at once, with the rewards of h steps and the discount gamma^h")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
     # fmt: on
 
@@ -141,7 +142,7 @@ class TrainConfig:
         there = ("fp32", "bf16") if cpu else get_args(Precision)
         bound = " or ".join(there) + (" on the CPU" if cpu else "")
         check(self.precision in there, "precision", self.precision, bound)
-        for name in ("eval_episodes", "workers", "keep_checkpoints"):
+        for name in ("eval_episodes", "workers", "keep_checkpoints", "chunk"):
             value = getattr(self, name)
             check(isinstance(value, int) and value >= 1, name, value, "an integer of at least 1")
         for name in ("eval_steps", "eval_candidates", "eval_rules"):

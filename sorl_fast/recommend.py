@@ -1,8 +1,8 @@
 """Which run, steps, candidates, precision and threads to act with on this machine, for a time budget.
 
 `sorl-fast recommend RUN... --budget-us 500` joins two measurements: how often each cell (steps M,
-candidates N) of each run's evaluation succeeded, and how long an action of that cell takes here. The
-runs may be of several methods; their environment is one.
+candidates N) of each run's evaluation succeeded, and how long a call of that cell takes here: of a
+policy with chunks, of all h actions. The runs may be of several methods; their environment is one.
 """
 
 import json
@@ -54,12 +54,18 @@ class Option(NamedTuple):
     rate: Rate
     precision: str
     threads: int
-    p50_us: float  # one action for one observation, called from Python
+    p50_us: float  # one call for one observation, from Python
     p99_us: float
     evaluated: str = "fp32"  # the precision in which the rate was found
     method: str = DEFAULT_METHOD
     run: str = "RUN"  # as it was given
     backend: str = "native"  # what was timed
+    chunk: int = 1  # h, actions of a call
+
+    @property
+    def actions_per_second(self) -> float:
+        """At the median call."""
+        return 1e6 * self.chunk / self.p50_us
 
     def __str__(self) -> str:
         return (
@@ -96,7 +102,7 @@ def choose(options: Iterable[Option], budget_us: float) -> Option | None:
     options
         In any order.
     budget_us
-        Microseconds that 99 of 100 actions may take.
+        Microseconds that 99 of 100 calls may take.
     """
     fitting = [option for option in options if option.p99_us <= budget_us]
     return min(fitting, key=lambda option: (-option.rate.success, option.p99_us), default=None)
@@ -224,7 +230,8 @@ def recommend(
         A run's folder, or a policy file with its evaluation.json beside it; or several, of any methods
         and seeds, evaluated in one environment. Each run stands for itself: it is one that acts.
     budget_us
-        Microseconds that an action may take, at the 99th percentile; above 0.
+        Microseconds that a call may take, at the 99th percentile; above 0. Of a policy with chunks a call
+        is one of h actions.
     evaluation
         Another evaluation.json than the run's, where there is one run. Where an
         evaluation-PRECISION.json of the same environment lies beside it, that precision's success is
@@ -272,6 +279,7 @@ def recommend(
         for rate, evaluated in rates:
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             about = (evaluated, candidate.method, candidate.run, sampler.backend)
+            about += (candidate.policy.chunk,)
             options.append(Option(rate, precision, count, *times, *about))
             if progress is not None:
                 progress(len(options), total)
@@ -401,9 +409,11 @@ def text(result: Recommendation) -> str:
     """Return the tables and the advice as `sorl-fast recommend` prints them."""
     env, options, budget, choice, left_out = result
     several = len({option.run for option in options}) > 1
+    chunks = any(option.chunk > 1 for option in options)
     backends = dict.fromkeys(option.backend for option in options)
     lines = [
-        f"Success in {env}; times of this machine ({cpu_model()}), one action a call"
+        f"Success in {env}; times of this machine ({cpu_model()}), "
+        + ("of a call, which returns a chunk of h actions" if chunks else "one action a call")
         + f", {next(iter(backends))} backend" * (len(backends) == 1 and "native" not in backends),
     ]
 
@@ -426,7 +436,8 @@ def text(result: Recommendation) -> str:
         return "\n".join(lines)
     lines.append(
         f"Within {budget:g} us at p99 the best is {_named(choice, several)}: "
-        f"success {choice.rate.success:.1%}, p50 {choice.p50_us:.1f} us, p99 {choice.p99_us:.1f} us."
+        f"success {choice.rate.success:.1%}, p50 {choice.p50_us:.1f} us, p99 {choice.p99_us:.1f} us"
+        + (f" a call, of {choice.chunk} actions." if choice.chunk > 1 else ".")
     )
     for option in not_worse(options, choice):
         lines.append(
@@ -461,9 +472,11 @@ def _table(
     first = f"{'method':8s}" if several else ""
     chosen = f"{'rule':{rule}s}" if others else ""
     last = f" {'backend':>8s} run" if several else ""
+    # a call of a chunk is h actions
+    calls = f" {'calls/s':>10s}" if any(option.chunk > 1 for option in options) else ""
     yield (
         f"{first}{'M':>{wide}s} {'N':>4s} {chosen}{'success':>8s} {'95% interval':>14s} "
-        f"{'precision':>9s} {'threads':>7s} {'p50 us':>10s} {'p99 us':>10s} {'actions/s':>10s}{last}"
+        f"{'precision':>9s} {'threads':>7s} {'p50 us':>10s} {'p99 us':>10s} {'actions/s':>10s}{calls}{last}"
     )
     for option in options:
         rate = option.rate
@@ -471,8 +484,9 @@ def _table(
         first = f"{option.method:8s}" if several else ""
         chosen = f"{rate.rule:{rule}s}" if others else ""
         last = f"{option.backend:>8s} {option.run} " if several else ""
+        rate_of_calls = f"{1e6 / option.p50_us:10,.0f} " if calls else ""
         yield (
             f"{first}{rate.steps!s:>{wide}s} {rate.candidates:4d} {chosen}{rate.success:8.1%} "
             f"{interval:>14s} {option.precision:>9s} {option.threads:7d} {option.p50_us:10.1f} "
-            f"{option.p99_us:10.1f} {1e6 / option.p50_us:10,.0f} {last}{mark(option)}"
+            f"{option.p99_us:10.1f} {option.actions_per_second:10,.0f} {rate_of_calls}{last}{mark(option)}"
         ).rstrip()

@@ -80,6 +80,7 @@ void check(const sorl::PolicyView& view) {
   all_finite(view.action_low, A);
   all_finite(view.action_high, A);
   for (std::size_t a = 0; a < A; ++a) require(view.action_low[a] < view.action_high[a]);
+  require(view.chunk >= 1 && view.act_dim % view.chunk == 0);
   require((view.map_low == nullptr) == (view.map_high == nullptr));
   if (view.map_low != nullptr) {
     const sorl::ActionMap map(view.map_low, view.map_high, view.act_dim);

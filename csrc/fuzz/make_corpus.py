@@ -23,11 +23,12 @@ def policy(
     form: dict[str, Any] | None = None,
     choice: Any = None,
     action_map: Any = None,
+    chunk: Any = None,
     config_text: bytes = b"{}",
     ends_there: bool = False,
     **changes: Any,
 ) -> bytes:
-    """Return a policy file of random weights, of format 2 with a form, of 3 with a choice, of 4 with a map.
+    """Return a policy file of random weights, in the lowest format that has the later fields given.
 
     E = 0: without critics.
 
@@ -53,8 +54,10 @@ def policy(
         begin = len(data)
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
+    later = {"form": form, "choice": choice, "action_map": action_map, "chunk": chunk}
+    number = max([1, *(i for i, value in enumerate(later.values(), 2) if value is not None)])
     meta = {
-        "format": 4 if action_map else 3 if choice is not None else 1 if form is None else 2,
+        "format": number,
         "obs_dim": O,
         "act_dim": A,
         "hidden": H,
@@ -68,9 +71,7 @@ def policy(
         "action_high": [1.0] * A,
         "obs_mean": None,
         "obs_std": None,
-        **({} if form is None and choice is None and action_map is None else {"form": form}),
-        **({} if choice is None and action_map is None else {"choice": choice}),
-        **({} if action_map is None else {"action_map": action_map}),
+        **dict([*later.items()][: number - 1]),
         "config": "CONFIG",
         "sha256": "0" * 64,
     }
@@ -210,6 +211,10 @@ MAPS: dict[str, Any] = {
 }
 
 
+# How many actions a call returns, of A = 4.
+CHUNKS: tuple[Any, ...] = (2, 4, 0, 1, 3, 8, -2, 2.0, True, "2", [2], 2**31, 10**30)
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
@@ -233,6 +238,14 @@ def seeds() -> dict[str, bytes]:
         "map and choice": policy(action_map=MAP, choice=CHOICE),
         "map, choice and form": policy(
             action_map=MAP, form=FORMS["euler"], choice=CHOICE | {"steps": 3}
+        ),
+        **{f"chunk {value!r}": policy(A=4, chunk=value) for value in CHUNKS},
+        "chunk, map, choice and form": policy(
+            A=2,
+            chunk=2,
+            action_map={"low": [-2.5, 0], "high": [0.7, 1]},
+            form=FORMS["euler"],
+            choice=CHOICE | {"steps": 3},
         ),
         "choice and form": policy(
             form=FORMS["euler"], choice=CHOICE | {"rule": "centre", "steps": 3}, E=0

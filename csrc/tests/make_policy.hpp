@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../sha256.hpp"
@@ -23,7 +24,8 @@ struct Spec {
   bool normaliser = true;
   std::string form = "";    // JSON; none: a shortcut's, of format 1
   std::string choice = "";  // JSON; none: format 1 or 2
-  std::string map = "";     // JSON; none: format 1, 2 or 3
+  std::string map = "";     // JSON; none: format 1, 2 or 3, or null in 5
+  std::string chunk = "";   // JSON; none: format 1 to 4
 };
 
 // A form of each kind that the native runtime runs.
@@ -96,11 +98,16 @@ inline Parts make_parts(const Spec& s) {
     return out + "]";
   };
   const bool formed = !s.form.empty();
-  const bool chosen = !s.choice.empty();
-  const bool mapped = !s.map.empty();
-  const std::string form = formed ? ",\"form\":" + s.form : chosen || mapped ? ",\"form\":null" : "";
-  const std::string choice = chosen ? ",\"choice\":" + s.choice : mapped ? ",\"choice\":null" : "";
-  parts.metadata = std::string("{\"format\":") + (mapped ? "4" : chosen ? "3" : formed ? "2" : "1") + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
+  // Each field that came with a later format: in that one and all behind it.
+  const std::pair<const char*, const std::string*> later[] = {
+      {"form", &s.form}, {"choice", &s.choice}, {"action_map", &s.map}, {"chunk", &s.chunk}};
+  int format = 1;
+  for (int i = 0; i < 4; ++i)
+    if (!later[i].second->empty()) format = i + 2;
+  std::string fields;
+  for (int i = 0; i + 2 <= format; ++i)
+    fields += std::string(",\"") + later[i].first + "\":" + (later[i].second->empty() ? "null" : *later[i].second);
+  parts.metadata = "{\"format\":" + std::to_string(format) + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
                    ",\"act_dim\":" + std::to_string(s.act_dim) +
                    ",\"hidden\":" + std::to_string(s.hidden) + ",\"depth\":" + std::to_string(s.depth) +
                    ",\"ensemble\":" + std::to_string(s.ensemble) +
@@ -109,7 +116,7 @@ inline Parts make_parts(const Spec& s) {
                    repeat("-1.0", s.act_dim) + ",\"action_high\":" + repeat("0.75", s.act_dim) +
                    ",\"obs_mean\":" + (s.normaliser ? repeat("0.25", s.obs_dim) : "null") +
                    ",\"obs_std\":" + (s.normaliser ? repeat("1.5", s.obs_dim) : "null") +
-                   form + choice + (mapped ? ",\"action_map\":" + s.map : "") + ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
+                   fields + ",\"config\":{\"hidden\":5,\"nested\":{\"list\":[1,2.5,true,null]}},\"sha256\":\"" +
                    std::string(64, '0') + "\"}";
   return parts;
 }

@@ -219,8 +219,8 @@ void metadata_fields() {
     refused(with(key + value + ",", ""), std::string("lacks the field ") + field);
     refused(with(key + value, key + value + "," + key + value), std::string(field) + " stands twice");
   }
-  refused(with("\"format\":1", "\"format\":5"), "format is 5, but this version reads 1, 2, 3 or 4");
-  refused(with("\"format\":1", "\"format\":5,\"novel\":3"), "format is 5");
+  refused(with("\"format\":1", "\"format\":99"), "format is 99, but this version reads 1 to ");
+  refused(with("\"format\":1", "\"format\":99,\"novel\":3"), "format is 99");
   refused(with("\"format\":1", "\"format\":4"), "lacks the field form");
   refused(with("\"format\":1", "\"format\":3"), "lacks the field form");
   refused(with("\"format\":1", "\"format\":2"), "lacks the field form");

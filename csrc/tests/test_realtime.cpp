@@ -118,7 +118,7 @@ const std::vector<Shape> kShapes = {{1, 8, 1}, {1, 4, 8}, {1, 1, 33}, {2, 2, 1},
 class Loop {
  public:
   // After so many calls each kind has met each shape, each rule too.
-  static constexpr long kRound = 16 * 6 * 5 * 7;
+  static constexpr long kRound = 16 * 6 * 6 * 7;
 
   Loop(const Policy& policy, Precision precision, Isa isa, int threads)
       : policy_(policy.bytes.data(), policy.bytes.size()),
@@ -152,7 +152,7 @@ class Loop {
       CHECK(status >= 0);
       return status;
     };
-    switch (usual ? 0 : i / 16 / static_cast<long>(kShapes.size()) % 5) {
+    switch (usual ? 0 : i / 16 / static_cast<long>(kShapes.size()) % 6) {
       case 0: call(obs_, nullptr, true); break;
       case 1: CHECK((call(bad_, nullptr, true) & SORL_STATUS_HELD) != 0); break;
       case 2:
@@ -163,6 +163,10 @@ class Loop {
       case 4:
         sorl_session_reset(session_.get());
         call(obs_, nullptr, true);
+        break;
+      case 5:  // of chunks every other tick, unless it holds
+        CHECK(session_.replay((i / 16 % 6 == 5 ? bad_ : obs_).data(), answer_.actions.data(), s.steps, 1, 99,
+                              static_cast<std::uint32_t>(i)) >= 0);
     }
   }
 
@@ -545,6 +549,7 @@ int main(int argc, char** argv) {
     Spec spec = small;
     spec.form = form;
     spec.map = "{\"low\":[-2.5,0.1],\"high\":[0.7,3.3]}";
+    spec.chunk = "2";
     formed.emplace_back(spec);
   }
   test_the_counters();

@@ -2,19 +2,18 @@
 
 A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}/{w,b,g,c}) and one
 metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
-the digest's own 64 digits set to 0. A policy that needs a `form` is of format 2, which has that field
-more, one with a `choice` of its own of format 3, which has both, and one with an `action_map` of format 4,
-which has all three, form and choice null where there is none; all others keep format 1 and its bytes.
-Nothing in it depends on time, host or path: equal policies give equal bytes.
+the digest's own 64 digits set to 0. Format 1 has what every policy has; a policy with a `form` is of
+format 2, one with a `choice` of its own of format 3, one with an `action_map` of format 4, one of action
+chunks of format 5, and each format has the fields of those before (`policy_format`). Nothing in it
+depends on time, host or path: equal policies give equal bytes.
 
-Shape letters: O observation, A action, H hidden, E critics, D hidden layers.
+Shape letters: O observation, A numbers of a call's actions, H hidden, E critics, D hidden layers.
 """
 
 import hashlib
 import json
 import math
 import os
-import re
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,34 +32,25 @@ from ..errors import BadInput
 from ..layout import named
 from .choice import PolicyChoice, choice_from_json
 from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
-from .plain import is_text, one_object, plain
+from .plain import is_text, plain
+from .policy_format import (
+    LATER,
+    MAX_HEADER,
+    METADATA_KEY,
+    fields_of,
+    format_of,
+    header_of,
+    metadata_of,
+    needs,
+)
 from .refusal import Words, is_ints, is_number, refuse
 from .schedule import schedule_of
 
-# 2 has the form more, 3 form and choice, 4 these and the map; each is written only where it must be
-FORMATS = (1, 2, 3, 4)
-METADATA_KEY = "sorl_fast"
-
-# The order in which the fields of each format are written.
-_FIRST = (
-    *("format", "obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "q_agg"),
-    *("env", "action_low", "action_high", "obs_mean", "obs_std"),
-)
-_FIELDS = {
-    1: (*_FIRST, "config", "sha256"),
-    2: (*_FIRST, "form", "config", "sha256"),
-    3: (*_FIRST, "form", "choice", "config", "sha256"),
-    4: (*_FIRST, "form", "choice", "action_map", "config", "sha256"),
-}
-# A header is parsed into many small objects, so it is bounded apart from the file: a network of a
-# thousand layers stays below.
-_MAX_HEADER = 1 << 20
 _MAX_STEPS = 1 << 10  # acting folds a bias for each step of each count: memory that a file asks for
 _MAX_DIM = 1 << 31
 _MAX_NOISY_ACT = 1 << 26  # a step's number stands above 24 bits of a quad's in the noise's counter
 # What follows bounds the memory of the native runtime's reader.
 _MAX_ENV = 4096
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _REMEDY = "Copy the file again from where it was trained, or write it again with sorl_fast"
 
 Layers = tuple[tuple[NDArray[np.float32], ...], ...]
@@ -91,7 +81,7 @@ class Policy:
     Parameters
     ----------
     obs_dim, act_dim
-        O and A, at least 1.
+        O, and A, how many numbers a call returns: those of `chunk` actions one after another. At least 1.
     hidden, depth, ensemble
         Width H and number D of the hidden layers of either network, and number E of critics: at least
         1, with a form at least 0.
@@ -122,6 +112,8 @@ class Policy:
         choice is made by `dataclasses.replace(policy, choice=...)`.
     action_map
         What -1 and 1 stand for in the units of the actions that a call returns; None: themselves.
+    chunk
+        h, how many actions a call returns, which divides act_dim: those of h ticks one after another.
 
     Raises
     ------
@@ -148,6 +140,7 @@ class Policy:
     form: Form | None = None
     choice: PolicyChoice | None = None
     action_map: ActionMap | None = None
+    chunk: int = 1
 
     def __post_init__(self) -> None:
         _check_scalars(vars(self))
@@ -217,6 +210,11 @@ class Policy:
         return self.once("digest", lambda: _digest(self.file_bytes))
 
     @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of what a call returns for one observation: [A], or [h, A / h] with h = `chunk` above 1."""
+        return (self.act_dim,) if self.chunk == 1 else (self.chunk, self.act_dim // self.chunk)
+
+    @property
     def train_steps(self) -> tuple[int, ...]:
         """Step counts M that it acts with: the form's, or {1, 2, 4, ..., m_disc} without one."""
         return euler_steps(self.m_disc) if self.form is None else self.form.steps
@@ -255,8 +253,8 @@ def dumps(policy: Policy) -> bytes:
     text = json.dumps(_fields(policy) | {"sha256": blank}, separators=(",", ":"), allow_nan=False)
     data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
     header = 8 + int.from_bytes(data[:8], "little")
-    if header > _MAX_HEADER:
-        refuse("header", Words(f"{header} bytes"), f"at most {_MAX_HEADER} bytes: shorten config")
+    if header > MAX_HEADER:
+        refuse("header", Words(f"{header} bytes"), f"at most {MAX_HEADER} bytes: shorten config")
     # the digest is the last field, so it is the last run of 64 zeros before the tensors' entries
     at = data.rindex(blank.encode(), 0, header)
     digest = hashlib.sha256(data).hexdigest().encode()
@@ -333,7 +331,7 @@ def _check_is_policy(call: str, policy: object) -> None:
 
 
 def _digest(data: bytes) -> str:
-    return str(_metadata(_header(data)[0])["sha256"])
+    return str(metadata_of(header_of(data)[0])["sha256"])
 
 
 def describe(policy: Policy) -> dict[str, Any]:
@@ -350,9 +348,8 @@ def describe(policy: Policy) -> dict[str, Any]:
 
 def _fields(policy: Policy) -> dict[str, Any]:
     """Return the metadata's fields but for the digest, as plain values in the order of the file."""
-    number = 3 if policy.choice is not None else 1 if policy.form is None else 2
-    values: dict[str, Any] = {"format": number if policy.action_map is None else 4}
-    for name in _FIELDS[values["format"]][1:-1]:
+    values: dict[str, Any] = {"format": format_of({name: getattr(policy, name) for name in LATER})}
+    for name in fields_of(values["format"])[1:-1]:
         value = getattr(policy, name)
         if isinstance(value, Form | PolicyChoice | ActionMap):
             value = value.to_json()
@@ -361,8 +358,8 @@ def _fields(policy: Policy) -> dict[str, Any]:
 
 
 def _parse(data: bytes) -> Policy:
-    header, start = _header(data)
-    meta = _metadata(header)
+    header, start = header_of(data)
+    meta = metadata_of(header)
     at = data.rfind(meta["sha256"].encode(), 8, start)
     if at < 0:
         refuse("sha256", meta["sha256"], "written in the header in plain digits")
@@ -374,13 +371,15 @@ def _parse(data: bytes) -> Policy:
         refuse("sha256", meta["sha256"], f"{actual.hexdigest()}, the digest of what the file holds")
 
     values = {k: v for k, v in meta.items() if k not in ("format", "sha256")}
-    if values.get("form") is not None or meta["format"] == 2:
+    given = {name: values.get(name) is not None or needs(name, meta["format"]) for name in LATER}
+    values = {name: none for name, (_, none) in LATER.items()} | values
+    if given["form"]:
         values["form"] = from_json(values["form"])
-    form = values.setdefault("form", None)
-    if values.get("choice") is not None or meta["format"] == 3:
+    form = values["form"]
+    if given["choice"]:
         values["choice"] = choice_from_json(values["choice"])
-    _check_scalars(values)
-    if "action_map" in values:
+    _check_scalars(values, least_chunk=1 + needs("chunk", meta["format"]))
+    if given["action_map"]:
         values["action_map"] = map_from_json(values["action_map"], values["act_dim"])
     for name in ("action_low", "action_high", "obs_mean", "obs_std"):
         values[name] = _numbers(name, values[name], null=name.startswith("obs"))
@@ -394,43 +393,6 @@ def _parse(data: bytes) -> Policy:
     arrays = _read(data, start, tensors, shapes)
     actor, critic = _layers(arrays, shapes)
     return Policy(**values, actor=actor, critic=critic)
-
-
-def _header(data: bytes) -> tuple[dict[str, Any], int]:
-    """Return the safetensors header and where the tensors' bytes start."""
-    if len(data) < 8:
-        refuse("length", Words(f"{len(data)} bytes"), "at least 8 bytes")
-    n = int.from_bytes(data[:8], "little")
-    if n > min(len(data) - 8, _MAX_HEADER):
-        bound = f"at most {min(len(data) - 8, _MAX_HEADER)} bytes in a file of {len(data)} bytes"
-        refuse("header length", Words(f"{n} bytes"), bound)
-    return one_object("header", data[8 : 8 + n]), 8 + n
-
-
-def _metadata(header: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `sorl_fast` object: every field there, none unknown, format and digest well formed."""
-    meta = header.get("__metadata__")
-    if not isinstance(meta, dict) or list(meta) != [METADATA_KEY]:
-        keys = sorted(meta) if isinstance(meta, dict) else meta
-        refuse("__metadata__", keys, f"an object with the one key {METADATA_KEY!r}")
-    if not isinstance(meta[METADATA_KEY], str):
-        refuse(METADATA_KEY, meta[METADATA_KEY], "a JSON object in a string")
-    values = one_object(METADATA_KEY, meta[METADATA_KEY].encode("utf-8", "surrogatepass"))
-    # an unknown format may have other fields, so it is looked at first
-    if type(values.get("format")) is not int or values["format"] not in FORMATS:
-        known = ", ".join(map(str, FORMATS))
-        refuse("format", values.get("format"), f"{known}, those that this version reads")
-    fields = _FIELDS[values["format"]]
-    for name in fields:
-        if name not in values:
-            refuse(name, Words("missing"), "there")
-    for name in values:
-        if name not in fields:
-            refuse(name, values[name], f"absent: the fields are {', '.join(fields)}")
-    digest = values["sha256"]
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        refuse("sha256", digest, "64 digits of 0-9a-f")
-    return values
 
 
 def _read(
@@ -481,7 +443,7 @@ def _read(
 _DIMS = ("obs_dim", "act_dim", "hidden", "ensemble")
 
 
-def _check_scalars(values: Mapping[str, Any]) -> None:
+def _check_scalars(values: Mapping[str, Any], least_chunk: int = 1) -> None:
     form = values["form"]
     if form is not None and type(form) not in FORMS.values():
         refuse("form", form, "None, or a Form")
@@ -490,6 +452,9 @@ def _check_scalars(values: Mapping[str, Any]) -> None:
         least = int(name != "ensemble" or form is None)
         if not is_ints([values[name]]) or not least <= values[name] < _MAX_DIM:
             refuse(name, values[name], f"an integer from {least} to 2^31 - 1")
+    chunk, act_dim = values["chunk"], values["act_dim"]
+    if not is_ints([chunk]) or chunk < least_chunk or act_dim % chunk:
+        refuse("chunk", chunk, f"an integer from {least_chunk} that divides act_dim = {act_dim}")
     if form is not None and form.draws > 1 and values["act_dim"] >= _MAX_NOISY_ACT:
         bound = f"below {_MAX_NOISY_ACT} where later steps add noise"
         refuse("act_dim", values["act_dim"], bound)

@@ -3,7 +3,8 @@
 The arguments are checked here, once. What a call computes is defined in `reference`; a `session` does
 it with one of the `backends`, chosen when the Sampler is made.
 
-Shape letters: B observations (rows), N candidates, O observation, A action, M Euler steps.
+Shape letters: B observations (rows), N candidates, O observation, A action, h actions of a chunk, M Euler
+steps. A policy whose `chunk` h is above 1 returns [h, A] where others return [A]: the actions of h ticks.
 """
 
 import math
@@ -22,6 +23,7 @@ from . import policy_file
 from .backends import BACKENDS
 from .form import name_of
 from .policy_file import Policy
+from .replay import Replaying
 from .rules import ARGMAX, Rule, check_critic, rule_of
 from .schedule import MAX_STEPS, Schedule, check_fit, schedule_of
 from .session import Info, NoiseKey, Session, Status
@@ -31,7 +33,7 @@ __all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
 KNOWN_PRECISIONS = tuple(dict.fromkeys(p for has in BACKENDS.values() for p in has.precisions))
 
 
-class Sampler:
+class Sampler(Replaying):
     """A policy ready to act: one policy, one session. For several threads, one Sampler each.
 
     Parameters
@@ -86,6 +88,7 @@ class Sampler:
         self._candidates = own.candidates
         self._seed = secrets.randbits(64)
         self._calls = 0
+        super().__init__(policy.action_shape)
 
     @property
     def isa(self) -> str:
@@ -99,8 +102,12 @@ class Sampler:
         )
 
     def reset(self) -> None:
-        """Forget the last good action, as at the start of an episode: held rows get 0, clipped."""
+        """Forget the last good action, as at the start of an episode: held rows get 0, clipped.
+
+        What `replay` has left of a chunk is dropped, too.
+        """
         self._session.reset()
+        self._replay.drop()
 
     @classmethod
     def load(
@@ -131,7 +138,8 @@ class Sampler:
 
         A non-finite observation or result never raises: that row's action is the last good action of
         this Sampler as it was before the call (before any: 0 clipped to the bounds), and its status
-        says so. After the call the last good action is that of the highest good row.
+        says so. After the call the last good action is that of the highest good row. Of a chunk it is
+        the last action, and a row without a good chunk gets it h times.
 
         Parameters
         ----------
@@ -158,8 +166,9 @@ class Sampler:
         noise
             The caller's own standard normal noise (in no units), [N, A] for one observation and
             [B, N, A] for a batch, instead of a seed, which only a rule that draws (better, soft) then
-            reads; [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers (`policy.draws`). A NaN
-            in what is read of it counts as a non-finite result.
+            reads; [N, S, A] and [B, N, S, A] where the policy draws S > 1 numbers (`policy.draws`). Here A
+            is `policy.act_dim`, all numbers of a chunk. A NaN in what is read of it counts as a
+            non-finite result.
         row_offset
             Number of the first row, so that a batch may be split: rows b of a call with row_offset = r
             get the noise of rows r + b. No effect with `noise`, unless the rule draws.
@@ -172,8 +181,8 @@ class Sampler:
         Returns
         -------
         actions or (actions, Info)
-            float32 [A] or [B, A], in the units of the policy's `action_map` where it has one: within
-            `policy.bounds`.
+            float32 [A] or [B, A], of a policy with chunks [h, A] or [B, h, A], in the units of the
+            policy's `action_map` where it has one: within `policy.bounds`.
 
         Raises
         ------
@@ -198,7 +207,33 @@ class Sampler:
                 plain = None  # what is wrong is said below
             if plain is not None:
                 self._calls += own
-                return plain
+                return plain if len(self._shape) == 1 else self._split(plain)
+        action, info = self._call(
+            *(obs, steps, candidates, rule, seed, call, noise, row_offset, return_info, temperature)
+        )
+        return (action, info) if return_info else action
+
+    def _split(self, actions: Any) -> Any:
+        """Return the numbers of calls [..., h A] as actions [..., h, A]; those of no chunk as they are."""
+        return actions.reshape((*actions.shape[:-1], *self._shape))
+
+    def _call(
+        self,
+        obs: Any,
+        steps: Any,
+        candidates: int | None,
+        rule: Any,
+        seed: int | None,
+        call: int | None,
+        noise: Any,
+        row_offset: int,
+        want_q: bool,
+        temperature: float | None,
+    ) -> tuple[Any, Info]:
+        """Make a call by arguments as they were given; return the actions and their `Info`."""
+        steps = self._steps if steps is None else steps
+        candidates = self._candidates if candidates is None else candidates
+        rule = self._rule if rule is None else rule
         x = self._session.array("obs", obs)
         O = self.policy.obs_dim
         single = x.ndim == 1
@@ -228,9 +263,10 @@ class Sampler:
         else:
             source, draw = self._noise(noise, len(x), candidates, single), None
         action, info = self._session.act(
-            *(x, source, candidates, steps, return_info, factor, rule),
+            *(x, source, candidates, steps, want_q, factor, rule),
             draw if rule.draws else None,
         )
+        action = self._split(action)
         if not _is_tensor(obs):
             status = np.asarray(info.status).astype(np.uint32, copy=False)
             action = np.asarray(action)
@@ -239,7 +275,7 @@ class Sampler:
             action, info = action[0], Info(*(part[0] for part in info))
         if single and isinstance(action, np.ndarray):
             info = Info(int(info.candidate), float(info.q), Status(int(info.status)))
-        return (action, info) if return_info else action
+        return action, info
 
     def act_into(
         self,
@@ -267,7 +303,7 @@ class Sampler:
         obs
             float32 [O] or [B, O].
         out
-            float32 [A] or [B, A], written.
+            float32 [A] or [B, A], of a policy with chunks [h, A] or [B, h, A]; written.
         steps, candidates, rule, seed, row_offset
             As in `act`.
         call
@@ -289,6 +325,8 @@ class Sampler:
                 f"act_into needs the native backend, but this Sampler's is {self.backend!r}: use act, or "
                 "load it with backend='native'"
             )
+        if len(self._shape) > 1:
+            out = self._flat(out)
         M: Any = self._steps if steps is None else steps
         N = self._candidates if candidates is None else candidates
         rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
@@ -314,6 +352,16 @@ class Sampler:
                     _integer(name, value, low, end)
                 raise BadInput(str(err)) from None
         self._calls += own
+
+    def _flat(self, out: Any) -> Any:
+        """Return a view of the caller's memory for chunks as one of their numbers, or raise BadInput."""
+        h, A = self._shape
+        if not isinstance(out, np.ndarray) or out.ndim not in (2, 3) or out.shape[-2:] != (h, A):
+            shape = list(out.shape) if isinstance(out, np.ndarray) else type(out).__name__
+            raise BadInput(f"out has the shape {shape}, but must be [{h}, {A}] or [B, {h}, {A}]")
+        if not out.flags.c_contiguous:
+            raise BadInput("out is not C-contiguous: give memory of its own, such as np.empty's")
+        return out.reshape((*out.shape[:-2], h * A))
 
     def _number(self, steps: Any) -> int | None:
         """Return what the native session knows these steps by; None: it may not know them yet."""

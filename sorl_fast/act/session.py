@@ -121,6 +121,17 @@ def rest(policy: Policy) -> NDArray[np.float32]:
     return np.clip(np.zeros(policy.act_dim, np.float32), *policy.bounds)
 
 
+def held_after(policy: Policy, action: Any) -> Any:
+    """Return what is held after a good action [A]: of a chunk its last action, h times.
+
+    That is where the robot is, or will be, when a later call finds no action: to begin the old chunk anew
+    would be to jump back. `action`, an array or a tensor, is the session's own, contiguous, and changed.
+    """
+    each = action.reshape(policy.chunk, -1)
+    each[:-1] = each[-1:]
+    return action
+
+
 def noise_of(
     key: NoiseKey, rows: int, candidates: int, act_dim: int, draws: int = 1
 ) -> NDArray[np.float32]:

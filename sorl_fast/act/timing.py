@@ -19,14 +19,14 @@ Clock = Callable[[], int]  # nanoseconds
 
 
 class ActTime(NamedTuple):
-    """Microseconds of one action for one observation, called from Python."""
+    """Microseconds of one call for one observation, called from Python."""
 
     p50_us: float
     p99_us: float
 
     @property
     def per_second(self) -> float:
-        """Actions a second, at the median."""
+        """Calls a second, at the median."""
         return 1e6 / self.p50_us
 
 

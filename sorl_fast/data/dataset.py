@@ -24,6 +24,7 @@ from ..batch import Batch
 from ..envs import RECIPES, dataset_name, how_to_collect, refuse_images
 from ..errors import BadInput
 from .actions import action_map_of, unit_actions
+from .chunks import ENDS, chunk_transitions
 
 ACTION_LIMIT = 1 - 1e-5  # actions are clipped to +-(1 - 1e-5), as the authors do
 STD_FLOOR = 1e-3  # an observation that varies less is taken to be constant
@@ -90,7 +91,7 @@ class TransitionData:
 
     @property
     def act_dim(self) -> int:
-        """A."""
+        """A: the numbers of an action, or of a chunk of actions."""
         return int(self._batch.actions.shape[1])
 
     @property
@@ -159,6 +160,8 @@ def load_data(
     normaliser: tuple[Tensor, Tensor] | None = None,
     next_actions: bool = False,
     action_range: str | None = None,
+    chunk: int = 1,
+    discount: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> DataPair:
     """Load the data of one training.
@@ -189,6 +192,11 @@ def load_data(
         Of the actions of your own file: "data", from the least to the greatest of the training data, or
         "LOW,HIGH", for all components or with ":" between one pair for each. They are mapped to [-1, 1].
         None: they are in [-1, 1].
+    chunk
+        h, how many actions in a row are one action of the data (`chunks.chunk_transitions`). Above 1 data
+        of your own must say where trajectories end, for their rows must be in order.
+    discount
+        Of the rewards in a chunk, a step.
     device
         Where the tensors are kept.
 
@@ -201,7 +209,7 @@ def load_data(
     path = Path(data).expanduser()
     units: ActionMap | None = None
     if path.suffix == ".npz":
-        train, val = _load_own(path, next_actions)
+        train, val = _load_own(path, next_actions, chunk > 1)
         _check_arrays(train, str(path))
         units = action_map_of(action_range, train["actions"], str(path))
         train = unit_actions(train, units, str(path))
@@ -221,6 +229,12 @@ def load_data(
             name = dataset_name(env)
             for arrays, file in ((train, f"{name}.npz"), (val, f"{name}-val.npz")):
                 arrays["next_actions"] = _following_actions(path / file)
+        if chunk > 1:
+            train, val = (x | {ENDS: x["terminals"] != 0} for x in (train, val))
+    if chunk > 1:
+        train = chunk_transitions(train, chunk, discount, str(path))
+        if val is not None:
+            val = chunk_transitions(val, chunk, discount, f"{path} (validation)")
     pair = DataPair(
         TransitionData(train, str(path), device),
         None if val is None else TransitionData(val, f"{path} (validation)", device),
@@ -255,7 +269,7 @@ def _check_alike(path: Path, train: Mapping[str, Any], val: Mapping[str, Any]) -
         )
 
 
-def check_files(env: str, data: str | Path, *, next_actions: bool = False) -> None:
+def check_files(env: str, data: str | Path, *, next_actions: bool = False, chunk: int = 1) -> None:
     """Raise BadInput unless the files that `load_data` reads are there and whole.
 
     No simulator is started, so that many trainings may be checked before the first begins; what only
@@ -263,9 +277,11 @@ def check_files(env: str, data: str | Path, *, next_actions: bool = False) -> No
     """
     path = Path(data).expanduser()
     if path.suffix == ".npz":
-        for arrays in _load_own(path, next_actions):
+        for arrays in _load_own(path, next_actions, chunk > 1):
             if arrays is not None:
                 _check_arrays(arrays, str(path))
+                if chunk > 1:
+                    chunk_transitions(arrays, chunk, 1.0, str(path))
     else:
         _ogbench_files(env, path, False)
 
@@ -388,10 +404,10 @@ def _check_ogbench_file(path: Path) -> None:
 
 
 def _load_own(
-    path: Path, next_actions: bool
+    path: Path, next_actions: bool, chunks: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray] | None]:
     val = path.with_name(f"{path.stem}-val.npz")
-    train = _own_transitions(path, next_actions)
+    train = _own_transitions(path, next_actions, chunks)
     masks = train["masks"]
     done = float((masks == 0).mean()) if masks.size else 0.0
     if done >= MOSTLY_DONE:
@@ -401,10 +417,10 @@ def _load_own(
             "only time ran out",
             file=sys.stderr,
         )
-    return train, _own_transitions(val, next_actions) if val.is_file() else None
+    return train, _own_transitions(val, next_actions, chunks) if val.is_file() else None
 
 
-def _own_transitions(path: Path, next_actions: bool) -> dict[str, np.ndarray]:
+def _own_transitions(path: Path, next_actions: bool, chunks: bool) -> dict[str, np.ndarray]:
     # what else the file holds is the user's business
     arrays = _open_npz(path, (*_OWN_FIELDS, "next_observations", *_END_FIELDS))
     for name in _OWN_FIELDS:
@@ -417,7 +433,15 @@ def _own_transitions(path: Path, next_actions: bool) -> dict[str, np.ndarray]:
             raise BadInput(f"{path}: {name} is a single value, but must have a row a transition")
         _check_dtype(str(path), name, x)
     if next_actions:
+        why = "which action follows which, and this method reads the next one"
+        _check_order(arrays, path, why, "another --method")
         arrays = _with_next_actions(arrays, path)
+    if chunks:
+        why = "which actions follow each other, and --chunk learns these"
+        _check_order(arrays, path, why, "--chunk 1")
+        ends = _trajectory_ends(arrays, path)
+        ends[-1:] = True
+        arrays = arrays | {ENDS: ends}
     if "next_observations" not in arrays:
         arrays = _with_next_observations(arrays, path)
     if not np.isin(arrays["masks"], (0, 1)).all():
@@ -443,18 +467,20 @@ def _trajectory_ends(arrays: Mapping[str, np.ndarray], path: Path) -> np.ndarray
     return ends
 
 
+def _check_order(arrays: Mapping[str, np.ndarray], path: Path, what: str, other: str) -> None:
+    if not any(name in arrays for name in _END_FIELDS):
+        raise BadInput(
+            f"{path} has no terminals, so nobody knows {what}. Add terminals [T] (1 at a trajectory's last "
+            f"row) if the rows are in order, or choose {other}"
+        )
+
+
 def _with_next_actions(arrays: dict[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     """Take a' from the following row of the same trajectory; a trajectory's last row has its own action.
 
     That stands in for one that the file does not have. It is read only where the row has a
     next_observation of its own and is no end of the task.
     """
-    if not any(name in arrays for name in _END_FIELDS):
-        raise BadInput(
-            f"{path} has no terminals, so nobody knows which action follows which, and this method "
-            "reads the next one. Add terminals [T] (1 at a trajectory's last row) if the rows are in "
-            "order, or choose another --method"
-        )
     ends, actions = _trajectory_ends(arrays, path), arrays["actions"]
     following = np.concatenate([actions[1:], actions[-1:]])
     following[ends] = actions[ends]
@@ -483,7 +509,9 @@ def _with_next_observations(arrays: dict[str, np.ndarray], path: Path) -> dict[s
     following[ends] = obs[ends]
     keep = ~ends | (arrays["masks"] == 0)
     arrays = arrays | {"next_observations": following}
-    return {name: arrays[name][keep] for name in Batch._fields if name in arrays}
+    if ENDS in arrays:  # a trajectory whose last row is dropped ends with the one before
+        arrays[ENDS] = ends | np.append(~keep[1:], True)[:rows]
+    return {name: arrays[name][keep] for name in (*Batch._fields, ENDS) if name in arrays}
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], source: str) -> None:

@@ -33,6 +33,7 @@ from ..version import package_versions
 from .algorithms import method_of
 from .capture import CapturedUpdates
 from .checkpoint import Checkpoint, checkpoint_folders, load_latest, save_checkpoint
+from .chunks import chunked, discount_of, over_chunks, units_of_chunks
 from .learner import Learner
 from .method import Export
 from .noise import GeneratorNoise
@@ -178,7 +179,7 @@ class _Run:
             check(most <= MAX_CANDIDATES, "eval_candidates", most, bound)
             self.evaluator = stack.enter_context(Evaluator(config.env, workers=config.workers))
         writer = _tensorboard_writer(config)
-        self.method = method_of(agent)
+        self.method = method_of(over_chunks(agent, config.chunk))
         columns = ("seconds", "updates_per_second", *self.method.metrics)
         columns += tuple(f"val_{name}" for name in self.method.val_metrics)
         self.folder = stack.enter_context(RunFolder(config.out, columns))
@@ -198,6 +199,8 @@ class _Run:
             normaliser=self._saved_normaliser() if resume and agent.normalize_obs else None,
             next_actions="next_actions" in self.method.fields,
             action_range=config.action_range,
+            chunk=config.chunk,
+            discount=discount_of(agent),
             device=self.device,
         )
         self.host = torch.Generator().manual_seed(config.seed)
@@ -263,6 +266,7 @@ class _Run:
             ("seed", train_config.seed, self.config.seed),
             ("precision", train_config.precision, self.config.precision),
             ("action_range", train_config.action_range, self.config.action_range),
+            ("chunk", train_config.chunk, self.config.chunk),
             ("device", _kind(train_config.device), _kind(self.config.device)),
         ):
             if old != new:
@@ -426,9 +430,10 @@ class _Run:
         save_checkpoint(self.folder.checkpoints, self.step, tensors, info, keep)
 
     def _policy(self) -> Policy:
-        data, env = self.data.train, self.config.env
-        more = self.data.obs_mean, self.data.obs_std, self.data.action_map
-        return self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *more))
+        data, env, h = self.data.train, self.config.env, self.config.chunk
+        more = self.data.obs_mean, self.data.obs_std, units_of_chunks(self.data.action_map, h)
+        policy = self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *more))
+        return chunked(policy, h, self.agent)
 
     def _export(self, choice: PolicyChoice | None = None) -> None:
         policy = self._policy()

@@ -126,6 +126,7 @@ class Run:
         data = self.config.get("data") or {}
         source = data.get("sha256") or [data.get("transitions"), data.get("episodes")]
         train = (self.method, self.train["env"], self.train["steps"], self.precision)
+        train += (self.train.get("chunk", 1),)
         return json.dumps((self.agent, train, source, self.timing), sort_keys=True)
 
 
@@ -372,6 +373,7 @@ def _described(run: Run) -> dict[str, str]:
     data = run.config.get("data") or {}
     values = {"env": run.train["env"], "updates": f"{run.train['steps']:,}"}
     values |= {"method": run.method, "precision": run.precision} | run.agent
+    values |= {"chunk": run.train.get("chunk", 1)}
     values |= {"transitions": data.get("transitions"), "data": str(data.get("sha256", ""))[:8]}
     return {key: str(value) for key, value in (values | {"success": run.timing}).items()}
 

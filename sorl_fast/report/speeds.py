@@ -64,6 +64,10 @@ class Job(NamedTuple):
         """Return what the speed of one of its cells is kept under."""
         return _Key(self.policy.digest, self.precision, *way, self.backend)
 
+    def rate(self, row: Mapping[str, Any]) -> float:
+        """Return the actions a second of a cell that was timed: h of each call, of a chunk."""
+        return 1e6 * self.policy.chunk / float(row["p50_us"])
+
     def sampler(self) -> Sampler:
         """Return what acts; BadInput where it cannot here."""
         return Sampler(self.policy, self.backend or None, self.precision)
@@ -143,7 +147,7 @@ def clock_of(kept: Store) -> str:
     where = f"{kept.machine['cpu']}, {kept.machine['cores']} cores"
     return (
         f"Speeds measured on {where}: the median call from Python, one observation a call, one thread "
-        "where the backend is native; actions/s is one over it."
+        "where the backend is native; actions/s is one over it, and of chunks of h actions h over it."
     )
 
 
@@ -183,8 +187,8 @@ def _replaced(
     own = [jobs[run.folder] for run in setting.runs if run.folder in jobs]
     cells, backends = [], set()
     for cell in setting.cells:
-        found = [rows[job.key(cell.way)] for job in own if cell.way in job.ways]
-        backends |= {str(row["backend"]) for row in found}
-        rate = sum(1e6 / row["p50_us"] for row in found) / len(found)
+        found = [(rows[job.key(cell.way)], job) for job in own if cell.way in job.ways]
+        backends |= {str(row["backend"]) for row, _ in found}
+        rate = sum(job.rate(row) for row, job in found) / len(found)
         cells.append(cell._replace(actions_per_second=rate))
     return dataclasses.replace(setting, cells=tuple(cells), timed_by=" and ".join(sorted(backends)))

@@ -386,9 +386,7 @@ def with_lane_speeds(
     for lane, own in jobs.items():
         for setting, job in zip(found[lane], own, strict=True):
             rows = {way: kept.rows[job.key(way)] for way in job.ways}
-            cells = [
-                c._replace(actions_per_second=1e6 / rows[c.way]["p50_us"]) for c in setting.cells
-            ]
+            cells = [c._replace(actions_per_second=job.rate(rows[c.way])) for c in setting.cells]
             timed_by = " and ".join(sorted({str(row["backend"]) for row in rows.values()}))
             timed_by += f", {lane.precision}"
             replaced = dataclasses.replace(setting, cells=tuple(cells), timed_by=timed_by)

@@ -37,7 +37,8 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
     Returns
     -------
     str
-        Lines without a final line break. A cell is success, its 95% interval and actions a second.
+        Lines without a final line break. A cell is success, its 95% interval and actions a second, of a
+        policy with chunks also calls a second.
     """
     rows = {cell_of(row): row for row in evaluation["rows"]}
     cells = sorted(rows, key=cell_order)
@@ -48,8 +49,10 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
         table.append([f"M = {M}", *("-" if row is None else _text(row) for row in found)])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     episodes = episodes_text([row["episodes"] for row in rows.values()])
+    chunked = any("calls_per_second" in row for row in rows.values())
+    rates = "actions (calls)" if chunked else "actions"
     lines = [
-        f"{evaluation['env']}: success [95% interval] and actions per second of the policy alone",
+        f"{evaluation['env']}: success [95% interval] and {rates} per second of the policy alone",
         f"{episodes} episodes a cell, success_timing={evaluation['success_timing']}",
     ]
     for line in table:
@@ -71,7 +74,8 @@ def columns_of(ways: Iterable[Cell]) -> dict[tuple[int, str], str]:
 
 def _text(row: Row) -> str:
     percent = span(*(100 * row[name] for name in ("success", "ci_low", "ci_high")))
-    return f"{percent} {rate(row['actions_per_second'])}/s"
+    calls = f" ({rate(row['calls_per_second'])})" if "calls_per_second" in row else ""
+    return f"{percent} {rate(row['actions_per_second'])}{calls}/s"
 
 
 def paired_tests(rows: Sequence[Row]) -> list[str]:

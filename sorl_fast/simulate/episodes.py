@@ -65,7 +65,13 @@ class Episode(NamedTuple):
     success: bool  # at any of its steps
     length: int  # steps
     returned: float  # sum of rewards, undiscounted
-    act_seconds: float  # inside the policy alone, `length` calls
+    act_seconds: float  # inside the policy alone
+    calls: int = 0  # of a policy with chunks; 0: one a step
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields, calls unnamed where there is one a step."""
+        values = self._asdict()
+        return values if self.calls else {k: values[k] for k in values if k != "calls"}
 
 
 def evaluation_path(folder: Path, precision: str = "fp32", env: str | None = None) -> Path:
@@ -136,7 +142,7 @@ class Record:
         self.done[task] = episode
         if self._path is None:
             return
-        line = json.dumps(self._context | task.to_json() | episode._asdict()).encode() + b"\n"
+        line = json.dumps(self._context | task.to_json() | episode.to_json()).encode() + b"\n"
         try:
             if self._file is None:
                 self._file = self._open(self._path)
@@ -182,17 +188,18 @@ class Record:
             return None
         if not isinstance(values, dict) or not _same_context(values, self._context):
             return None
-        given = {"rule": str(ARGMAX)} | values
+        given = {"rule": str(ARGMAX), "calls": 0} | values
         task = Task._make(given.get(name) for name in Task._fields)
-        episode = Episode._make(values.get(name) for name in Episode._fields)
+        episode = Episode._make(given.get(name) for name in Episode._fields)
         numbers = (episode.returned, episode.act_seconds)
         ok = (
-            all(type(x) is int for x in (*task[1:4], episode.length))
+            all(type(x) is int for x in (*task[1:4], episode.length, episode.calls))
             and type(task.steps) in (int, str)
             and type(task.rule) is str
             and type(episode.success) is bool
             and all(type(value) in (int, float) for value in numbers)
             and episode.length >= 1
+            and 0 <= episode.calls <= episode.length
             and episode.act_seconds > 0
         )
         return (task, episode) if ok else None

@@ -86,14 +86,15 @@ def rollout(
     episode: int,
     rule: str = str(ARGMAX),
 ) -> Episode:
-    """Run one episode in a cell, one observation at a time."""
+    """Run one episode in a cell, one observation at a time; all actions of a chunk before the next call."""
     M = steps if isinstance(steps, int) else schedule_of(steps)
     observation = simulator.reset(seed, episode)
     ended = success = False
-    length, returned, seconds = 0, 0.0, 0.0
+    length, calls, returned, seconds = 0, 0, 0.0, 0.0
     while not ended:
         start = time.perf_counter()
-        action = sampler.act(
+        calls += sampler.calls_next
+        action = sampler.replay(
             observation, M, candidates, rule=rule, seed=seed, call=length, row_offset=episode
         )
         seconds += time.perf_counter() - start
@@ -101,7 +102,8 @@ def rollout(
         success |= succeeded
         returned += reward
         length += 1
-    return Episode(success, length, returned, seconds)
+    chunked = sampler.policy.chunk > 1
+    return Episode(success, length, returned, seconds, calls if chunked else 0)
 
 
 class _Player:
@@ -132,9 +134,10 @@ class _Player:
 
 def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
     obs_shape = simulator.reset(0, 0).shape
-    if obs_shape != (policy.obs_dim,) or simulator.act_dim != policy.act_dim:
+    act_dim = policy.action_shape[-1]
+    if obs_shape != (policy.obs_dim,) or simulator.act_dim != act_dim:
         raise BadInput(
-            f"the policy maps {policy.obs_dim} observations to {policy.act_dim} actions, but {env} "
+            f"the policy maps {policy.obs_dim} observations to {act_dim} actions, but {env} "
             f"has observations of shape {list(obs_shape)} and {simulator.act_dim} actions. Evaluate "
             "it in the environment that it was trained for"
         )
@@ -274,8 +277,9 @@ class Evaluator:
             steps, candidates, rule (argmax is not named), episodes, successes, outcomes (a digit an
             episode, 1 for success), success with its 95% Wilson interval ci_low and
             ci_high (all in [0, 1]), episode_length and returns (means over the episodes), and
-            actions_per_second, one process and the policy alone. All but the last are the same for
-            any number of workers.
+            actions_per_second, one process and the policy alone; of a policy with chunks, of which each
+            row then says `chunk`, also calls (a mean over the episodes) and calls_per_second. All but the
+            rates are the same for any number of workers.
 
         Raises
         ------
@@ -319,7 +323,10 @@ class Evaluator:
                 self.close()
                 raise
         done = kept.done
-        rows = [_row(cell, [done[task] for task in _tasks(cell, seed, episodes)]) for cell in cells]
+        rows = [
+            _row(cell, [done[task] for task in _tasks(cell, seed, episodes)], policy.chunk)
+            for cell in cells
+        ]
         return context | {"rows": rows}
 
     def _run_all(
@@ -478,8 +485,11 @@ def _tasks(cell: Cell, seed: int, episodes: int) -> list[Task]:
     return [Task(cell.steps, cell.candidates, seed, e, cell.rule) for e in range(episodes)]
 
 
-def _row(cell: Cell, episodes: Sequence[Episode]) -> dict[str, Any]:
+def _row(cell: Cell, episodes: Sequence[Episode], chunk: int = 1) -> dict[str, Any]:
     n = len(episodes)
+    seconds = sum(episode.act_seconds for episode in episodes)
+    calls = sum(episode.calls or episode.length for episode in episodes)
+    of_chunks = {"chunk": chunk, "calls": calls / n, "calls_per_second": calls / seconds}
     successes = sum(episode.success for episode in episodes)
     length = sum(episode.length for episode in episodes)
     low, high = wilson(successes, n)
@@ -494,6 +504,7 @@ def _row(cell: Cell, episodes: Sequence[Episode]) -> dict[str, Any]:
         "ci_low": low,
         "ci_high": high,
         "episode_length": length / n,
-        "actions_per_second": length / sum(episode.act_seconds for episode in episodes),
+        "actions_per_second": length / seconds,
+        **(of_chunks if chunk > 1 else {}),
         "returns": sum(episode.returned for episode in episodes) / n,
     }

@@ -301,9 +301,10 @@ def check_data(jobs: Sequence[Job]) -> None:
     seen = set()
     for job in jobs:
         next_actions = "next_actions" in find_method(job.method_name).fields
-        source = dataset_name(job.env), job.train["data"], next_actions
+        chunk = job.config.chunk
+        source = dataset_name(job.env), job.train["data"], next_actions, chunk
         if source not in seen:
-            check_files(job.env, job.train["data"], next_actions=next_actions)
+            check_files(job.env, job.train["data"], next_actions=next_actions, chunk=chunk)
             seen.add(source)
 
 
@@ -323,7 +324,7 @@ def check_kept(job: Job) -> None:
         ),
         *(
             (name, getattr(train, name), getattr(config, name))
-            for name in ("env", "seed", "precision")
+            for name in ("env", "seed", "precision", "chunk")
         ),
     ):
         if old != now:

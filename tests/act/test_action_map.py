@@ -206,7 +206,7 @@ def test_a_field_that_is_missing_unknown_or_of_another_format_is_named():
         refused(seal(header, rest, body), f"{name} is missing")
     for number in (1, 2, 3):
         refused(seal(header, meta | {"format": number}, body), "but must be absent")
-    refused(seal(header, meta | {"format": 5}, body), "format is 5, but must be 1, 2, 3, 4")
+    refused(seal(header, meta | {"format": 5}, body), "chunk is missing")
 
 
 def test_a_map_of_another_policy_is_refused():

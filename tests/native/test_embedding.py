@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from policies import make_policy
 from sorl_fast.bench import loop
 
 from sorl_fast import Sampler
@@ -301,6 +302,18 @@ def test_the_example_in_the_readme_runs(installed, policy, tmp_path):
     )
     assert missing.returncode == 1
     assert missing.stderr.startswith(f"{tmp_path / 'no'}: cannot be read: No such file")
+
+
+def test_the_loop_that_replays_chunks_calls_every_h_th_tick(installed, tmp_path):
+    path = tmp_path / "chunked.safetensors"
+    policy_file.save(path, make_policy(A=20, chunk=10))
+    environment = os.environ | build_example(installed, "chunk_loop", tmp_path / "loop")
+    out = run(tmp_path / "loop", path, "40", "500", env=environment, text=True).stdout
+    first, calls, replays, last = out.splitlines()
+    assert first.endswith("chunks of 10 actions of 2 numbers, 500 Hz: 50 calls a second")
+    assert re.match(r"calls +4 ticks  p50", calls)
+    assert re.match(r"replays +36 ticks  p50", replays)
+    assert re.fullmatch(r"missed \d+ of 40 periods; held 0 actions", last)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

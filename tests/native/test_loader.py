@@ -288,6 +288,28 @@ def map_mutations():
             yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
 
 
+def chunk_mutations():
+    plain = {"A": 4, "chunk": 2}
+    mapped = plain | {"action_map": {"low": [-2.5] * 4, "high": [0.5] * 4}, "E": 0}
+    mapped["form"] = CORPUS.FORMS["diffusion"]
+    for i, data in enumerate((CORPUS.policy(**plain), CORPUS.policy(**mapped))):
+        header, meta, body = unpack(data)
+        for value in (*VALUES, 5, 6, 12, -2, -4):
+            yield f"{i} chunk={value!r:.30}", pack(header, meta | {"chunk": value}, body)
+        for number in SOUND_NUMBERS:
+            text = json.dumps(meta | {"chunk": "@"}).replace('"@"', number)
+            yield f"{i} chunk {number}", pack(header, text, body)
+        for name in ("format", "form", "choice", "action_map", "act_dim"):
+            for value in VALUES:
+                yield f"{i} {name}={value!r:.30}", pack(header, meta | {name: value}, body)
+        for name in ("form", "choice", "action_map", "chunk"):
+            kept = {k: v for k, v in meta.items() if k != name}
+            yield f"{i} without {name}", pack(header, kept, body)
+            yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
+        twice = json.dumps(meta)[:-1] + ', "chunk": 2}'
+        yield f"{i} chunk twice", pack(header, twice, body)
+
+
 def header_mutations():
     header, meta, body = unpack(GOOD)
     for name, entry in header.items():
@@ -373,7 +395,7 @@ def check_policy(tmp_path_factory):
     program = tmp_path_factory.mktemp("loader") / "check_policy"
     sources = ["tests/check_policy.cpp", "json.cpp", "sha256.cpp", "form.cpp", "form_parser.cpp"]
     sources += ["policy_file.cpp", "policy_parser.cpp", "choice_parser.cpp", "rule.cpp"]
-    sources += ["bounds_parser.cpp"]
+    sources += ["bounds_parser.cpp", "tensor_parser.cpp"]
     sources += ["schedule.cpp"]
     compiler = os.environ.get("CXX", "g++")
     subprocess.run(
@@ -414,6 +436,7 @@ def python_answer(data):
         (form_mutations, 100, 1000),
         (choice_mutations, 60, 800),
         (map_mutations, 60, 500),
+        (chunk_mutations, 12, 300),
         (header_mutations, 40, 1000),
         (random_mutations, 3, 1000),
         (damage, 0, 300),

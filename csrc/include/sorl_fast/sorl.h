@@ -15,6 +15,9 @@
  * the process has locked its memory (mlockall). Everything else belongs before the loop. In a child of
  * fork() the first call of a session with threads > 1 starts its workers anew: it is a warm-up again.
  *
+ * Chunks. A policy may return the actions of h ticks at once, sorl_policy_chunk(): A is then the floats of all of
+ * them, one action after another. sorl_replay() gives them one a tick and makes a call where none is left.
+ *
  * Shape letters: O observation, A action, B rows (observations) of a call, N candidates, M steps of an
  * action, S normal numbers that a candidate takes for each component of its action. Arrays are dense, row-major, float unless said, and belong to the caller.
  *
@@ -65,6 +68,7 @@ extern "C" {
 #define SORL_STATUS_HELD 4                /* the action is the session's last good one, not a new one */
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, where a rule read it, Q was left out */
+#define SORL_STATUS_REPLAYED 128          /* sorl_replay() made no call: the action is the next of the last chunk */
 
 /* Precision of the networks; z and Q are float32 in all. */
 #define SORL_PRECISION_FP32 0
@@ -142,8 +146,10 @@ SORL_API void sorl_policy_free(sorl_policy *policy) SORL_NOEXCEPT;
 
 /* O: floats of an observation. */
 SORL_API int32_t sorl_policy_obs_dim(const sorl_policy *policy) SORL_NOEXCEPT;
-/* A: floats of an action. */
+/* A: floats that sorl_act() writes for an observation, those of a whole chunk. */
 SORL_API int32_t sorl_policy_act_dim(const sorl_policy *policy) SORL_NOEXCEPT;
+/* h: actions of a call, of A / h floats each, for h ticks one after another; 1 where the file has no chunks. */
+SORL_API int32_t sorl_policy_chunk(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Width of the hidden layers. */
 SORL_API int32_t sorl_policy_hidden(const sorl_policy *policy) SORL_NOEXCEPT;
 /* Number of hidden layers. */
@@ -240,7 +246,8 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * status      [B] SORL_STATUS_* bits, or NULL
  *
  * A row with a non-finite observation or result gets the session's last good action as it was before
- * this call (before the first: 0 clipped to the bounds). This is no error: its status says so.
+ * this call (before the first: 0 clipped to the bounds). This is no error: its status says so. Of a chunk the last
+ * good action is its last one, and a row without a good chunk gets it h times.
  *
  * Equal file, observations, noise or seed, and instruction set give equal bits, on any number of
  * threads. With other numbers of rows or candidates in the call the same row and candidate agree to 1e-5
@@ -259,6 +266,22 @@ SORL_API int32_t sorl_act(sorl_session *session, const float *obs, int32_t rows,
                           int32_t candidates, uint64_t seed, uint32_t call, uint32_t row_offset,
                           const float *noise, float *actions, int32_t *candidate, float *q,
                           uint32_t *status) SORL_NOEXCEPT;
+
+/* One tick of a loop: the next action of the last call's chunk or, where none is left, the first one of a new call.
+ *
+ * obs                [O], read by a call only
+ * steps, candidates, seed, call
+ *                    as of sorl_act(), read by a call only: a loop may count its ticks in `call`
+ * action             [A / h], written: one action
+ *
+ * Every h-th tick is a call; of a policy without chunks each is. sorl_session_reset() drops what is left of a chunk.
+ * Where a call holds the last good action, as sorl_act() says, that is this tick's, and the next tick calls again.
+ *
+ * Returns SORL_STATUS_REPLAYED where it made no call, else what sorl_act() returned; after an error of that nothing is
+ * written, and the next tick calls again. SORL_ERROR_ARGUMENT also where `action` is NULL.
+ * Same thread as sorl_act(); real-time safe. */
+SORL_API int32_t sorl_replay(sorl_session *session, const float *obs, int32_t steps, int32_t candidates, uint64_t seed,
+                             uint32_t call, float *action) SORL_NOEXCEPT;
 
 /* Makes a schedule of Euler steps of any sizes ready for a session: its constants are folded, once.
  *
@@ -297,11 +320,11 @@ SORL_API int32_t sorl_session_set_rule(sorl_session *session, int32_t rule, doub
  * Same thread as sorl_act(); real-time safe. */
 SORL_API int32_t sorl_session_set_temperature(sorl_session *session, float temperature) SORL_NOEXCEPT;
 
-/* What the session's last sorl_act() returned; SORL_OK before the first. Same thread as sorl_act();
+/* What the session's last sorl_act() or sorl_replay() returned; SORL_OK before the first. Same thread as sorl_act();
  * real-time safe. */
 SORL_API int32_t sorl_last_status(const sorl_session *session) SORL_NOEXCEPT;
 
-/* Forgets the last good action, as at the start of an episode. Same thread as sorl_act(); real-time
+/* Forgets the last good action, as at the start of an episode, and what sorl_replay() has left of a chunk. Same thread as sorl_act(); real-time
  * safe. */
 SORL_API void sorl_session_reset(sorl_session *session) SORL_NOEXCEPT;
 

@@ -58,6 +58,7 @@ class Policy {
 
   std::int32_t obs_dim() const noexcept { return sorl_policy_obs_dim(get()); }
   std::int32_t act_dim() const noexcept { return sorl_policy_act_dim(get()); }
+  std::int32_t chunk() const noexcept { return sorl_policy_chunk(get()); }
   const char* form() const noexcept { return sorl_policy_form(get()); }
   std::int32_t steps(std::int32_t index) const noexcept { return sorl_policy_steps(get(), index); }
   std::int32_t max_steps() const noexcept { return sorl_policy_max_steps(get()); }
@@ -103,6 +104,17 @@ class Session {
   /// The policy's own steps, candidates and rule.
   std::int32_t act(const float* obs, float* action, std::uint64_t seed, std::uint32_t call) noexcept {
     return act(obs, action, 0, 0, seed, call);
+  }
+
+  /// One tick: the next action [A / h] of the last call's chunk, or the first of a new call. Real-time safe.
+  std::int32_t replay(const float* obs, float* action, std::int32_t steps, std::int32_t candidates, std::uint64_t seed,
+                      std::uint32_t call) noexcept {
+    return sorl_replay(get(), obs, steps, candidates, seed, call, action);
+  }
+
+  /// The same by the policy's own steps, candidates and rule.
+  std::int32_t replay(const float* obs, float* action, std::uint64_t seed, std::uint32_t call) noexcept {
+    return replay(obs, action, 0, 0, seed, call);
   }
 
   /// Makes a schedule of these step sizes ready and returns what to give as `steps`; throws. Before the loop.

@@ -20,7 +20,7 @@ from ..schedule import Schedule, schedule_of
 from ..session import Backend, Info, NoiseKey, as_floats
 
 _SAME_NAME = (
-    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt"),
+    *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "chunk"),
     *("action_low", "action_high", "obs_mean", "obs_std", "actor", "critic"),
 )
 

@@ -14,7 +14,7 @@ from ..policy_file import Policy
 from ..reference import best_of_n
 from ..rules import ARGMAX, Rule
 from ..schedule import Schedule
-from ..session import Backend, Info, NoiseKey, Status, as_floats, noise_of, rest
+from ..session import Backend, Info, NoiseKey, Status, as_floats, held_after, noise_of, rest
 
 
 class NumpySession:
@@ -60,7 +60,7 @@ class NumpySession:
         action = np.where(held[:, None], self._last, choice.action)
         good = np.flatnonzero(~held)
         if good.size:
-            self._last = action[good[-1]].copy()
+            self._last = held_after(policy, action[good[-1]].copy())
         status = choice.status | np.where(held, np.uint32(Status.HELD), np.uint32(0))
         return action, Info(choice.candidate, choice.q, status)
 

@@ -20,6 +20,7 @@ from ..session import (
     Session,
     Status,
     as_floats,
+    held_after,
     noise_of,
     refuse_dtype,
     rest,
@@ -181,7 +182,7 @@ class TorchSession:
         if len(obs):
             numbers = torch.arange(len(obs), device=obs.device)
             highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
-            latest = action.index_select(0, highest.clamp(min=0))[0]
+            latest = held_after(self._policy, action.index_select(0, highest.clamp(min=0))[0])
             last = torch.where(highest >= 0, latest, last)
         info = Info(
             torch.where(left, best.candidate, -1),
