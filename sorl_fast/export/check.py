@@ -74,7 +74,7 @@ def make_case(policy: Policy, way: PolicyChoice, batch: int, source: str = "inpu
     actions, info = sampler.act(obs, way.steps, N, rule=way.rule, return_info=True, **given)
     good = info.status & Status.HELD == 0
     u = uniforms(SEED, batch, CALL).astype(np.float32)
-    return Case(obs, noise, u, actions, good)
+    return Case(obs, noise, u, actions.reshape(batch, A), good)  # a chunk's actions are one row
 
 
 def input_names(policy: Policy, way: PolicyChoice, source: str) -> list[str]:
@@ -168,6 +168,7 @@ def _may_win(
         noise=case.noise[row][:, None],
         return_info=True,
     )
+    actions = actions.reshape(N, -1)
     good = info.status & Status.HELD == 0
     if way.rule.reads_q:
         good &= np.isfinite(info.q)

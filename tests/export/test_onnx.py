@@ -12,7 +12,7 @@ from sorl_fast.act.choice import PolicyChoice
 from sorl_fast.act.philox import normals, uniforms
 from sorl_fast.act.session import Status, rest
 from sorl_fast.action_map import ActionMap
-from sorl_fast.export.check import CALL, SEED, inputs_of, make_case
+from sorl_fast.export.check import CALL, SEED, check, inputs_of, make_case
 from sorl_fast.export.onnx import onnx_model
 from sorl_fast.export.runtimes import RUNTIMES
 
@@ -110,6 +110,19 @@ def test_units(name, N):
     actions, _ = same(name, policy, PolicyChoice(steps=4, candidates=N))
     low, high = policy.bounds
     assert ((actions >= low) & (actions <= high)).all()
+
+
+def test_chunks():
+    """A graph's row is a chunk's actions one after another."""
+    policy, way = policy_with(chunk=2), PolicyChoice(steps=2, candidates=3, rule="medoid")
+    run = run_of("onnxruntime", policy, way)
+    assert check(policy, way, run, "onnxruntime") < FLOAT32
+    case = make_case(policy, way, 2)
+    actions, _ = run(inputs_of(policy, way, case))
+    noise = case.noise
+    wanted = Sampler(policy, "numpy").act(case.obs, 2, 3, rule="medoid", noise=noise)
+    assert wanted.shape == (2, 2, 1)
+    np.testing.assert_allclose(actions.reshape(2, 2, 1), wanted, rtol=0, atol=FLOAT32)
 
 
 def test_a_policy_without_critics_chooses_the_centre():
