@@ -320,7 +320,7 @@ def _export(args: argparse.Namespace) -> int:
     with _extra("export"):
         from .export.command import export
 
-        way = (args.steps, args.candidates, args.rule, args.precision)
+        way = (args.steps, args.candidates, args.rule, args.noise, args.precision)
         print(export(_policy_path(args.run)[0], args.out, *way))
     return 0
 

@@ -5,7 +5,8 @@ import argparse
 from ..flags import path_argument
 
 FORMATS = ("onnx",)
-PRECISION = "fp32"
+SOURCES = ("input", "philox")  # of the noise
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rule", help="how one is chosen, such as argmax or medoid:1/2 (default: the policy's own)"
     )
     parser.add_argument(
+        "--noise",
+        choices=SOURCES,
+        default=SOURCES[0],
+        help="an input, or drawn in the graph from a seed and the number of the call (default: input)",
+    )
+    parser.add_argument(
         "--precision",
-        default=PRECISION,
-        help=f"of the weights (default: {PRECISION}, the only one)",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="of the networks' products (default: fp32)",
     )

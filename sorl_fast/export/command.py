@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..act.choice import MAX_CANDIDATES, PolicyChoice
+from ..act.form import is_residual
 from ..act.policy_file import Policy, load
 from ..act.rules import Rule, check_critic, rule_of
 from ..act.schedule import check_fit, schedule_of
 from ..atomic import write_file
 from ..errors import BadInput
-from .arguments import PRECISION
-from .check import check
+from .arguments import PRECISIONS, SOURCES
+from .check import check, input_names
 from .choose import MOST
 from .graph import IR, OPSET
 from .onnx import onnx_model
-from .program import program_of
-from .runtimes import RUNTIMES, installed
+from .runtimes import ABLE, RUNTIMES, installed
 
 
 def export(
@@ -25,12 +25,14 @@ def export(
     steps: Any = None,
     candidates: int | None = None,
     rule: str | Rule | None = None,
-    precision: str = PRECISION,
+    noise: str = SOURCES[0],
+    precision: str = PRECISIONS[0],
 ) -> str:
     """Write the sampler of a policy's file as one ONNX graph: see `onnx.onnx_model`.
 
     The file is written under a hidden name beside `out`, read back, run by every runtime that is
-    installed, and takes its place only where all of them agree with the numpy Sampler.
+    installed and has the precision, and takes its place only where all of them agree with the numpy
+    Sampler.
 
     Parameters
     ----------
@@ -39,8 +41,11 @@ def export(
     steps, candidates, rule
         As in `Sampler.act`; None: the policy's own. At most 4096 candidates, and 512 by a rule that
         compares pairs.
+    noise
+        input: the caller gives it; philox: the graph draws a seed's.
     precision
-        fp32.
+        fp32; or bf16 or int8, which are judged by wider bounds (`check.BOUNDS`), and which the residual
+        diffusion does not have.
 
     Returns
     -------
@@ -50,14 +55,14 @@ def export(
     Raises
     ------
     BadInput
-        An argument is wrong, no runtime is installed, one disagrees, or the file cannot be written. What
-        was at `out` is as it was.
+        An argument is wrong, no runtime that has the precision is installed, one disagrees, or the file
+        cannot be written. What was at `out` is as it was.
     """
-    if precision != PRECISION:
-        raise BadInput(
-            f"precision is {precision!r}, but a graph is exported in {PRECISION} only: leave it out, and "
-            "let the runtime convert it"
-        )
+    for name, value, known in (("noise", noise, SOURCES), ("precision", precision, PRECISIONS)):
+        if value not in known:
+            raise BadInput(
+                f"{name} is {value!r}, but must be one of {', '.join(known)}: set --{name}"
+            )
     policy = load(path)
     if policy.chunk > 1:
         raise BadInput(
@@ -65,13 +70,13 @@ def export(
             "from Python, C or C++, or train one without --chunk"
         )
     way = way_of(policy, steps, candidates, rule)
-    names = installed()
-    if not names:
+    if precision != "fp32" and is_residual(policy.form):
         raise BadInput(
-            f"none of {', '.join(RUNTIMES)} is installed, so that the graph cannot be tried: pip install "
-            "'sorl-fast[export]'"
+            f"precision is {precision!r}, but a residual diffusion is exported in fp32 only, as it acts: "
+            "leave --precision out"
         )
-    data = onnx_model(policy, way)
+    names = _judges(precision)
+    data = onnx_model(policy, way, noise, precision)
     errors: dict[str, float] = {}
 
     def write(file: IO[bytes]) -> None:
@@ -79,13 +84,14 @@ def export(
         file.flush()
         written = Path(file.name).read_bytes()
         for name in names:
-            errors[name] = check(policy, way, _make_run(name, written), name)
+            errors[name] = check(policy, way, _make_run(name, written), name, noise, precision)
 
     write_file(out, write)
     return "\n".join(
         [
-            f"{out}: {policy.env or 'a policy'}, {way}; opset {OPSET}, IR {IR}, {len(data)} bytes",
-            f"inputs: {', '.join(_inputs(policy, way))}",
+            f"{out}: {policy.env or 'a policy'}, {way}, {precision}; "
+            f"opset {OPSET}, IR {IR}, {len(data)} bytes",
+            f"inputs: {', '.join(_inputs(policy, way, noise))}",
             f"outputs: actions [B, {policy.act_dim}], good [B] (false: hold your last action)",
             *(f"{name} agrees with numpy within {error:.2g}" for name, error in errors.items()),
         ]
@@ -112,6 +118,18 @@ def way_of(
     return PolicyChoice(steps=schedule, candidates=N, rule=named)
 
 
+def _judges(precision: str) -> list[str]:
+    """Return the runtimes that can try a graph, or raise BadInput where there is none."""
+    able = ABLE[precision]
+    if names := [name for name in installed() if name in able]:
+        return names
+    remedy = "'sorl-fast[export]'" if len(able) > 1 else able[0]
+    raise BadInput(
+        f"none of {', '.join(able)} is installed, so that a graph in {precision} cannot be tried: pip "
+        f"install {remedy}"
+    )
+
+
 def _make_run(name: str, data: bytes) -> Any:
     try:
         return RUNTIMES[name](data)
@@ -121,10 +139,9 @@ def _make_run(name: str, data: bytes) -> Any:
         ) from err
 
 
-def _inputs(policy: Policy, way: PolicyChoice) -> list[str]:
+def _inputs(policy: Policy, way: PolicyChoice, noise: str) -> list[str]:
     """Return the graph's inputs with their shapes."""
     N, S, A = way.candidates, policy.draws, policy.act_dim
-    found = [f"obs [B, {policy.obs_dim}]"]
-    if program_of(policy, way.steps).draws:
-        found.append(f"noise [B, {N}, {A}]" if S == 1 else f"noise [B, {N}, {S}, {A}]")
-    return [*found, "u [B]"] if N > 1 and way.rule.draws else found
+    shapes = {"obs": f"[B, {policy.obs_dim}]", "u": "[B]", "seed": "[2]", "call": "[1]"}
+    shapes["noise"] = f"[B, {N}, {A}]" if S == 1 else f"[B, {N}, {S}, {A}]"
+    return [f"{name} {shapes[name]}" for name in input_names(policy, way, noise)]

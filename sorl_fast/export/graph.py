@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..layout import LETTERS
-
 # The oldest that has Gelu (without it a layer's is nine nodes more), and the oldest IR that holds it.
 # onnx writes newer ones by default, which runtimes of the same month refuse.
 OPSET, IR = 20, 9
@@ -37,6 +35,18 @@ class Graph:
             self._constants[name] = numpy_helper.from_array(np.array(value, order="C"), name)
         return name
 
+    def bf16_constant(self, name: str, value: Any) -> str:
+        """Return the name of a constant that is rounded to bf16, to the nearest, ties to even."""
+        from onnx import TensorProto, helper
+
+        if name not in self._constants:
+            bits = np.ascontiguousarray(value, np.float32).view(np.uint32)
+            rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype("<u2")
+            self._constants[name] = helper.make_tensor(
+                name, TensorProto.BFLOAT16, rounded.shape, rounded.tobytes(), raw=True
+            )
+        return name
+
     def number(self, value: float) -> str:
         """Return the name of a float32 scalar."""
         return self.constant(f"number/{float(value)!r}", np.float32(value))
@@ -46,6 +56,10 @@ class Graph:
         text = ",".join(map(str, values))
         return self.constant(f"integers/{text}", np.array(values, np.int64))
 
+    def integer(self, value: int) -> str:
+        """Return the name of an int64 scalar."""
+        return self.constant(f"integer/{value}", np.int64(value))
+
     def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """Add a node and return the name of what it makes."""
         from onnx import helper
@@ -53,6 +67,14 @@ class Graph:
         output = output or f"{kind}_{len(self._nodes)}"
         self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
+
+    def nodes(self, kind: str, count: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Add a node that makes `count` values and return their names."""
+        from onnx import helper
+
+        outputs = [f"{kind}_{len(self._nodes)}_{i}" for i in range(count)]
+        self._nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
+        return outputs
 
     def times(self, x: str, factor: float) -> str:
         """Return x times a number."""
@@ -85,32 +107,9 @@ class Graph:
         least = self.reduce("ReduceMin", self.floats(inside), 1)
         return self.node("Greater", least, self.number(0.5))
 
-    def network(
-        self,
-        prefix: str,
-        layers: Sequence[Sequence[Any]],
-        x: str,
-        relu: bool = False,
-        suffix: str = "",
-    ) -> str:
-        """Return what layers (w, b), with (g, c) and a layer norm after them, make of x [rows, in].
-
-        The constants go by `prefix`, and the first bias by `suffix` too.
-        """
-        for i, layer in enumerate(layers):
-            names = [f"{prefix}/{i}/{part}" for part in LETTERS]
-            names[1] += "" if i else suffix
-            w, b, *norm = (self.constant(*pair) for pair in zip(names, layer, strict=False))
-            x = self.node("Gemm", x, w, b)
-            if i + 1 < len(layers):
-                x = self.node("Relu", x) if relu else self.node("Gelu", x, approximate="tanh")
-            if norm:
-                x = self.node("LayerNormalization", x, *norm, axis=-1, epsilon=1e-6)
-        return x
-
     def model(
         self,
-        inputs: Iterable[tuple[str, Sequence[int | str]]],
+        inputs: Iterable[tuple[str, str, Sequence[int | str]]],
         outputs: Iterable[tuple[str, str, Sequence[int | str]]],
         notes: dict[str, str],
     ) -> bytes:
@@ -118,21 +117,21 @@ class Graph:
 
         Parameters
         ----------
-        inputs
-            Names and shapes, float32; a dimension with a name is of any size.
-        outputs
-            Names, "FLOAT" or "BOOL", and shapes.
+        inputs, outputs
+            Names, types such as "FLOAT", and shapes; a dimension with a name is of any size.
         notes
             The model's metadata.
         """
         from onnx import TensorProto, checker, helper
 
-        port = helper.make_tensor_value_info
+        def port(name: str, kind: str, shape: Sequence[int | str]) -> Any:
+            return helper.make_tensor_value_info(name, getattr(TensorProto, kind), shape)
+
         graph = helper.make_graph(
             self._nodes,
             "sampler",
-            [port(name, TensorProto.FLOAT, shape) for name, shape in inputs],
-            [port(name, getattr(TensorProto, kind), shape) for name, kind, shape in outputs],
+            [port(*p) for p in inputs],
+            [port(*p) for p in outputs],
             list(self._constants.values()),
         )
         opset = helper.make_opsetid("", OPSET)

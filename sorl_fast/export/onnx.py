@@ -17,19 +17,22 @@ from ..act.session import rest
 from ..version import __version__
 from .choose import choose
 from .graph import Graph
+from .networks import Layers, network
+from .noise import draw_noise
 from .program import Program, program_of
 
-Layers = Sequence[Sequence[Any]]
 
-
-def onnx_model(policy: Policy, way: PolicyChoice) -> bytes:
+def onnx_model(
+    policy: Policy, way: PolicyChoice, noise: str = "input", precision: str = "fp32"
+) -> bytes:
     """Return the graph of `Sampler.act`, as it is after `reset`.
 
     Inputs, float32, B any number of at least 1: obs [B, O]; noise [B, N, A], or [B, N, S, A] where the
-    policy draws S > 1 numbers, unless it reads none; u [B] in [0, 1) where the rule draws. Outputs:
-    actions float32 [B, A], always finite and within `policy.bounds`; good bool [B], false where an
-    observation or every candidate is not finite, and the action is what a fresh Sampler holds, 0 within
-    the bounds.
+    policy draws S > 1 numbers, unless it reads none; u [B] in [0, 1) where the rule draws. Or, by
+    philox, instead of both and where the graph would have one of them: seed [2], its low 32 bits first,
+    and call [1], uint32. Outputs: actions float32 [B, A], always finite and within `policy.bounds`; good
+    bool [B], false where an observation or every candidate is not finite, and the action is what a fresh
+    Sampler holds, 0 within the bounds.
 
     Parameters
     ----------
@@ -37,8 +40,12 @@ def onnx_model(policy: Policy, way: PolicyChoice) -> bytes:
         Weights, normaliser, bounds, form and units.
     way
         Steps, candidates and rule, such as the policy takes (`PolicyChoice.check`).
+    noise
+        One of `arguments.SOURCES`: the caller's, or drawn in the graph as by `act.philox`.
+    precision
+        One of `arguments.PRECISIONS`; fp32 for the residual diffusion.
     """
-    return _Sampler(policy, way, None).model()
+    return _Sampler(policy, way, None, noise, precision).model()
 
 
 def plain_model(policy: Policy, way: PolicyChoice, batch: int) -> bytes:
@@ -54,8 +61,16 @@ def plain_model(policy: Policy, way: PolicyChoice, batch: int) -> bytes:
 class _Sampler:
     """One graph in the making; `batch` None: any, guarded."""
 
-    def __init__(self, policy: Policy, way: PolicyChoice, batch: int | None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        way: PolicyChoice,
+        batch: int | None,
+        noise: str = "input",
+        precision: str = "fp32",
+    ) -> None:
         self.policy, self.way, self.batch = policy, way, batch
+        self.draws_itself, self.precision = noise == "philox", precision
         self.program: Program = program_of(policy, way.steps)
         self.N = way.candidates
         self.g = Graph()
@@ -65,16 +80,8 @@ class _Sampler:
         g, policy, N = self.g, self.policy, self.N
         B: int | str = "B" if self.batch is None else self.batch
         O, A = policy.obs_dim, policy.act_dim
-        inputs: list[tuple[str, list[int | str]]] = [("obs", [B, O])]
-        if self.batch is not None:
-            ports = [f"draw{i}" for i in range(len(self.program.draws))]
-            inputs += [(port, [B, N, A]) for port in ports]
-        else:
-            S = policy.draws
-            ports = ["noise"] if S == 1 else [self._draw(i) for i in self.program.draws]
-            if self.program.draws:
-                inputs.append(("noise", [B, N, A] if S == 1 else [B, N, S, A]))
-        draws = [g.node("Reshape", x, g.integers(-1, A)) for x in ports if self.program.draws]
+        self.inputs: list[tuple[str, str, list[int | str]]] = [("obs", "FLOAT", [B, O])]
+        draws, u = self._drawn() if self.draws_itself else self._given(B)
         obs = "obs"
         if policy.obs_mean is not None and policy.obs_std is not None:
             centred = g.node("Sub", obs, g.constant("obs_mean", policy.obs_mean))
@@ -84,8 +91,8 @@ class _Sampler:
         low, high = g.constant("low", policy.action_low), g.constant("high", policy.action_high)
         within = g.node("Max", z, low)
         if self.batch is not None:
-            return self._plain(inputs, rows, within, high)
-        self.checked += [z, *draws]
+            return self._plain(rows, within, high)
+        self.checked += [z] if self.draws_itself else [z, *draws]
         actions = g.node("Min", within, high)
         good = self._good()
         if N > 1:
@@ -95,10 +102,6 @@ class _Sampler:
             if rule.reads_q:
                 q, fine = self._q(rows, actions)
                 good = g.node("And", good, fine)
-            u = ""
-            if rule.draws:
-                inputs.append(("u", [B]))
-                u = g.node("Unsqueeze", "u", g.integers(1))
             won = choose(g, rule, policy, N, by_row, q, good, u)
             actions = g.node("GatherND", by_row, won, batch_dims=1)
         left = g.reduce("ReduceMax", g.floats(good), 1)
@@ -110,10 +113,40 @@ class _Sampler:
         g.node("Where", left, actions, g.constant("rest", rest(policy)[None]), output="actions")
         g.node("Reshape", left, g.integers(-1), output="good")
         notes = {"policy sha256": policy.digest, "acts": str(self.way), "env": policy.env}
-        notes["sorl-fast"] = __version__
-        return g.model(inputs, [("actions", "FLOAT", [B, A]), ("good", "BOOL", [B])], notes)
+        notes |= {"precision": self.precision, "sorl-fast": __version__}
+        return g.model(self.inputs, [("actions", "FLOAT", [B, A]), ("good", "BOOL", [B])], notes)
 
-    def _plain(self, inputs: list[Any], rows: str, within: str, high: str) -> bytes:
+    def _given(self, B: int | str) -> tuple[list[str], str]:
+        """Return the draws that are read, [R, A] each, and the rule's numbers [B, 1], of inputs."""
+        g, N, S, A = self.g, self.N, self.policy.draws, self.policy.act_dim
+        read = self.program.draws
+        if self.batch is not None:
+            ports = [f"draw{i}" for i in range(len(read))]
+            self.inputs += [(port, "FLOAT", [B, N, A]) for port in ports]
+        elif read:
+            ports = ["noise"] if S == 1 else [self._draw(i) for i in read]
+            self.inputs.append(("noise", "FLOAT", [B, N, A] if S == 1 else [B, N, S, A]))
+        else:
+            ports = []
+        draws = [g.node("Reshape", x, g.integers(-1, A)) for x in ports]
+        if self.batch is not None or not self._rule_draws:
+            return draws, ""
+        self.inputs.append(("u", "FLOAT", [B]))
+        return draws, g.node("Unsqueeze", "u", g.integers(1))
+
+    def _drawn(self) -> tuple[list[str], str]:
+        """Return what `_given` does, of a seed and the number of the call."""
+        read = self.program.draws
+        if not read and not self._rule_draws:
+            return [], ""
+        self.inputs += [("seed", "UINT32", [2]), ("call", "UINT32", [1])]
+        return draw_noise(self.g, "obs", self.N, self.policy.act_dim, read, self._rule_draws)
+
+    @property
+    def _rule_draws(self) -> bool:
+        return self.N > 1 and self.way.rule.draws
+
+    def _plain(self, rows: str, within: str, high: str) -> bytes:
         """Return the plain graph from its candidates on, clipped from below: see `plain_model`."""
         g, N, A = self.g, self.N, self.policy.act_dim
         if N == 1:
@@ -123,7 +156,7 @@ class _Sampler:
             best = g.node("ArgMax", self._q(rows, z)[0], axis=1, keepdims=1)
             by_row = g.node("Reshape", z, g.integers(-1, N, A))
             g.node("GatherND", by_row, best, output="actions", batch_dims=1)
-        return g.model(inputs, [("actions", "FLOAT", [self.batch or 1, A])], {})
+        return g.model(self.inputs, [("actions", "FLOAT", [self.batch or 1, A])], {})
 
     def _vector(self, value: Any) -> str:
         return self.g.constant(f"units/{np.asarray(value).tobytes().hex()}", value)
@@ -192,7 +225,8 @@ class _Sampler:
             (w, b, *norm), *others = layers
             layers = [(w[: -len(fed)], _folded(w, b, fed), *norm), *others]
         x = g.node("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
-        return g.network(prefix, layers, x, relu, suffix if self.batch is None else "")
+        named = suffix if self.batch is None else ""
+        return network(g, prefix, layers, x, relu, named, self.precision)
 
     def _score(self, i: int, rows: str, z: str) -> str:
         """Return `reference.score` at the time of step i."""
@@ -204,15 +238,15 @@ class _Sampler:
         time = time / (1 + np.exp(-time)) @ second[0] + second[1]
         entry = [(w[: -time.shape[1]], _folded(w, b, time[0]))]
         x = g.node("Concat", z, rows, axis=1)
-        h = g.network("score/entry", entry, x, suffix=f"@{i}")
+        h = network(g, "score/entry", entry, x, suffix=f"@{i}")
         for j, ((wide, bias, *norm), narrow) in enumerate(
             zip(blocks[0::2], blocks[1::2], strict=True)
         ):
             gain, shift = (g.constant(f"score/{j}/norm{n}", a) for n, a in enumerate(norm))
             x = g.node("LayerNormalization", h, gain, shift, axis=-1, epsilon=1e-6)
-            x = self._swish(g.network(f"score/{j}/wide", [(wide, bias)], x))
-            h = g.node("Add", h, g.network(f"score/{j}/narrow", [narrow], x))
-        return g.network("score/last", [last], self._swish(h))
+            x = self._swish(network(g, f"score/{j}/wide", [(wide, bias)], x))
+            h = g.node("Add", h, network(g, f"score/{j}/narrow", [narrow], x))
+        return network(g, "score/last", [last], self._swish(h))
 
     def _swish(self, x: str) -> str:
         return self.g.node("Mul", x, self.g.node("Sigmoid", x))

@@ -45,6 +45,10 @@ def _openvino(data: bytes) -> Run:
 RUNTIMES: dict[str, Callable[[bytes], Run]] = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 
+# Who can run a precision: ONNX Runtime's CPU has no product in bf16.
+ABLE = {"fp32": tuple(RUNTIMES), "bf16": ("openvino",), "int8": tuple(RUNTIMES)}
+
+
 def installed() -> list[str]:
     """Return the names of the runtimes that are installed."""
     return [name for name in RUNTIMES if find_spec(name) is not None]

@@ -69,7 +69,7 @@ def test_both_runtimes_are_asked(path, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("agrees with numpy") == 2
 
 
-def wrong_graph(policy, way):
+def wrong_graph(policy, way, *more):
     """The graph of a policy of which one bias is another."""
     (w, b), *more = policy.actor
     return onnx_model(dataclasses.replace(policy, actor=((w, b + 0.05), *more)), way)
@@ -89,13 +89,13 @@ def test_a_wrong_graph_is_not_left(path, tmp_path, monkeypatch, capsys):
 
 def test_a_graph_by_another_rule_is_not_left(path, tmp_path, monkeypatch, capsys):
     other = PolicyChoice(steps=3, candidates=4, rule="argmax")
-    monkeypatch.setattr(command, "onnx_model", lambda policy, way: onnx_model(policy, other))
+    monkeypatch.setattr(command, "onnx_model", lambda policy, way, *more: onnx_model(policy, other))
     assert run(path, "--out", str(tmp_path / "a.onnx")) == 2
     assert "makes an action that is" in capsys.readouterr().err
 
 
 def test_a_graph_that_a_runtime_cannot_load_is_not_left(path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "onnx_model", lambda policy, way: b"no graph")
+    monkeypatch.setattr(command, "onnx_model", lambda *given: b"no graph")
     assert run(path, "--out", str(tmp_path / "a.onnx")) == 2
     assert "onnxruntime cannot load the graph" in capsys.readouterr().err
     assert left(tmp_path) == ["policy.safetensors"]
@@ -113,13 +113,45 @@ def test_a_graph_that_a_runtime_cannot_load_is_not_left(path, tmp_path, monkeypa
         (["--candidates", "513"], "from 1 to 512 by medoid:1/2, which compares pairs"),
         (["--candidates", "4097", "--rule", "argmax"], "from 1 to 4096: set --candidates"),
         (["--rule", "best"], "rule is 'best', but must be one of"),
-        (["--precision", "int8"], "precision is 'int8', but a graph is exported in fp32 only"),
     ],
 )
 def test_bad_input_is_named(path, tmp_path, capsys, more, message):
     assert run(path, *more, "--out", str(tmp_path / "a.onnx")) == 2
     assert message in capsys.readouterr().err
     assert left(tmp_path) == ["policy.safetensors"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_form_that_has_no_such_precision_is_named(tmp_path, capsys, precision):
+    save(tmp_path / "p", form_policy(FORMS["residual"]))
+    out = tmp_path / "a.onnx"
+    assert run(tmp_path / "p", "--precision", precision, "--out", str(out)) == 2
+    assert "a residual diffusion is exported in fp32 only" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_bf16_needs_who_can_judge_it(path, tmp_path, capsys):
+    out = tmp_path / "a.onnx"
+    assert run(path, "--precision", "bf16", "--out", str(out)) == 2
+    assert "none of openvino is installed" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_noise_and_precision_are_named_from_python(path, tmp_path):
+    for more in ({"noise": "none"}, {"precision": "fp16"}):
+        with pytest.raises(BadInput, match="must be one of"):
+            command.export(path, tmp_path / "a.onnx", **more)
+    assert left(tmp_path) == ["policy.safetensors"]
+
+
+def test_a_graph_may_draw_and_be_in_8_bits(path, tmp_path, capsys):
+    out = tmp_path / "a.onnx"
+    assert run(path, "--noise", "philox", "--precision", "int8", "--out", str(out)) == 0
+    printed = capsys.readouterr().out
+    assert "seed [2], call [1]" in printed
+    assert "int8; opset 20" in printed
+    ports = [p.name for p in onnx.load(str(out)).graph.input]
+    assert ports == ["obs", "seed", "call"]
 
 
 def test_a_rule_without_its_critic_is_named(tmp_path, capsys):
@@ -165,10 +197,12 @@ def test_a_near_tie_may_go_either_way_and_nothing_else():
     assert set(inputs_of(policy, way, case)) == {"obs", "noise"}
     policy_apart = make_policy()
     for chosen in (0, 1, 2):  # all the same Q, 0
-        near = check._may_win(policy, way, case, 0)
+        near = check._may_win(policy, way, case, 0, check.BOUNDS["fp32"])
         actions, _ = choosing(chosen)({"obs": case.obs, "noise": case.noise})
         assert min(check._error(policy, actions[0], a) for a in near) < 1e-5
-    near = check._may_win(policy_apart, way, make_case(policy_apart, way, 1), 0)
+    near = check._may_win(
+        policy_apart, way, make_case(policy_apart, way, 1), 0, check.BOUNDS["fp32"]
+    )
     assert len(near) == 1
 
 
