@@ -39,13 +39,14 @@ ALLOWED = {
         *("act.choice", "act.rules", "act.schedule", "act.selection"),
     },
     "report": {"act", "data", "envs", "learn", "machine", "ops", "simulate"},
+    "diagnose": {"act", "data", "envs", "learn", "report", "simulate"},
     "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
     "recommend": {"act", "machine"},
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
         *("act", "data", "envs", "expert", "export", "importing", "learn", "ops", "simulate"),
-        *("report", "recommend", "machine", "doctor", "sweep"),
+        *("report", "recommend", "machine", "doctor", "sweep", "diagnose"),
     },
     "bench": {
         "act",

@@ -15,6 +15,7 @@ from ..atomic import write_bytes
 from ..errors import BadInput
 from ..flags import given, make
 from ..progress import progress as show_progress
+from ..report.diagnosis import FILE, PICTURES
 from ..report.plotting import png
 from ..version import package_versions
 from .advice import advice
@@ -23,7 +24,6 @@ from .parts import PARTS, Absent
 from .pictures import draw
 from .subject import gather
 
-FILE = "diagnose.json"
 _DIGITS = 6  # of a figure that is kept
 
 
@@ -99,9 +99,9 @@ def diagnose(
         "parts": parts,
     }
     try:
-        old = list((folder / "figures").glob("diagnose-*.png"))
+        old = list((folder / PICTURES).glob("diagnose-*.png"))
         for name, data in pictures.items():
-            write_bytes(folder / "figures" / name, data)
+            write_bytes(folder / PICTURES / name, data)
         write_bytes(folder / FILE, (json.dumps(result, indent=1) + "\n").encode())
         for path in old:
             if path.name not in pictures:

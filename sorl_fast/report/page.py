@@ -5,7 +5,6 @@ N candidates, M Euler steps.
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,9 +17,10 @@ from ..envs import find_preset
 from ..errors import BadInput
 from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
+from .diagnosis import diagnoses
 from .figures import PICTURES
 from .pareto import front_lines, front_of, front_text, points_of
-from .plotting import png
+from .plotting import data_uri, png
 from .runs import (
     Run,
     Setting,
@@ -316,11 +316,6 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
     return template.render(version=__version__, style=style, **values)
 
 
-def data_uri(image: bytes) -> str:
-    """Return a PNG as a page holds it."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
 def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
@@ -343,6 +338,7 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], 
         ],
         "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
         "paper": _paper(settings),
+        "diagnoses": diagnoses([run for setting in settings for run in setting.runs]),
         "runs": _runs(settings),
         "config": _config_table(settings),
         "gpu": _gpu(settings),

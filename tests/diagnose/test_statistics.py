@@ -1,6 +1,7 @@
 """Each statistic of a diagnosis on made-up data whose answer is known."""
 
 import math
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_argmax_of_the_distance_is_an_outlier_and_the_medoid_is_not():
     assert found["candidates"] == [1, 2, 4, 8, 16, 32]
     far = found["distances"]["argmax"]
     assert far[0] == pytest.approx(1, abs=0.15)
-    assert all(a < b for a, b in zip(far, far[1:], strict=False))
+    assert all(a < b for a, b in pairwise(far))
     assert far[-1] > 1.5
     assert found["rank"]["argmax"] > 0.9
     near = candidates.centre(actions, -away, W)
@@ -211,7 +212,9 @@ def test_the_errors_of_a_field_that_is_off_are_the_squares_of_how_far():
     found = errors.self_consistency(field, obs, np.tanh(obs), x0, 4)
     assert found[0]["error"] == pytest.approx(0.25, rel=1e-4)
     assert max(e["error"] for e in found[1:]) < 1e-9
-    assert found[0]["relative"] == pytest.approx(0.5 / np.sqrt(np.mean((np.tanh(obs) - x0) ** 2)), rel=1e-3)
+    assert found[0]["relative"] == pytest.approx(
+        0.5 / np.sqrt(np.mean((np.tanh(obs) - x0) ** 2)), rel=1e-3
+    )
     (matching,) = errors.flow_matching(field, obs, np.tanh(obs), x0, [0.0], 0.0)
     assert (matching["steps"], matching["error"]) == (1, pytest.approx(0.25, rel=1e-4))
 
@@ -242,12 +245,8 @@ def test_the_distance_of_shifted_points_is_the_shift():
 
 
 def test_the_assignment_is_the_best_of_all():
-    from itertools import permutations
-
     x, y = rng.normal(size=(2, 1, 5, 2))
-    plain = min(
-        np.square(x[0] - y[0, list(p)]).sum(-1).mean() for p in permutations(range(5))
-    )
+    plain = min(np.square(x[0] - y[0, list(p)]).sum(-1).mean() for p in permutations(range(5)))
     assert wasserstein.wasserstein(x, y)[0] == pytest.approx(math.sqrt(plain))
 
 
@@ -259,7 +258,9 @@ def test_on_a_line_it_is_the_sorted_points():
 
 def test_neighbours_are_the_nearest_in_units_of_the_data(monkeypatch):
     data = rng.normal(size=(100, 3)).astype(np.float32) * np.array([1, 100, 0], np.float32)
-    obs = data[[7, 50]] + np.array([0.01, 0.5, 9], np.float32)  # the constant component counts for nothing
+    obs = data[[7, 50]] + np.array(
+        [0.01, 0.5, 9], np.float32
+    )  # the constant component counts for nothing
     std = data.std(0)[:2]
     plain = np.sqrt((((obs[:, None, :2] - data[None, :, :2]) / std) ** 2).mean(-1))
     monkeypatch.setattr(wasserstein, "_ROWS", 13)  # in parts
