@@ -22,7 +22,8 @@ def write_run(
 ) -> Path:
     """Write what `diagnose` reads of a run: config.json and the policy."""
     folder.mkdir(parents=True)
-    agent = method_config(method, env, {"q_coef": 1.0} if method == "sorl" else {"alpha": 1.0})
+    given = {"sorl": {"q_coef": 1.0}, "fql": {"alpha": 1.0}}.get(method, {})
+    agent = method_config(method, env, given)
     train = TrainConfig(env=env, data=str(data), out=str(folder), steps=10)
     config = {"method": method, "agent": agent.to_dict(), "train": train.to_dict()}
     (folder / "config.json").write_text(json.dumps(config))

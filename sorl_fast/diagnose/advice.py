@@ -20,7 +20,6 @@ ALONG, SAME = (
 OUTLIER = 1.15  # distance of the chosen from the centre, by chance's
 ORDERS = 0.3  # rank correlation from which Q orders
 STANDS = 0.5  # part of the failures from which standstills are what fails
-LARGE = 0.3  # relative self-consistency error from which a step is not to be trusted
 
 
 def advice(part: str, figures: Figures, run: str) -> list[str]:
@@ -195,22 +194,22 @@ def _errors(f: Figures, run: str) -> list[str]:
     consistency = f["self_consistency"]
     if not consistency:
         return [*said, "There is one grid of steps: no self-consistency to speak of."]
-    bad = max(consistency, key=lambda e: e["relative"] or 0.0)
-    relative = bad["relative"] or 0.0
+    bad = max(consistency, key=lambda e: e["off"])
+    M, t = bad["steps"], bad["t"]
     said.append(
-        f"Self-consistency is worst at h = 1/{bad['steps']}, t = {_fraction(bad['t'])}: "
-        f"{bad['error']:.3g}, {relative:.0%} of the step's own size."
+        f"Self-consistency is worst at h = 1/{M}, t = {_fraction(t)}: mean square {bad['error']:.3g}, so "
+        f"that such a step ends {bad['off']:.3g} from where its two halves would."
     )
-    if relative > LARGE:
-        last = bad["t"] + 1 / bad["steps"] >= 1
-        where = f"a step of 1/{bad['steps']}" + (" that comes last" if last else "")
+    if t + 1 / M >= 1:
         said.append(
-            f"Do without {where}: act with more or other steps, such as `--steps 1/2,1/4,1/4`, or train "
-            "longer or with a larger --sc-coef."
+            "No later step mends what the last one misses: act with a smaller last step, such as "
+            f"`sorl-fast eval {run} --steps 1/2,1/4,1/4`, or train longer or with a larger --sc-coef. "
+            "Whether it matters is told by the distances between whole samples below."
         )
     else:
         said.append(
-            "Big steps do what two halves do: few steps serve as well as many, as far as this goes."
+            "Later steps may mend that; whether they do is told by the distances between whole samples "
+            "below."
         )
     return said
 
@@ -221,7 +220,8 @@ def _wasserstein(f: Figures, run: str) -> list[str]:
     )
     said = [
         f"W2 from the data's neighbours: {to_data} ({f['samples']} actions each; two sets of the policy's "
-        f"own are {f['floor']:.3g} apart, and the neighbours are of other observations)."
+        f"own are {f['floor']:.3g} apart, and the neighbours are of other observations). The policy's "
+        f"spread by {f['spread']:.3g}, the neighbours' by {f['data_spread']:.3g}."
     ]
     if f["to_finest"] is None:
         return [
@@ -235,7 +235,14 @@ def _wasserstein(f: Figures, run: str) -> list[str]:
         if finest != M
     )
     if to_finest:
-        said.append(f"W2 from M = {finest}: {to_finest}.")
+        least = next(
+            M
+            for M, far in zip(f["steps"], f["to_finest"], strict=True)
+            if far <= f["floor"] or finest == M
+        )
+        told = f"from M = {least} on samples cannot be told from those of M = {finest}"
+        told = "fewer steps give other actions" if least == finest else told
+        said.append(f"W2 from M = {finest}: {to_finest}; {told}.")
     terms = {
         "self-consistency": max(f["to_finest"]),
         "discretisation": f["discretisation"],

@@ -19,8 +19,7 @@ _TINY = 1e-12  # relative: a spread below is rounding's, not the critic's
 
 def finite(actions: Array, q: Array) -> NDArray[np.bool_]:
     """Return at which observations [B] all actions [B, N, A] and values [E, B, N] are finite."""
-    found: NDArray[np.bool_] = np.isfinite(actions).all((1, 2)) & np.isfinite(q).all((0, 2))
-    return found
+    return np.asarray(np.isfinite(actions).all((1, 2)) & np.isfinite(q).all((0, 2)), np.bool_)
 
 
 def spread(q: Array, score: Array) -> Figures:

@@ -168,8 +168,8 @@ def still(subject: Subject) -> Figures:
                 "failed": len(failed),
                 "stood": sum(bool(standing[i][-1]) for i in failed),
                 "part": float(np.concatenate(standing).mean()),
-                "movement": [
-                    float(standstills.movement(traces[i].observations, scale, window)[-1])
+                "drift": [
+                    float(standstills.drift(traces[i].observations, scale, window)[-1])
                     for i in failed
                     if traces[i].length >= window
                 ],
@@ -199,12 +199,15 @@ def flow(subject: Subject) -> Figures:
     M = policy.train_steps[-1]
     velocity, e = velocity_of(policy), float(policy.config.get("flow_eps", 0.0))
     times = [i / M for i in range(M)]
-    matching = errors.flow_matching(velocity, obs, actions, x0, times, math.log2(M), e)
-    consistency = (
-        errors.self_consistency(velocity, obs, actions, x0, policy.m_disc, e)
-        if policy.form is None
-        else []
-    )
+    with np.errstate(all="ignore"):  # what is not finite is told below
+        matching = errors.flow_matching(velocity, obs, actions, x0, times, math.log2(M), e)
+        consistency = (
+            errors.self_consistency(velocity, obs, actions, x0, policy.m_disc, e)
+            if policy.form is None
+            else []
+        )
+    if not all(math.isfinite(found["error"]) for found in (*matching, *consistency)):
+        raise Absent("a velocity of the actor is not finite")
     shown = {"observations": len(rows.observations), "noises": NOISES, "finest": M}
     return shown | {"flow_matching": matching, "self_consistency": consistency}
 

@@ -128,15 +128,15 @@ def _standstills(f: Figures) -> Figure:
     left.legend(frameon=False, fontsize=8, loc="upper left", ncols=1)
     dress(left, "how episodes ended", "", "episodes")
     for i, way in enumerate(f["ways"]):
-        y = np.asarray(way["movement"], float)
+        y = np.asarray(way["drift"], float)
         x = i + np.linspace(-0.2, 0.2, len(y)) if len(y) > 1 else np.full(len(y), float(i))
         right.plot(x, np.sort(y), ".", color=COLOURS[3], markersize=6)
     right.axhline(f["still"], color=GREY, linestyle="--", linewidth=1)
     right.set_xticks(at, names)
     right.set_xlim(-0.6, len(names) - 0.4)
     right.set_ylim(bottom=0)
-    title = f"failures: movement of the last {f['window']} steps"
-    dress(right, title, "", "by that of all that was met")
+    title = f"failures: drift of the last {f['window']} steps"
+    dress(right, title, "", "in deviations of all that was met")
     return figure
 
 

@@ -83,15 +83,14 @@ def test_standstills():
 
 
 def test_errors():
-    matching = [{"steps": 4, "t": 0.25, "error": 0.5, "relative": 0.5}]
-    bad = {"steps": 2, "t": 0.5, "error": 0.2, "relative": 0.6}
+    matching = [{"steps": 4, "t": 0.25, "error": 0.5, "off": 0.5}]
+    bad = {"steps": 2, "t": 0.5, "error": 0.2, "off": 0.3}
     text = said("errors", finest=4, flow_matching=matching, self_consistency=[bad])
     assert "worst 0.5 at t = 1/4" in text
-    assert "Do without a step of 1/2 that comes last" in text
-    small = said(
-        "errors", finest=4, flow_matching=matching, self_consistency=[bad | {"relative": 0.1}]
-    )
-    assert "few steps serve as well as many" in small
+    assert "ends 0.3 from where its two halves would" in text
+    assert "smaller last step" in text
+    small = said("errors", finest=4, flow_matching=matching, self_consistency=[bad | {"t": 0.0}])
+    assert "Later steps may mend that" in small
     assert "one grid" in said("errors", finest=4, flow_matching=matching, self_consistency=[])
 
 
@@ -106,11 +105,20 @@ def test_errors():
 )
 def test_wasserstein(terms, says):
     sc, disc, fm = terms
-    figures = {"steps": [1, 2], "to_data": [0.4, 0.3], "samples": 64, "floor": 0.1}
+    figures = {
+        "steps": [1, 2],
+        "to_data": [0.4, 0.3],
+        "samples": 64,
+        "floor": 0.1,
+        "spread": 0.2,
+        "data_spread": 0.3,
+    }
     figures |= {"to_finest": [sc, 0.0], "discretisation": disc, "flow_to_data": fm}
     text = said("wasserstein", **figures)
     assert says in text
-    assert f"W2 from M = 2: M = 1 {sc:.3g}." in text
+    told = "cannot be told from" if sc <= 0.1 else "fewer steps give other actions"
+    assert f"W2 from M = 2: M = 1 {sc:.3g}; " in text
+    assert told in text
     alone = said("wasserstein", **figures | {"steps": [1], "to_data": [0.4], "to_finest": None})
     assert "one way to sample" in alone
 

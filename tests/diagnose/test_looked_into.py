@@ -100,7 +100,7 @@ def test_failures_that_stand_still_are_counted_by_the_way():
         (3, 2, 0),
         (3, 2, 2),
     ]
-    assert figures["ways"][1]["movement"] == [0, 0]
+    assert figures["ways"][1]["drift"] == pytest.approx([0, 0], abs=1e-9)
     assert figures["ways"][0]["part"] == 0
 
 
