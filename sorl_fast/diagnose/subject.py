@@ -211,14 +211,14 @@ def _played(way: PolicyChoice, seed: int, episode: int) -> Played:
 def _data(
     policy: Policy, train: Any, config: DiagnoseConfig, absent: dict[str, str]
 ) -> tuple[Rows, Rows] | None:
-    """Return training and validation rows; where the run's own data are not there say so in `absent`."""
+    """Return training and validation rows; where the run's own cannot be had `absent` says so."""
     path = train.data if config.data is None else config.data
     try:
         pair = load_data(train.env, path, action_range=train.action_range)
     except BadInput as err:
-        if config.data is not None or Path(path).exists():
+        if config.data is not None:
             raise
-        absent["data"] = f"{err}, or say where they are now with --data"
+        absent["data"] = f"{err}. If they were moved, give --data"
         return None
     rows, val = _rows(pair.train), None if pair.val is None else _rows(pair.val)
     if rows.observations.shape[1] != policy.obs_dim or rows.actions.shape[1] != policy.act_dim:

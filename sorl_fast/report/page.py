@@ -265,6 +265,7 @@ def write_report(
     settings = group_settings([load_run(Path(run)) for run in runs])
     out = Path(runs[0]) if out is None else Path(out)
     settings, clock = with_speeds(settings, out / "speeds.json", seconds, again, progress)
+    why = diagnoses([run for setting in settings for run in setting.runs])
     written = set()
     pictures = []
     for name, title, data, caption in list(_pictures(settings)):  # all drawn before any is written
@@ -277,7 +278,7 @@ def write_report(
             if path not in written:
                 path.unlink()
     path = out / "report.html"
-    write_bytes(path, _render(settings, pictures, clock).encode())
+    write_bytes(path, _render(settings, pictures, clock, why).encode())
     for env, some in by_environment(settings).items():
         if say is not None and points_of(some):
             say(front_text(env, some, clock))
@@ -316,7 +317,12 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
     return template.render(version=__version__, style=style, **values)
 
 
-def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
+def _render(
+    settings: Sequence[Setting],
+    pictures: Sequence[Mapping[str, str]],
+    clock: str,
+    why: Sequence[Mapping[str, Any]],
+) -> str:
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     values: dict[str, Any] = {
@@ -338,7 +344,7 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], 
         ],
         "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
         "paper": _paper(settings),
-        "diagnoses": diagnoses([run for setting in settings for run in setting.runs]),
+        "diagnoses": why,
         "runs": _runs(settings),
         "config": _config_table(settings),
         "gpu": _gpu(settings),
