@@ -248,6 +248,13 @@ def _wasserstein(f: Figures, run: str) -> list[str]:
         "discretisation": f["discretisation"],
         "flow matching": f["flow_to_data"],
     }
+    told = ", ".join(f"{name} {far:.3g}" for name, far in terms.items())
+    said.append(f"The bound's three terms: {told}.")
+    if f["flow_to_data"] <= f["data_spread"]:
+        said.append(
+            "The last is within the neighbours' own spread: it says nothing against the policy."
+        )
+        del terms["flow matching"]
     largest = max(terms, key=lambda name: terms[name])
     remedy = {
         "self-consistency": "raise --sc-coef, train longer, or act with more steps",
@@ -255,8 +262,8 @@ def _wasserstein(f: Figures, run: str) -> list[str]:
         "flow matching": "train longer or wider; or, since Q pulls the policy from the data on purpose, "
         "lower --q-coef if it is to stay nearer",
     }
-    told = ", ".join(f"{name} {far:.3g}" for name, far in terms.items())
-    said.append(f"The bound's three terms: {told}. To come nearer to the data, {remedy[largest]}.")
+    if terms[largest] > f["floor"]:
+        said.append(f"To come nearer to the data, {remedy[largest]}.")
     return said
 
 

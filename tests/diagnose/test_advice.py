@@ -119,6 +119,7 @@ def test_wasserstein(terms, says):
     told = "cannot be told from" if sc <= 0.1 else "fewer steps give other actions"
     assert f"W2 from M = 2: M = 1 {sc:.3g}; " in text
     assert told in text
+    assert ("within the neighbours' own spread" in text) == (fm <= 0.3)
     alone = said("wasserstein", **figures | {"steps": [1], "to_data": [0.4], "to_finest": None})
     assert "one way to sample" in alone
 
