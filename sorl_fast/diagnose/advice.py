@@ -105,6 +105,10 @@ def _centre(f: Figures, run: str) -> list[str]:
         f"at random ({f['rank'][name]:.0%} of the others are nearer)"
         + (f"; {others}." if others else ".")
     )
+    losses = f.get("flow_matching")
+    if losses:
+        told = ", ".join(f"{rule} {loss:.3g}" for rule, loss in losses.items())
+        said += f" Flow-matching loss of the choice: {told}."
     if name != "argmax":
         return [said, "Without a critic only the rule `centre` chooses, and it stays near."]
     if row[-1] > OUTLIER:
@@ -115,8 +119,13 @@ def _centre(f: Figures, run: str) -> list[str]:
         )
         return [
             said,
-            f"From N = {least} on argmax picks outliers, where the actor had least data: take fewer "
-            f"candidates or another rule, {_rules(run)}.",
+            f"From N = {least} on argmax picks outliers"
+            + (
+                ", where the flow fits the data least"
+                if losses and losses[name] > OUTLIER * losses["at random"]
+                else ""
+            )
+            + f": take fewer candidates or another rule, {_rules(run)}.",
         ]
     return [said, "The best by Q is no outlier: more candidates do not lead away from the data."]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..act.reference import Array
-from ..act.rules import pick, rule_of
+from ..act.rules import Rule, pick, rule_of
 
 Figures = dict[str, Any]
 
@@ -138,23 +138,30 @@ def centre(actions: Array, score: Array, w: Array) -> Figures:
     chance = float(far.mean())
     sizes = [n for n in (1 << i for i in range(N.bit_length())) if n <= N]
     sizes += [N] if sizes[-1] != N else []
-    rules = RULES if score.shape[-1] else ("centre",)
     distances: dict[str, list[float | None]] = {}
     ranks = {}
-    for name in rules:
-        rule = rule_of(name)
+    for rule in rules_of(score):
         row = []
         for n in sizes:
-            good = np.ones(n, bool)
-            part = [
-                pick(rule, actions[b, :n], score[b, :n], good, w, 0.0) if n > 1 else 0
-                for b in range(B)
-            ]
-            chosen = far[np.arange(B), part]
+            chosen = far[np.arange(B), choose(rule, actions[:, :n], score[:, :n], w)]
             row.append(float(chosen.mean()) / chance if chance > 0 else None)
         distances[str(rule)] = row
         ranks[str(rule)] = float((far < chosen[:, None]).sum(-1).mean()) / max(N - 1, 1)
     return {"candidates": sizes, "distances": distances, "rank": ranks, "distance": chance}
+
+
+def rules_of(score: Array) -> tuple[Rule, ...]:
+    """Return the rules that are looked at: those that read Q [B, N], or of none [B, 0] the one without."""
+    return tuple(rule_of(name) for name in (RULES if score.shape[-1] else ("centre",)))
+
+
+def choose(rule: Rule, actions: Array, score: Array, w: Array) -> NDArray[np.int64]:
+    """Return which candidate [B] a rule that draws nothing takes; arguments as of `centre`."""
+    good = np.ones(actions.shape[1], bool)
+    if len(good) == 1:
+        return np.zeros(len(actions), np.int64)
+    found = [pick(rule, a, s, good, w, 0.0) for a, s in zip(actions, score, strict=True)]
+    return np.array(found, np.int64)
 
 
 def _correlation(x: Array, y: Array) -> Array:

@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..act.form import Euler
+from ..act.form import Euler, name_of
 from ..act.reference import Array, aggregate
 from ..act.rules import scale_of
 from ..act.schedule import schedule_of
 from . import candidates, errors, returns, standstills, wasserstein
 from .proposals import draws_nothing, integrate, noise, propose, values, velocity_of
-from .subject import EPISODES, TRIED, Rows, Subject
+from .subject import TRIED, Rows, Stream, Subject
 
 Figures = dict[str, Any]
 
@@ -34,6 +34,7 @@ class Absent(Exception):
 class _Candidates(NamedTuple):
     """Candidates at observations, all of them finite."""
 
+    obs: Array  # [B, O]
     actions: Array  # [B, N, A]
     q: Array  # [E, B, N]
     score: Array  # [B, N], or [B, 0] without critics
@@ -50,15 +51,15 @@ def _candidates(subject: Subject) -> _Candidates:
     obs = subject.observations()
     if obs is None:
         raise Absent(f"there are no observations: {_why(subject, 'episodes', 'data')}")
-    z = noise(policy, subject.rng(EPISODES), len(obs), config.candidates)
+    z = noise(policy, subject.rng(Stream.CANDIDATES), len(obs), config.candidates)
     actions = propose(policy, obs, z, subject.steps)
     q = values(policy, obs, actions, subject.steps)
     good = candidates.finite(actions, q)
     if not good.any():
         raise Absent(f"no action or Q at any of the {len(good)} observations was finite")
-    actions, q = actions[good], q[:, good]
+    obs, actions, q = obs[good], actions[good], q[:, good]
     score = aggregate(q, policy.q_agg) if len(q) else np.empty((len(actions), 0), np.float32)
-    return _Candidates(actions, q, score, int((~good).sum()))
+    return _Candidates(obs, actions, q, score, int((~good).sum()))
 
 
 def _why(subject: Subject, *names: str) -> str:
@@ -88,10 +89,41 @@ def bias(subject: Subject) -> Figures:
 
 
 def centre(subject: Subject) -> Figures:
-    """The chosen one's distance from the centre by N."""
-    found = _candidates(subject)
-    w = scale_of(subject.policy.action_low, subject.policy.action_high)
-    return candidates.centre(found.actions, found.score, w)
+    """The chosen one's distance from the centre by N, and the flow's error there."""
+    found, policy = _candidates(subject), subject.policy
+    w = scale_of(policy.action_low, policy.action_high)
+    figures = candidates.centre(found.actions, found.score, w)
+    if not _is_flow(subject):
+        return figures | {"flow_matching": None}
+    losses = {"at random": _loss(subject, found.obs, found.actions[:, 0])}
+    for rule in candidates.rules_of(found.score):
+        index = candidates.choose(rule, found.actions, found.score, w)
+        chosen = np.take_along_axis(found.actions, index[:, None, None], 1)[:, 0]
+        losses[str(rule)] = _loss(subject, found.obs, chosen)
+    return figures | {"flow_matching": losses}
+
+
+def _is_flow(subject: Subject) -> bool:
+    return subject.policy.form is None or isinstance(subject.policy.form, Euler)
+
+
+def _matching(subject: Subject, obs: Array, actions: Array, stream: Stream) -> list[errors.Error]:
+    """Return the flow-matching errors on the finest grid at actions [B, A], of several noises each."""
+    policy = subject.policy
+    obs, actions = (np.repeat(x, NOISES, axis=0) for x in (obs, actions))
+    x0 = subject.rng(stream).standard_normal(actions.shape, np.float32)
+    M, e = policy.train_steps[-1], float(policy.config.get("flow_eps", 0.0))
+    times = [i / M for i in range(M)]
+    with np.errstate(all="ignore"):
+        velocity = velocity_of(policy)
+        return errors.flow_matching(velocity, obs, actions, x0, times, math.log2(M), e)
+
+
+def _loss(subject: Subject, obs: Array, actions: Array) -> float:
+    """Return the mean of `_matching` over the grid: low where the flow has met such an action."""
+    return float(
+        np.mean([found["error"] for found in _matching(subject, obs, actions, Stream.CHOSEN)])
+    )
 
 
 def window_of(subject: Subject) -> int:
@@ -123,7 +155,7 @@ def visited(subject: Subject) -> Figures:
                 ends.append(float(score[-window:].mean()))
                 forever.append(float(trace.rewards[-window:].mean()) / (1 - gamma))
         x, y = returns.pooled(found_q), returns.pooled(found_r)
-        some = subject.rng(EPISODES).permutation(len(x))[:POINTS]
+        some = subject.rng(Stream.POINTS).permutation(len(x))[:POINTS]
         rows.append(
             {
                 "way": str(way),
@@ -178,7 +210,7 @@ def still(subject: Subject) -> Figures:
     return {"window": window, "still": standstills.STILL, "ways": rows}
 
 
-def _validation(subject: Subject, count: int, stream: int) -> Rows:
+def _validation(subject: Subject, count: int, stream: Stream) -> Rows:
     if subject.val is None:
         raise Absent(f"there are no data: {_why(subject, 'data')}")
     rows = subject.val
@@ -189,27 +221,27 @@ def _validation(subject: Subject, count: int, stream: int) -> Rows:
 def flow(subject: Subject) -> Figures:
     """Flow-matching and self-consistency errors by time and step size."""
     policy, config = subject.policy, subject.config
-    if policy.form is not None and not isinstance(policy.form, Euler):
+    if not _is_flow(subject):
         raise Absent(
-            f"the actor of {subject.method} is no flow: it acts by its form {policy.form.name}"
+            f"the actor of {subject.method} is no flow: it acts by its form {name_of(policy.form)}"
         )
-    rows = _validation(subject, config.observations, 4)
-    obs, actions = (np.repeat(x, NOISES, axis=0) for x in rows)
-    x0 = subject.rng(5).standard_normal(actions.shape, np.float32)
+    rows = _validation(subject, config.observations, Stream.VALIDATION)
     M = policy.train_steps[-1]
-    velocity, e = velocity_of(policy), float(policy.config.get("flow_eps", 0.0))
-    times = [i / M for i in range(M)]
-    with np.errstate(all="ignore"):  # what is not finite is told below
-        matching = errors.flow_matching(velocity, obs, actions, x0, times, math.log2(M), e)
-        consistency = (
-            errors.self_consistency(velocity, obs, actions, x0, policy.m_disc, e)
-            if policy.form is None
-            else []
-        )
+    matching = _matching(subject, *rows, Stream.FLOW)
+    consistency = _consistency(subject, *rows) if policy.form is None else []
     if not all(math.isfinite(found["error"]) for found in (*matching, *consistency)):
         raise Absent("a velocity of the actor is not finite")
     shown = {"observations": len(rows.observations), "noises": NOISES, "finest": M}
     return shown | {"flow_matching": matching, "self_consistency": consistency}
+
+
+def _consistency(subject: Subject, obs: Array, actions: Array) -> list[errors.Error]:
+    policy = subject.policy
+    obs, actions = (np.repeat(x, NOISES, axis=0) for x in (obs, actions))
+    x0 = subject.rng(Stream.CONSISTENCY).standard_normal(actions.shape, np.float32)
+    e = float(policy.config.get("flow_eps", 0.0))
+    with np.errstate(all="ignore"):
+        return errors.self_consistency(velocity_of(policy), obs, actions, x0, policy.m_disc, e)
 
 
 def distances(subject: Subject) -> Figures:
@@ -219,14 +251,14 @@ def distances(subject: Subject) -> Figures:
     observation: what self-consistency, the grid and flow matching are to keep small.
     """
     policy, n = subject.policy, subject.config.samples
-    rows = _validation(subject, min(SETS, subject.config.observations), 6)
+    rows = _validation(subject, min(SETS, subject.config.observations), Stream.NEAR)
     assert subject.train is not None  # there with the validation data
     obs, data = rows.observations, subject.train
     if len(data.observations) < n:
         raise Absent(f"the data have {len(data.observations)} rows, fewer than --samples {n}")
     near, near_distance = wasserstein.neighbours(data.observations, obs, n)
     theirs = data.actions[near]  # [B, n, A]
-    rng = subject.rng(7)
+    rng = subject.rng(Stream.SETS)
     z, other = (noise(policy, rng, len(obs), n) for _ in range(2))
     counts = policy.train_steps
     sets = {M: propose(policy, obs, z, schedule_of(M)) for M in counts}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,21 @@ from .proposals import draws_nothing, noise, propose
 Floats = NDArray[np.floating[Any]]
 
 TRIED = 8  # candidates of a state that a branch is run for
-EPISODES, BRANCHES, VISITED = 1, 2, 3  # streams of random numbers; those of the parts come after
+
+
+class Stream(IntEnum):
+    """What has random numbers of its own, so that more of one changes no other."""
+
+    CANDIDATES = 1
+    BRANCHES = 2
+    VISITED = 3  # which observations
+    POINTS = 4  # of a scatter
+    VALIDATION = 5  # which rows
+    FLOW = 6  # x0 of flow matching at data
+    CONSISTENCY = 7
+    CHOSEN = 8  # x0 of flow matching at candidates
+    NEAR = 9  # which rows have their neighbours looked up
+    SETS = 10
 
 
 class Rows(NamedTuple):
@@ -60,8 +75,8 @@ class Subject:
     traces: Mapping[PolicyChoice, tuple[Trace, ...]]  # by the way to act; {} without episodes
     branches: Branches | None
 
-    def rng(self, stream: int) -> np.random.Generator:
-        """Return the generator of a part, which no other part reads."""
+    def rng(self, stream: Stream) -> np.random.Generator:
+        """Return a stream's generator, from its start."""
         return np.random.default_rng((self.config.seed, stream))
 
     @property
@@ -78,7 +93,7 @@ class Subject:
             rows = self.val.observations
         else:
             return None
-        some = self.rng(VISITED).permutation(len(rows))[: self.config.observations]
+        some = self.rng(Stream.VISITED).permutation(len(rows))[: self.config.observations]
         return rows[np.sort(some)]
 
 
@@ -243,7 +258,7 @@ def _branch(
     count: _Count,
 ) -> Branches:
     """Try candidates at states that are drawn from all that episodes of one candidate met."""
-    rng = np.random.default_rng((config.seed, BRANCHES))
+    rng = np.random.default_rng((config.seed, Stream.BRANCHES))
     lengths = np.array([trace.length for trace in traces])
     ends = np.cumsum(lengths)
     at = np.sort(rng.permutation(int(ends[-1]))[: config.branches])

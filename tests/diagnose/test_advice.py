@@ -51,9 +51,14 @@ def test_bias(r, same, says):
 )
 def test_centre(row, says):
     figures = {"candidates": [1, 4, 8], "distances": {"argmax": row, "medoid:1/2": [1, 0.5, 0.4]}}
-    text = said("centre", **figures, rank={"argmax": 0.8, "medoid:1/2": 0.1})
+    figures["rank"] = {"argmax": 0.8, "medoid:1/2": 0.1}
+    losses = {"at random": 0.05, "argmax": 0.07, "medoid:1/2": 0.03}
+    text = said("centre", **figures, flow_matching=losses)
     assert says in text
     assert "medoid:1/2 0.40" in text
+    assert "at random 0.05, argmax 0.07, medoid:1/2 0.03" in text
+    assert ("fits the data least" in text) == ("outliers" in says)
+    assert "Flow-matching" not in said("centre", **figures, flow_matching=None)
 
 
 def returns(r, failed=0, tried=None):

@@ -90,6 +90,12 @@ def test_a_bias_of_the_critic_is_found_in_the_policy(run, own_file, tmp_path):
     assert "argmax takes less of component 1" in found["says"][1]
 
 
+def test_the_flow_is_asked_about_the_chosen_actions(run):
+    losses = part(diagnose(run, SMALL, Shown()), "centre")["figures"]["flow_matching"]
+    assert list(losses) == ["at random", "argmax", "medoid:1/2", "nearest:1/4"]
+    assert all(0 < loss < 100 for loss in losses.values())
+
+
 def test_the_triangle_of_distances_holds(run):
     f = part(diagnose(run, SMALL, Shown()), "wasserstein")["figures"]
     assert f["to_finest"][-1] == 0
