@@ -23,11 +23,13 @@ from .config import (
     ImportConfig,
     TrainConfig,
 )
+from .diagnose.arguments import add_arguments as add_diagnose_arguments
 from .envs import PRESETS, dataset_name, how_to_collect
 from .errors import BadInput, Diverged, Stopped
 from .export.arguments import add_arguments as add_export_arguments
 from .film.arguments import add_film
 from .flags import add_flags, flags_of, given, make, path_argument
+from .flags import add_progress as _add_progress
 from .progress import at_terminal
 from .progress import progress as show_progress
 from .stopping import stoppable
@@ -59,15 +61,6 @@ def _nothing_rendered() -> Iterator[None]:
             del os.environ["MUJOCO_GL"]
         else:
             os.environ["MUJOCO_GL"] = before
-
-
-def _add_progress(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-progress",
-        dest="progress",
-        action="store_false",
-        help="show no progress on standard error (a bar at a terminal, else a line now and then)",
-    )
 
 
 def _collect(args: argparse.Namespace) -> int:
@@ -325,6 +318,13 @@ def _export(args: argparse.Namespace) -> int:
     return 0
 
 
+def _diagnose(args: argparse.Namespace) -> int:
+    with _extra("train"), _nothing_rendered():
+        from .diagnose.command import run_diagnose
+
+        return run_diagnose(args)
+
+
 def _doctor(args: argparse.Namespace) -> int:
     from .doctor import examine, text
 
@@ -540,6 +540,10 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     )
     add_export_arguments(sub)
     sub.set_defaults(run_command=_export)
+
+    sub = commands.add_parser("diagnose", help="why a run's policy does what it does")
+    add_diagnose_arguments(sub)
+    sub.set_defaults(run_command=_diagnose)
 
     sub = commands.add_parser(
         "doctor", help="what is on this machine, and whether every backend computes the same"

@@ -76,6 +76,16 @@ def add_flags(
         _add_flag(group, field, hint)
 
 
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """Add --no-progress, of a command that shows how far it is."""
+    parser.add_argument(
+        "--no-progress",
+        dest="progress",
+        action="store_false",
+        help="show no progress on standard error (a bar at a terminal, else a line now and then)",
+    )
+
+
 def given(args: argparse.Namespace, config: type) -> dict[str, Any]:
     """Return the flags of `config` that were on the command line; lists become tuples."""
     values = {f.name: getattr(args, f.name) for f in dataclasses.fields(config) if f.name in args}

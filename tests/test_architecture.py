@@ -40,6 +40,7 @@ ALLOWED = {
         *("act.choice", "act.rules", "act.schedule", "act.selection"),
     },
     "report": {"act", "data", "envs", "film", "learn", "machine", "ops", "simulate"},
+    "diagnose": {"act", "data", "envs", "learn", "report", "simulate"},
     "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
     "recommend": {"act", "machine"},
     "machine": {"ops"},
@@ -57,7 +58,7 @@ ALLOWED = {
             "ops",
             "simulate",
         ),
-        *("report", "recommend", "machine", "doctor", "sweep"),
+        *("report", "recommend", "machine", "doctor", "sweep", "diagnose"),
     },
     "bench": {
         "act",

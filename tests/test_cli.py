@@ -15,6 +15,7 @@ import pytest
 from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
+from sorl_fast.diagnose.arguments import DiagnoseConfig
 from sorl_fast.flags import given, make, path_argument
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
@@ -27,8 +28,9 @@ from sorl_fast.learn.algorithms.sorl import SorlConfig
         (["collect"], (CollectConfig,)),
         (["expert"], (ExpertConfig,)),
         (["eval", "RUN"], (EvalConfig,)),
+        (["diagnose", "RUN"], (DiagnoseConfig,)),
     ],
-    ids=["train", "collect", "expert", "eval"],
+    ids=["train", "collect", "expert", "eval", "diagnose"],
 )
 def test_every_field_is_a_flag(command, configs):
     parser = cli.make_parser("sorl")
@@ -62,6 +64,8 @@ def test_lists_become_tuples():
         (["eval", "/nowhere"], "no run folder or policy file /nowhere"),
         (["inspect", "/nowhere"], "no run folder or policy file /nowhere"),
         (["report", "/nowhere"], "/nowhere"),
+        (["diagnose", "/nowhere"], "RUN is /nowhere, which is not there"),
+        (["diagnose", "/nowhere", "--samples", "1"], "samples is 1, but must be an integer from 2"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else None,
 )
@@ -272,7 +276,7 @@ def path_flags(parser):
 def test_a_home_folder_is_expanded_everywhere(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     flags = list(path_flags(cli.make_parser()))
-    assert len(flags) == 20
+    assert len(flags) == 22
     for command, action in flags:
         assert action.type("~/x") == "/home/me/x", (command, action.dest)
 
@@ -297,7 +301,16 @@ def test_a_home_folder_that_is_not_there_is_named(capsys):
 
 @pytest.mark.parametrize(
     "command",
-    ["collect", "expert", "train", "sweep", "eval RUN", "recommend RUN --budget-us 1", "doctor"],
+    [
+        "collect",
+        "expert",
+        "train",
+        "sweep",
+        "eval RUN",
+        "recommend RUN --budget-us 1",
+        "doctor",
+        "diagnose RUN",
+    ],
 )
 def test_every_command_that_shows_progress_can_be_quiet(command):
     parser = cli.make_parser()

@@ -561,3 +561,23 @@ def test_the_terminal_table():
         "M = 1      12% [6, 24] 7,200/s   20% [11, 33] 9.6/s",
         "M = 4   100% [93, 100] 1,800/s                    -",
     ]
+
+
+def test_the_page_shows_a_diagnosis_or_its_command(tmp_path, no_pictures):
+    runs = [make_run(tmp_path / name, seed, steps=3000) for seed, name in enumerate("ab")]
+    page = write_report(runs).read_text()
+    assert all(page.count(f"<code>sorl-fast diagnose {run}</code>") == 1 for run in runs)
+    found = {"title": "Standstills", "says": ["9 of 20 <failed>."], "picture": "diagnose-x.png"}
+    (runs[0] / "diagnose.json").write_text(json.dumps({"policy": "", "parts": [found]}))
+    (runs[0] / "figures").mkdir(exist_ok=True)
+    (runs[0] / "figures" / "diagnose-x.png").write_bytes(b"a picture")
+    page = write_report(runs).read_text()
+    assert f"sorl-fast diagnose {runs[0]}" not in page
+    assert f"<code>sorl-fast diagnose {runs[1]}</code>" in page
+    assert "<p>9 of 20 &lt;failed&gt;.</p>" in page
+    assert 'alt="Standstills"' in page
+    (runs[0] / "diagnose.json").write_text("{")
+    before = (runs[0] / "report.html").read_bytes()
+    with pytest.raises(BadInput, match=r"diagnose\.json cannot be read"):
+        write_report(runs)
+    assert (runs[0] / "report.html").read_bytes() == before

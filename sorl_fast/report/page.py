@@ -5,7 +5,6 @@ N candidates, M Euler steps.
 
 from __future__ import annotations
 
-import base64
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +18,10 @@ from ..errors import BadInput
 from ..film.strip import read_strip
 from ..learn.algorithms import METHODS, find_method
 from ..version import __version__
+from .diagnosis import diagnoses
 from .figures import PICTURES
 from .pareto import front_lines, front_of, front_text, points_of
-from .plotting import png
+from .plotting import data_uri, png
 from .runs import (
     Run,
     Setting,
@@ -287,6 +287,7 @@ def write_report(
     settings = group_settings([load_run(Path(run)) for run in runs])
     out = Path(runs[0]) if out is None else Path(out)
     settings, clock = with_speeds(settings, out / "speeds.json", seconds, again, progress)
+    why = diagnoses([run for setting in settings for run in setting.runs])
     written = set()
     pictures = []
     for name, title, data, caption in list(_pictures(settings)):  # all drawn before any is written
@@ -299,7 +300,7 @@ def write_report(
             if path not in written:
                 path.unlink()
     path = out / "report.html"
-    write_bytes(path, _render(settings, pictures, clock).encode())
+    write_bytes(path, _render(settings, pictures, clock, why).encode())
     for env, some in by_environment(settings).items():
         if say is not None and points_of(some):
             say(front_text(env, some, clock))
@@ -338,12 +339,12 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
     return template.render(version=__version__, style=style, **values)
 
 
-def data_uri(image: bytes) -> str:
-    """Return a PNG as a page holds it."""
-    return "data:image/png;base64," + base64.b64encode(image).decode()
-
-
-def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], clock: str) -> str:
+def _render(
+    settings: Sequence[Setting],
+    pictures: Sequence[Mapping[str, str]],
+    clock: str,
+    why: Sequence[Mapping[str, Any]],
+) -> str:
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     films, no_films = _films(settings)
@@ -368,6 +369,7 @@ def _render(settings: Sequence[Setting], pictures: Sequence[Mapping[str, str]], 
         ],
         "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
         "paper": _paper(settings),
+        "diagnoses": why,
         "runs": _runs(settings),
         "config": _config_table(settings),
         "gpu": _gpu(settings),

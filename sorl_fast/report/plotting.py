@@ -5,6 +5,7 @@ Success is shown in %.
 
 from __future__ import annotations
 
+import base64
 import io
 import textwrap
 from collections.abc import Sequence
@@ -36,6 +37,11 @@ def png(figure: Figure) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def data_uri(image: bytes) -> str:
+    """Return a PNG as a page holds it."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
 def panels(n: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:

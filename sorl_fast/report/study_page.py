@@ -15,9 +15,9 @@ from ..errors import BadInput
 from ..learn.algorithms import METHODS
 from .aggregate import interval, mean, point, profile
 from .figures import draw_scaling
-from .page import data_uri, rendered
+from .page import rendered
 from .pareto import draw_pareto, front_of, points_of, rate_text
-from .plotting import COLOURS, GREY, dress, panels, percent_axis, png, thousands
+from .plotting import COLOURS, GREY, data_uri, dress, panels, percent_axis, png, thousands
 from .runs import Setting
 from .speeds import Progress, clock_of
 from .study import (

@@ -18,6 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..act.choice import PolicyChoice
 from ..act.policy_file import Policy, load, loads
 from ..act.rules import ARGMAX, rule_of
@@ -85,8 +88,12 @@ def rollout(
     seed: int,
     episode: int,
     rule: str = str(ARGMAX),
+    seen: Callable[[NDArray[np.float32], NDArray[np.float32], float], None] | None = None,
 ) -> Episode:
-    """Run one episode in a cell, one observation at a time; all actions of a chunk before the next call."""
+    """Run one episode in a cell, one observation at a time; all actions of a chunk before the next call.
+
+    `seen` is told of (observation, action, reward) of every step.
+    """
     M = steps if isinstance(steps, int) else schedule_of(steps)
     observation = simulator.reset(seed, episode)
     ended = success = False
@@ -98,7 +105,10 @@ def rollout(
             observation, M, candidates, rule=rule, seed=seed, call=length, row_offset=episode
         )
         seconds += time.perf_counter() - start
+        before = observation
         observation, reward, succeeded, ended = simulator.step(action)
+        if seen is not None:
+            seen(before, action, reward)
         success |= succeeded
         returned += reward
         length += 1
@@ -121,7 +131,7 @@ class _Player:
         if self._simulator is None:
             self._simulator = open_simulator(self._env, self._success_timing)
         policy = loads(shared[0])
-        _check_dims(self._env, self._simulator, policy)
+        check_dims(self._env, self._simulator, policy)
         self._sampler = Sampler(policy, shared[1], self._precision)
 
     def do(self, task: Task) -> Episode:
@@ -132,7 +142,8 @@ class _Player:
         return rollout(self._simulator, self._sampler, *task)
 
 
-def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
+def check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
+    """Raise BadInput unless a policy's observations and actions are the simulator's."""
     obs_shape = simulator.reset(0, 0).shape
     act_dim = policy.action_shape[-1]
     if obs_shape != (policy.obs_dim,) or simulator.act_dim != act_dim:
@@ -143,8 +154,22 @@ def _check_dims(env: str, simulator: Simulator, policy: Policy) -> None:
         )
 
 
+def check_simulated(env: str) -> None:
+    """Raise BadInput unless `env` is a single task of OGBench whose simulator is installed."""
+    if dataset_name(env) == env:
+        raise BadInput(
+            f"{env!r} cannot be simulated: evaluation needs a single-task environment of OGBench, "
+            "such as cube-single-play-singletask-task2-v0 (`sorl-fast envs` lists them). A policy "
+            "trained on your own data is evaluated on your own robot: train it with --eval-every 0"
+        )
+    refuse_images(env)
+    for package in ("ogbench", "gymnasium", "mujoco"):
+        if find_spec(package) is None:
+            raise BadInput(f"the package {package} is not installed; {INSTALL}")
+
+
 @contextlib.contextmanager
-def _workers_explained() -> Iterator[None]:
+def workers_explained() -> Iterator[None]:
     """Say what the user can do about a worker that is no more."""
     try:
         yield
@@ -192,16 +217,7 @@ class Evaluator:
         precision: str = "fp32",
     ) -> None:
         EvalConfig(success_timing=success_timing, workers=workers, backend=backend)
-        if dataset_name(env) == env:
-            raise BadInput(
-                f"{env!r} cannot be simulated: evaluation needs a single-task environment of OGBench, "
-                "such as cube-single-play-singletask-task2-v0 (`sorl-fast envs` lists them). A policy "
-                "trained on your own data is evaluated on your own robot: train it with --eval-every 0"
-            )
-        refuse_images(env)
-        for package in ("ogbench", "gymnasium", "mujoco"):
-            if find_spec(package) is None:
-                raise BadInput(f"the package {package} is not installed; {INSTALL}")
+        check_simulated(env)
         self.env = env
         self.success_timing = success_timing
         self.workers = workers
@@ -226,7 +242,7 @@ class Evaluator:
         """
         Sampler(policy, self.backend, self.precision)
         try:
-            with _workers_explained():
+            with workers_explained():
                 self._pool.prepare((policy.file_bytes, self.backend))
         except BaseException:
             self.close()
@@ -340,7 +356,7 @@ class Evaluator:
         done = 0
         shown = progress or Shown()
         more_steps = getattr(shown, "more_steps", lambda steps: None)
-        with _workers_explained():
+        with workers_explained():
             for finished in self._pool.run(tasks, (policy.file_bytes, backend)):
                 if finished is not None:
                     kept.add(*finished)

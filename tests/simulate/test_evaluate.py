@@ -206,7 +206,7 @@ def test_a_worker_acts_in_the_precision_asked_for(monkeypatch, maze_policy):
     opened, made, checked, forgot = [], [], [], []
     sampler = SimpleNamespace(reset=lambda: forgot.append(True))
     monkeypatch.setattr(module, "open_simulator", lambda *how: opened.append(how) or "simulator")
-    monkeypatch.setattr(module, "_check_dims", lambda *_: checked.append(True))
+    monkeypatch.setattr(module, "check_dims", lambda *_: checked.append(True))
     monkeypatch.setattr(
         module, "Sampler", lambda policy, *how: made.append((digest(policy), *how)) or sampler
     )
