@@ -27,6 +27,8 @@ namespace {
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
+// Up to here its outputs are products of rows by vectors.
+constexpr int kHeadRows = 2;
 
 struct Call {
   const float *obs, *noise;
@@ -73,7 +75,8 @@ struct Engine::Impl {
         max_candidates(candidates),
         temperature(static_cast<double>(p.form.temperature)) {
     const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-    const int block = std::max(p.many_side.kernels->block_rows, p.many_side.kernels->together_rows);
+    const Kernels& k = *p.side.kernels;
+    const int block = std::max({k.block_rows, k.together_rows, k.together_rows_with_q});
     capacity = static_cast<int>(std::min<std::size_t>(total, block));
     scratch.resize(threads);
     const auto lay_out = [&](char* base) {
@@ -272,7 +275,7 @@ struct Engine::Impl {
   void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept {
     const Kernels& k = *side.kernels;
     const std::size_t stride = side.head_width * sizeof(float);
-    if (call.total <= p.few_rows && side.actor.head_rows != nullptr) {
+    if (call.total <= kHeadRows && side.actor.head_rows != nullptr) {
       k.head({reinterpret_cast<const float*>(act), side.act_stride, rows, p.width, p.act_dim,
               side.actor.head_rows, side.actor.head_b, velocity, stride});
       return;
@@ -368,16 +371,16 @@ struct Engine::Impl {
   }
 
   // A thread's first tile instruction makes the system allocate its tiles' state: here for the workers, and
-  // for the caller in whatever its first call is, also one so small that it uses no tile.
+  // for the caller in whatever its first call is.
   static void touch(void* self, int) noexcept {
-    const Kernels& k = *static_cast<Impl*>(self)->p.many_side.kernels;
+    const Kernels& k = *static_cast<Impl*>(self)->p.side.kernels;
     if (k.enter != nullptr) k.enter();
     if (k.leave != nullptr) k.leave();
   }
 
   void thread_work(int thread) noexcept {
     const FlushDenormals flush;
-    const Kernels& k = *p.many_side.kernels;
+    const Kernels& k = *p.side.kernels;
     if (k.enter != nullptr) k.enter();
     if (call.together) {
       sample(thread, 0, call.total);
@@ -395,8 +398,9 @@ struct Engine::Impl {
   void run() noexcept {
     const bool threaded = team.size() > 1 && team.alive();
     team_size = threaded ? team.size() : 1;
-    call.together = threaded && call.total <= call.side->kernels->together_rows;
-    const int most = p.many_side.kernels->block_rows;
+    const Kernels& k = *p.side.kernels;
+    call.together = threaded && call.total <= (call.want_q ? k.together_rows_with_q : k.together_rows);
+    const int most = k.block_rows;
     // As many blocks as there are threads, or a multiple, so that none waits for the last block.
     int blocks = (call.total + most - 1) / most;
     blocks = round_up(blocks, team_size);
@@ -463,7 +467,7 @@ struct Engine::Impl {
         rejected = true;
     }
     const std::uint32_t row = call.row_offset + static_cast<std::uint32_t>(b);
-    const double u = rule.draws() ? p.many_side.kernels->uniform(call.seed, call.call, row) : 0.0;
+    const double u = rule.draws() ? p.side.kernels->uniform(call.seed, call.call, row) : 0.0;
     const int chosen = chooser.pick(rule, from, u);
     return {chosen, chosen >= 0 && call.want_q ? aggregate(b * N + chosen) : 0.0f, rejected};
   }
@@ -564,7 +568,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   c.row_offset = row_offset;
   c.want_q = m.p.ensemble > 0 && (choosing || q != nullptr);
   c.total = rows * candidates;
-  c.side = &m.p.side(c.total);
+  c.side = &m.p.side;
   const FlushDenormals flush;
   for (int b = 0; b < rows; ++b) {
     bool seen = true;

@@ -98,8 +98,8 @@ struct Kernels {
   // Up to so many rows the threads of a session walk the layers side by side, each owning columns; above,
   // each takes rows of its own. Together, a core reads and keeps only its share of the weights (fp32: a
   // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
-  // activations after each layer.
-  int together_rows;
+  // activations after each layer. with_q: where critics are evaluated too, whose weights come from far.
+  int together_rows, together_rows_with_q;
   int block_rows;         // rows that go through all layers together in the throughput shape
 
   std::size_t (*packed_bytes)(int k, int n);
@@ -127,7 +127,6 @@ struct Kernels {
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;
-  const Kernels* few;  // what serves calls of one row or two better, or null
 };
 
 // kernels/NAME.cpp: NAME_kernels, of the precisions that its row in isas.def lists.

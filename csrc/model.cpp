@@ -181,8 +181,8 @@ void Packed::fold(Schedule& schedule, float* biases) const {
 
 std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision precision, Isa isa,
                                          std::string& error) {
-  const Kernels* many = find_kernels(isa, precision);
-  if (many == nullptr) {
+  const Kernels* kernels = find_kernels(isa, precision);
+  if (kernels == nullptr) {
     error = std::string(name(isa)) + " is not there for " + name(precision);
     return nullptr;
   }
@@ -213,12 +213,10 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     p->form = *view.form;
     p->draws = p->form.draws();
     for (const int steps : p->form.counts) p->schedules.push_back(p->form.schedule(steps));
-    p->few_rows = 2;
     const auto lay_out = [&](char* base) {
       Bump bump(base);
       Packer packer(view, *p, bump);
-      if (many->few != nullptr) packer.side(p->few_side, many->few);
-      packer.side(p->many_side, many);
+      packer.side(p->side, kernels);
       packer.constants();
       packer.first_layers();
       for (Schedule& schedule : p->schedules) packer.schedule(schedule);

@@ -227,7 +227,7 @@ inline Kernels int8_table(Kernels base, Isa isa) {
   base.isa = isa;
   base.precision = Precision::int8;
   base.int8 = &int8;
-  base.together_rows = 7;  // the weights fit one core's cache: from 8 rows on, apart is faster
+  base.together_rows = base.together_rows_with_q = 7;  // the weights fit one core's cache: from 8 rows on, apart is faster
   return base;
 }
 
