@@ -242,17 +242,20 @@ struct Engine::Impl {
         if (k.int8 == nullptr || hidden.empty()) {
           k.dense(d);
         } else if (l == 0) {
-          d.y = own.pre;
-          d.y_stride = p.width * sizeof(float);
           d.output = Output::gelu_float;
+          if (k.int8->quantise != nullptr) {
+            d.y = own.pre;
+            d.y_stride = p.width * sizeof(float);
+          }
           k.dense(d);
-          k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
-                           shared.act[turn & 1], side.act_stride);
+          if (k.int8->quantise != nullptr)
+            k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
+                             shared.act[turn & 1], side.act_stride);
           d.panel_begin = unit_begin;
           d.panel_end = unit_end;
           d.y_stride = side.act_stride;
         } else {
-          d.output = l == hidden.size() ? Output::gelu_float : Output::gelu;  // the head reads floats
+          d.output = l == hidden.size() ? Output::gelu : Output::gelu_next;
           k.int8->dense(d, nullptr, own.pre);
         }
         meet();
@@ -352,14 +355,19 @@ struct Engine::Impl {
         k.dense(d);
       } else {
         d.panel_end = p.width / kInt8Group;
-        k.int8->dense(d, s.affine, nullptr);
+        if (k.int8->quantise == nullptr) {
+          d.x = s.pre;
+          d.x_stride = d.y_stride;
+        }
+        k.int8->dense(d, s.affine, reinterpret_cast<float*>(s.act[1]));
       }
       if (k.int8 == nullptr || head) {
         if (head) norm.y = nullptr;
         k.norm(norm);
       } else {  // the next product does the rest of it
         k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
-        k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
+        if (k.int8->quantise != nullptr)
+          k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
       }
     }
   }

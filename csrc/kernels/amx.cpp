@@ -1,6 +1,6 @@
 // AMX: products on tiles. This version is not timed on a machine that has them; its shapes, orders of reading
 // and thresholds are those that were fastest there as a prototype.
-#include "amx_bf16.hpp"
+#include "amx_int8.hpp"
 #include "choosing.hpp"
 #include "philox.hpp"
 
@@ -10,10 +10,12 @@ namespace {
 void enter() noexcept { configure_tiles(kTileRows); }
 void leave() noexcept { _tile_release(); }
 
-Kernels make() {
+Kernels make(Precision precision) {
+  static const Int8 int8{tiles_int8_packed_bytes, tiles_int8_pack, int8_affine<Avx512>, nullptr, tiles_int8_dense};
   Kernels k{};
   k.isa = Isa::amx;
-  k.precision = Precision::bf16;
+  k.precision = precision;
+  k.int8 = precision == Precision::int8 ? &int8 : nullptr;
   k.panel = WeightsTiles::panel;
   k.k_align = kTileK;
   k.bf16_activations = true;
@@ -36,9 +38,9 @@ Kernels make() {
 
 }  // namespace
 
-const Kernels* amx_kernels(Precision) {
-  static const Kernels kernels = make();
-  return &kernels;
+const Kernels* amx_kernels(Precision precision) {
+  static const Kernels bf16 = make(Precision::bf16), int8 = make(Precision::int8);
+  return precision == Precision::bf16 ? &bf16 : &int8;
 }
 
 }  // namespace sorl

@@ -261,6 +261,7 @@ void dense_bf16(const Dense& d) noexcept {
   switch (d.output) {
     case Output::linear: return init ? dense_of<Output::linear, true>(d) : dense_of<Output::linear, false>(d);
     case Output::gelu: return init ? dense_of<Output::gelu, true>(d) : dense_of<Output::gelu, false>(d);
+    case Output::gelu_next:
     case Output::gelu_float: return init ? dense_of<Output::gelu_float, true>(d) : dense_of<Output::gelu_float, false>(d);
   }
 }

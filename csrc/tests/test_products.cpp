@@ -1,5 +1,5 @@
 // The products of every instruction set and precision against float64: counts of rows and columns that fill no
-// tile, columns of a part of the panels, rows that are not finite.
+// tile, columns of a part of the panels, rows that are not finite, and int8 in the format of its instruction set.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,8 +14,10 @@ namespace {
 
 using sorl::Dense;
 using sorl::Kernels;
+using sorl::kInt8Group;
 using sorl::kLine;
 using sorl::Output;
+using sorl::RowAffine;
 
 const std::vector<int> kRows = {1, 2, 16, 17, 33, 64, 65, 70};
 constexpr int kMostRows = 70;
@@ -38,7 +40,10 @@ class Lines {
  public:
   explicit Lines(std::size_t n) : all_(n + kLine) {}
   Lines(const Lines&) = delete;
-  char* get() { return reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(all_.data()) + kLine - 1) / kLine * kLine); }
+  char* get() {
+    const auto at = reinterpret_cast<std::uintptr_t>(all_.data());
+    return reinterpret_cast<char*>((at + kLine - 1) / kLine * kLine);
+  }
 
  private:
   std::vector<char> all_;
@@ -49,7 +54,8 @@ class Rows {
  public:
   const std::size_t stride;
 
-  Rows(int width, bool bf16) : stride((size(width) * (bf16 ? 2 : 4) / kLine + 1 | 1) * kLine), bf16_(bf16), bytes_(all()) {
+  Rows(int width, bool bf16)
+      : stride(((size(width) * (bf16 ? 2 : 4) / kLine + 1) | 1) * kLine), bf16_(bf16), bytes_(all()) {
     std::memset(bytes_.get(), 0x55, all());
   }
   char* row(int r) { return bytes_.get() + stride * size(r); }
@@ -222,6 +228,77 @@ void gelu_is_close(const Kernels& k) {
   }
 }
 
+// int8 of inputs that lie a third of a step from where they round to, so that none rounds the other way: a step a
+// group, or a row where the product quantises.
+void bytes_are_as_defined(const Kernels& k, int in, int groups) {
+  const bool bytes = k.int8->quantise != nullptr;
+  const int n = groups * kInt8Group, unit = bytes ? kInt8Group : n;
+  std::vector<float> w(size(in * n)), gain(size(in)), bias(size(n));
+  std::vector<double> rounded(w.size());
+  for (float& each : gain) each = draw(2) == 0 ? 0.5f : 2.0f;
+  for (int column = 0; column < n; ++column) {
+    const double step = 0x1p-12 * (1 + draw(3));
+    bias[size(column)] = static_cast<float>(draw() - 0.5);
+    for (int i = 0; i < in; ++i) {
+      const int q = i == column % in ? 127 : draw(255) - 127;
+      const double off = std::abs(q) == 127 ? 0 : (draw() - 0.5) * 2 / 3;
+      rounded[size(i * n + column)] = q * step;
+      w[size(i * n + column)] = static_cast<float>((q + off) * step / wide(gain[size(i)]));
+    }
+  }
+  Lines packed(k.int8->packed_bytes(n, n));
+  k.int8->pack(w.data(), gain.data(), in, n, n, n, packed.get());
+  for (const bool critic : {false, true}) {
+    std::vector<RowAffine> affine(size(kMostRows + 1), RowAffine{1, 0, -0.17005f});
+    std::vector<double> values(size(kMostRows * n));
+    Rows x(n, false), quantised(n, false);
+    for (int r = 0; r < kMostRows; ++r) {
+      RowAffine& own = affine[size(r)];
+      if (critic) own = {static_cast<float>(0.5 + draw()), static_cast<float>(draw() - 0.5), static_cast<float>(draw() - 2)};
+      double step = 0;
+      for (int i = 0; i < n; ++i) {
+        if (i % unit == 0) step = (0.5 + draw()) / 64;
+        const int q = i % unit == 3 ? 255 : draw(256);
+        const double off = q == 255 ? 0 : (draw() - 0.5) * 2 / 3;
+        values[size(r * n + i)] = i < in ? (wide(own.floor) + q * step + wide(own.shift)) * wide(own.scale) : 0;
+        x.put(r, i, static_cast<float>(wide(own.floor) + (q + off) * step));
+      }
+    }
+    Dense d{};
+    d.x = bytes ? quantised.row(0) : x.row(0);
+    d.x_stride = bytes ? quantised.stride : x.stride;
+    d.k = n;
+    d.w = packed.get();
+    d.panel_begin = groups > 2 ? 1 : 0;
+    d.panel_end = groups;
+    d.bias = bias.data();
+    const RowAffine* const of = critic ? affine.data() : nullptr;
+    Lines spare(size((kMostRows + 32) * n) * sizeof(float));
+    const auto product = [&](const Dense& each) {
+      const auto* floats = reinterpret_cast<const float*>(x.row(0));
+      if (bytes) k.int8->quantise(floats, x.stride, of, each.rows, n, 0, n, quantised.row(0), quantised.stride);
+      k.int8->dense(each, of, reinterpret_cast<float*>(spare.get()));
+    };
+    for (const Output output : {Output::gelu, Output::gelu_float}) {
+      if (critic && output == Output::gelu) continue;
+      const bool halves = k.bf16_activations && output == Output::gelu;
+      d.output = output;
+      d.far = critic;
+      rows_stand_alone(k, d, x, in, d.panel_begin * kInt8Group, n, halves, product, [&](float got, int r, int column) {
+        double sum = wide(bias[size(column)]), terms = 1;
+        for (int i = 0; i < in; ++i) {
+          const double term = values[size(r * n + i)] * rounded[size(i * n + column)];
+          sum += term;
+          terms += std::fabs(term);
+        }
+        const double expected = gelu(sum);
+        const double bound = terms * 1e-6 + 2e-5 + std::fabs(expected) * (1e-4 + (halves ? 1.0 / 256 : 0));
+        check_near(k, "bytes", wide(got), expected, bound, r, column);
+      });
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -235,6 +312,8 @@ int main() {
       products_are_close(k, 33, 5);
       products_are_close(k, 70, 2);
       products_are_close(k, 520, 1);
+      if (k.int8 != nullptr)
+        for (const int groups : {1, 2, 3, 5}) bytes_are_as_defined(k, groups * kInt8Group - groups % 2, groups);
       ran += std::string(" ") + sorl::name(isa) + "/" + sorl::name(p);
     }
   std::printf("products:%s: all passed\n", ran.c_str());
