@@ -68,7 +68,7 @@ void Chooser::gather(const float* z, int size) noexcept {
 
 int Chooser::medoid(const float* z, int size) noexcept {
   gather(z, size);
-  p_->many_side.kernels->distance_sums(points_, stride_, size, p_->act_dim, p_->scale.data(), value_);
+  p_->side.kernels->distance_sums(points_, stride_, size, p_->act_dim, p_->scale.data(), value_);
   return order_[std::min_element(value_, value_ + size) - value_];
 }
 

@@ -27,6 +27,8 @@ namespace {
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
+// Up to here its outputs are products of rows by vectors.
+constexpr int kHeadRows = 2;
 
 struct Call {
   const float *obs, *noise;
@@ -73,7 +75,8 @@ struct Engine::Impl {
         max_candidates(candidates),
         temperature(static_cast<double>(p.form.temperature)) {
     const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-    const int block = std::max(p.many_side.kernels->block_rows, p.many_side.kernels->together_rows);
+    const Kernels& k = *p.side.kernels;
+    const int block = std::max({k.block_rows, k.together_rows, k.together_rows_with_q});
     capacity = static_cast<int>(std::min<std::size_t>(total, block));
     scratch.resize(threads);
     const auto lay_out = [&](char* base) {
@@ -239,17 +242,20 @@ struct Engine::Impl {
         if (k.int8 == nullptr || hidden.empty()) {
           k.dense(d);
         } else if (l == 0) {
-          d.y = own.pre;
-          d.y_stride = p.width * sizeof(float);
           d.output = Output::gelu_float;
+          if (k.int8->quantise != nullptr) {
+            d.y = own.pre;
+            d.y_stride = p.width * sizeof(float);
+          }
           k.dense(d);
-          k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
-                           shared.act[turn & 1], side.act_stride);
+          if (k.int8->quantise != nullptr)
+            k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
+                             shared.act[turn & 1], side.act_stride);
           d.panel_begin = unit_begin;
           d.panel_end = unit_end;
           d.y_stride = side.act_stride;
         } else {
-          d.output = l == hidden.size() ? Output::gelu_float : Output::gelu;  // the head reads floats
+          d.output = l == hidden.size() ? Output::gelu : Output::gelu_next;
           k.int8->dense(d, nullptr, own.pre);
         }
         meet();
@@ -272,7 +278,7 @@ struct Engine::Impl {
   void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept {
     const Kernels& k = *side.kernels;
     const std::size_t stride = side.head_width * sizeof(float);
-    if (call.total <= p.few_rows && side.actor.head_rows != nullptr) {
+    if (call.total <= kHeadRows && side.actor.head_rows != nullptr) {
       k.head({reinterpret_cast<const float*>(act), side.act_stride, rows, p.width, p.act_dim,
               side.actor.head_rows, side.actor.head_b, velocity, stride});
       return;
@@ -349,14 +355,19 @@ struct Engine::Impl {
         k.dense(d);
       } else {
         d.panel_end = p.width / kInt8Group;
-        k.int8->dense(d, s.affine, nullptr);
+        if (k.int8->quantise == nullptr) {
+          d.x = s.pre;
+          d.x_stride = d.y_stride;
+        }
+        k.int8->dense(d, s.affine, reinterpret_cast<float*>(s.act[1]));
       }
       if (k.int8 == nullptr || head) {
         if (head) norm.y = nullptr;
         k.norm(norm);
       } else {  // the next product does the rest of it
         k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
-        k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
+        if (k.int8->quantise != nullptr)
+          k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
       }
     }
   }
@@ -368,16 +379,16 @@ struct Engine::Impl {
   }
 
   // A thread's first tile instruction makes the system allocate its tiles' state: here for the workers, and
-  // for the caller in whatever its first call is, also one so small that it uses no tile.
+  // for the caller in whatever its first call is.
   static void touch(void* self, int) noexcept {
-    const Kernels& k = *static_cast<Impl*>(self)->p.many_side.kernels;
+    const Kernels& k = *static_cast<Impl*>(self)->p.side.kernels;
     if (k.enter != nullptr) k.enter();
     if (k.leave != nullptr) k.leave();
   }
 
   void thread_work(int thread) noexcept {
     const FlushDenormals flush;
-    const Kernels& k = *p.many_side.kernels;
+    const Kernels& k = *p.side.kernels;
     if (k.enter != nullptr) k.enter();
     if (call.together) {
       sample(thread, 0, call.total);
@@ -395,8 +406,9 @@ struct Engine::Impl {
   void run() noexcept {
     const bool threaded = team.size() > 1 && team.alive();
     team_size = threaded ? team.size() : 1;
-    call.together = threaded && call.total <= call.side->kernels->together_rows;
-    const int most = p.many_side.kernels->block_rows;
+    const Kernels& k = *p.side.kernels;
+    call.together = threaded && call.total <= (call.want_q ? k.together_rows_with_q : k.together_rows);
+    const int most = k.block_rows;
     // As many blocks as there are threads, or a multiple, so that none waits for the last block.
     int blocks = (call.total + most - 1) / most;
     blocks = round_up(blocks, team_size);
@@ -463,7 +475,7 @@ struct Engine::Impl {
         rejected = true;
     }
     const std::uint32_t row = call.row_offset + static_cast<std::uint32_t>(b);
-    const double u = rule.draws() ? p.many_side.kernels->uniform(call.seed, call.call, row) : 0.0;
+    const double u = rule.draws() ? p.side.kernels->uniform(call.seed, call.call, row) : 0.0;
     const int chosen = chooser.pick(rule, from, u);
     return {chosen, chosen >= 0 && call.want_q ? aggregate(b * N + chosen) : 0.0f, rejected};
   }
@@ -564,7 +576,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   c.row_offset = row_offset;
   c.want_q = m.p.ensemble > 0 && (choosing || q != nullptr);
   c.total = rows * candidates;
-  c.side = &m.p.side(c.total);
+  c.side = &m.p.side;
   const FlushDenormals flush;
   for (int b = 0; b < rows; ++b) {
     bool seen = true;

@@ -17,14 +17,15 @@ namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
 inline constexpr int kPointLanes = 16;  // candidates that are compared side by side
-inline constexpr int kInt8Group = 32;  // int8: values of a row that share one step; columns of a panel
+inline constexpr int kInt8Group = 32;  // int8: columns of a panel; but on tiles values of a row that share one step
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 enum class Output {
   linear,      // y = float [rows][n]
   gelu,        // y = activations
-  gelu_float,  // y = float: a LayerNorm follows
+  gelu_float,  // y = float: a LayerNorm follows, or bytes are made of it
+  gelu_next,   // y = what the next product of Int8 reads
 };
 
 // y[r] = f(bias + init[r] + x[r] @ w), columns of panels [panel_begin, panel_end).
@@ -73,7 +74,7 @@ struct RowAffine {
   float scale, shift, floor;
 };
 
-// The hidden layers in int8: kernels/int8.hpp.
+// The hidden layers in int8: kernels/int8.hpp, and on tiles kernels/amx_int8.hpp.
 struct Int8 {
   std::size_t (*packed_bytes)(int k, int n);
   // gain [in], or null: ones, times w [in][out].
@@ -81,11 +82,11 @@ struct Int8 {
   // What LayerNorm, less its gain and offset, does to each of float rows [padded].
   void (*affine)(const float* x, std::size_t x_stride, int rows, int width, int padded, RowAffine* to) noexcept;
   // Columns [begin, end), whole groups, of float rows [width] to quantised rows. affine, here and below:
-  // null for GELU's output itself.
+  // null for GELU's output itself. Null: products read float rows, whole ones, and quantise them themselves.
   void (*quantise)(const float* x, std::size_t x_stride, const RowAffine* affine, int rows, int width, int begin,
                    int end, void* y, std::size_t y_stride) noexcept;
-  // y = gelu(affine(x) @ w + bias), columns of panels of a group. x is quantised and as wide as y; y quantised
-  // (Output::gelu, by way of spare [rows][k]) or float (gelu_float).
+  // y = gelu(affine(x) @ w + bias), columns of panels of a group; x is as wide as y. Works in spare, floats [32 more
+  // than rows][k].
   void (*dense)(const Dense&, const RowAffine*, float* spare) noexcept;
 };
 
@@ -98,8 +99,8 @@ struct Kernels {
   // Up to so many rows the threads of a session walk the layers side by side, each owning columns; above,
   // each takes rows of its own. Together, a core reads and keeps only its share of the weights (fp32: a
   // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
-  // activations after each layer.
-  int together_rows;
+  // activations after each layer. with_q: where critics are evaluated too, whose weights come from far.
+  int together_rows, together_rows_with_q;
   int block_rows;         // rows that go through all layers together in the throughput shape
 
   std::size_t (*packed_bytes)(int k, int n);
@@ -109,7 +110,7 @@ struct Kernels {
   void (*input)(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
                 std::size_t y_stride) noexcept;
   void (*dense)(const Dense&) noexcept;
-  const Int8* int8;  // or null: hidden layers are like the others. With it, activations are fp32
+  const Int8* int8;  // or null: hidden layers are like the others. With it, activations are the first and last layers'
   void (*norm)(const Norm&) noexcept;
   void (*head)(const Head&) noexcept;  // null where activations are bf16
   // tanh of n floats, whole panels of them, in place; of what is not finite a NaN.
@@ -127,7 +128,6 @@ struct Kernels {
   // Machine state around a call, on each thread (AMX tiles), or null.
   void (*enter)() noexcept;
   void (*leave)() noexcept;
-  const Kernels* few;  // what serves calls of one row or two better, or null
 };
 
 // kernels/NAME.cpp: NAME_kernels, of the precisions that its row in isas.def lists.

@@ -45,15 +45,16 @@ class Packer {
     const Kernels& k = *kernels;
     side.kernels = kernels;
     const int pair = k.bf16_activations ? 2 : 1;  // inputs travel as (high, low) pairs
-    const std::size_t size = k.bf16_activations ? 2 : 4;
     side.obs_k = round_up(pair * v_.obs_dim, k.k_align);
     side.in_k = round_up(pair * v_.act_dim, k.k_align);
     side.head_width = round_up(v_.act_dim, k.panel);
     // Whole lines, an odd number of them: rows of tiles then fall into different cache sets.
-    const auto stride = [&](int n) { return ((n * size + kLine - 1) / kLine | 1) * kLine; };
-    side.obs_stride = stride(side.obs_k);
-    side.in_stride = stride(side.in_k);
-    side.act_stride = stride(p_.width);
+    const auto stride = [](int n, std::size_t size) { return ((n * size + kLine - 1) / kLine | 1) * kLine; };
+    const std::size_t size = k.bf16_activations ? 2 : 4;
+    side.obs_stride = stride(side.obs_k, size);
+    side.in_stride = stride(side.in_k, size);
+    // Where products of bytes quantise what they read, it is floats.
+    side.act_stride = stride(p_.width, k.int8 == nullptr ? size : 4);
 
     // All of the actor lies together and first: it is what each step reads.
     side.actor = actor(k, side);
@@ -181,8 +182,8 @@ void Packed::fold(Schedule& schedule, float* biases) const {
 
 std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision precision, Isa isa,
                                          std::string& error) {
-  const Kernels* many = find_kernels(isa, precision);
-  if (many == nullptr) {
+  const Kernels* kernels = find_kernels(isa, precision);
+  if (kernels == nullptr) {
     error = std::string(name(isa)) + " is not there for " + name(precision);
     return nullptr;
   }
@@ -214,12 +215,10 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     p->form = *view.form;
     p->draws = p->form.draws();
     for (const int steps : p->form.counts) p->schedules.push_back(p->form.schedule(steps));
-    p->few_rows = 2;
     const auto lay_out = [&](char* base) {
       Bump bump(base);
       Packer packer(view, *p, bump);
-      if (many->few != nullptr) packer.side(p->few_side, many->few);
-      packer.side(p->many_side, many);
+      packer.side(p->side, kernels);
       packer.constants();
       packer.first_layers();
       for (Schedule& schedule : p->schedules) packer.schedule(schedule);

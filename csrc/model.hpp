@@ -27,7 +27,7 @@ struct Net {
   const float* head_b;        // actor: [head_width]; critic: [1]
 };
 
-// The policy packed for one table of kernels.
+// The networks, packed for a table of kernels.
 struct Side {
   const Kernels* kernels = nullptr;
   int obs_k = 0, in_k = 0;  // padded inputs
@@ -73,13 +73,7 @@ struct Packed {
   // Floats of a schedule's biases, and makes them there: every input that a step or a call holds constant.
   std::size_t bias_floats(const Schedule& schedule) const;
   void fold(Schedule& schedule, float* biases) const;
-  // Calls of at most `few_rows` rows in all read `few`: with tiles, one row is better served by
-  // vectors, whose layout differs.
-  int few_rows;
-  Side few_side, many_side;
-  const Side& side(std::int64_t rows) const {
-    return rows <= few_rows && few_side.kernels != nullptr ? few_side : many_side;
-  }
+  Side side;
   Pages pages;
 };
 

@@ -1,7 +1,6 @@
 // What one thread of a session works in.
 #pragma once
 
-#include <algorithm>
 #include <cstring>
 
 #include "model.hpp"
@@ -23,23 +22,19 @@ struct Scratch {
   float* added;        // [rows][A] a step's noise, where the form adds any
 
   void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
-    const auto wider = [&](std::size_t Side::*stride) {
-      return std::max(p.few_side.*stride, p.many_side.*stride);
-    };
     const std::size_t width = p.width;
-    const std::size_t head = std::max(p.few_side.head_width, p.many_side.head_width);
     // Tiles read whole groups of rows: 32 rows of slack.
     const std::size_t held = rows + 32;
     obs = bump.take<float>(held * p.obs_dim);
-    obs_in = bump.take<char>(held * wider(&Side::obs_stride));
+    obs_in = bump.take<char>(held * p.side.obs_stride);
     obs_part = bump.take<float>(held * width);
     init = bump.take<const float*>(held);
     z = bump.take<float>(held * p.act_dim);
-    in = bump.take<char>(held * wider(&Side::in_stride));
-    for (char*& a : act) a = bump.take<char>(held * wider(&Side::act_stride));
+    in = bump.take<char>(held * p.side.in_stride);
+    for (char*& a : act) a = bump.take<char>(held * p.side.act_stride);
     pre = bump.take<float>(held * width);
     affine = bump.take<RowAffine>(held);
-    velocity = bump.take<float>(held * head);
+    velocity = bump.take<float>(held * p.side.head_width);
     added = bump.take<float>(p.form.has_temperature() ? held * p.act_dim : 0);
     bump.take<char>(0, 256);  // neighbours' lines apart
   }

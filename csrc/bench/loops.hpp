@@ -29,6 +29,10 @@ inline float burn_activation(int i) {
 constexpr float kBurnLargest = 0.2f;
 inline float burn_weight(int i) { return static_cast<float>(kBurnLargest * (2 * burn_fraction(i) - 1)); }
 
+// Both as int8's products read them.
+inline std::uint8_t burn_byte(int i) { return static_cast<std::uint8_t>((burn_activation(i) - kFloor) * (255 / 2.2f)); }
+inline std::int8_t burn_signed_byte(int i) { return static_cast<std::int8_t>(burn_weight(i) * (127 / kBurnLargest)); }
+
 // Two activations, each in all lanes, by two vectors of weights of opposite signs that change places after each
 // round: a compiler can take no product out of the loop.
 template <class V>
@@ -66,10 +70,10 @@ inline double int8_burn(long n) noexcept {
   constexpr int chains = 12;
   constexpr std::size_t bytes = V::W * 4, all_weights = chains / 2 * bytes;
   unsigned char values[8];
-  for (int i = 0; i < 8; ++i) values[i] = static_cast<unsigned char>((burn_activation(i) - kFloor) * (255 / 2.2f));
+  for (int i = 0; i < 8; ++i) values[i] = burn_byte(i);
   alignas(64) signed char weights[2][all_weights];
   for (std::size_t i = 0; i < all_weights; ++i) {
-    weights[0][i] = static_cast<signed char>(burn_weight(static_cast<int>(i)) * (127 / kBurnLargest));
+    weights[0][i] = burn_signed_byte(static_cast<int>(i));
     weights[1][i] = static_cast<signed char>(-weights[0][i]);
   }
   const signed char* volatile somewhere = weights[0];

@@ -39,6 +39,14 @@ struct Avx512 {
   }
   static f scale(f a, f n) { return _mm512_scalef_ps(a, n); }
   static float sum(f a) { return _mm512_reduce_add_ps(a); }
+  static f max(f a, f b) { return _mm512_max_ps(a, b); }
+  static float highest(f a) { return _mm512_reduce_max_ps(a); }
+  static f to_float(u a) { return _mm512_cvtepi32_ps(a); }
+  // Rounded, of values in [0, 255].
+  static void to_bytes(unsigned char* p, f a) {
+    const u words = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(words));
+  }
   static u load_words(const void* p) { return _mm512_loadu_si512(p); }
   static f low(u a) { return _mm512_castsi512_ps(_mm512_slli_epi32(a, 16)); }
   static f high(u a) { return _mm512_castsi512_ps(a); }

@@ -99,7 +99,7 @@ Kernels make() {
   k.panel = WeightsPairs::panel;
   k.k_align = 2;
   k.bf16_activations = true;
-  k.together_rows = 15;
+  k.together_rows = k.together_rows_with_q = 15;
   k.block_rows = 128;
   k.packed_bytes = WeightsPairs::packed_bytes;
   k.pack = WeightsPairs::pack;

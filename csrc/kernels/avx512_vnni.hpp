@@ -16,13 +16,6 @@ struct Avx512Vnni : Avx512 {
   static i zero_words() { return _mm512_setzero_si512(); }
   static i spread(const void* p) { return _mm512_set1_epi32(four_bytes(p)); }
   static i dot(i sum, i x, i w) { return _mm512_dpbusd_epi32(sum, x, w); }
-  static f to_float(i a) { return _mm512_cvtepi32_ps(a); }
-  static f max(f a, f b) { return _mm512_max_ps(a, b); }
-  static float highest(f a) { return _mm512_reduce_max_ps(a); }
-  static void to_bytes(unsigned char* p, f a) {
-    const __m512i words = _mm512_max_epi32(_mm512_cvtps_epi32(a), _mm512_setzero_si512());
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(words));
-  }
 };
 
 }  // namespace

@@ -35,8 +35,11 @@ constexpr std::size_t int8_panel_bytes(int k) {
 
 inline std::size_t int8_packed_bytes(int k, int n) { return int8_panel_bytes(k) * (n / kInt8Group); }
 
-// gain [in] (or null: ones) times w [in][out] -> panels over padded k x n.
-inline void int8_pack(const float* w, const float* gain, int in, int out, int k, int n, void* packed) {
+// gain [in] (or null: ones) times w [in][out] -> panels over padded k x n. place(i, j): where in a panel the
+// weight of input i and the panel's column j lies.
+template <class Place>
+inline void int8_pack_placed(const float* w, const float* gain, int in, int out, int k, int n, void* packed,
+                             Place place) {
   for (int column = 0; column < n; ++column) {
     auto* panel = static_cast<char*>(packed) + int8_panel_bytes(k) * (column / kInt8Group);
     const auto at = [&](int i) {
@@ -52,12 +55,17 @@ inline void int8_pack(const float* w, const float* gain, int in, int out, int k,
       const double steps = static_cast<double>(at(i)) / step;
       const auto q = static_cast<std::int8_t>(std::fabs(steps) < 128 ? std::nearbyint(steps) : 0);
       sum += q;
-      panel[i / 4 * (4 * kInt8Group) + column % kInt8Group * 4 + i % 4] = static_cast<char>(q);
+      panel[place(i, column % kInt8Group)] = static_cast<char>(q);
     }
     auto* tail = reinterpret_cast<float*>(panel + static_cast<std::size_t>(k) * kInt8Group) + column % kInt8Group;
     tail[0] = static_cast<float>(step);
     tail[kInt8Group] = static_cast<float>(step * static_cast<double>(sum));
   }
+}
+
+inline void int8_pack(const float* w, const float* gain, int in, int out, int k, int n, void* packed) {
+  int8_pack_placed(w, gain, in, out, k, n, packed,
+                   [](int i, int j) { return i / 4 * (4 * kInt8Group) + j * 4 + i % 4; });
 }
 
 // One group of kInt8Group floats to `bytes` and its step. A value that is not finite makes the step a NaN, and
@@ -202,7 +210,7 @@ struct Int8Layer {
 
   static void run(const Dense& d, const RowAffine* affine, float* spare) noexcept {
     const int begin = d.panel_begin * kInt8Group, end = d.panel_end * kInt8Group;
-    const bool floats = d.output == Output::gelu_float;
+    const bool floats = d.output != Output::gelu_next;
     float* y = floats ? static_cast<float*>(d.y) : spare;
     const std::size_t y_stride = floats ? d.y_stride : static_cast<std::size_t>(d.k) * sizeof(float);
     const int groups = (d.rows + V::tile_rows - 1) / V::tile_rows;
@@ -227,7 +235,7 @@ inline Kernels int8_table(Kernels base, Isa isa) {
   base.isa = isa;
   base.precision = Precision::int8;
   base.int8 = &int8;
-  base.together_rows = 7;  // the weights fit one core's cache: from 8 rows on, apart is faster
+  base.together_rows = base.together_rows_with_q = 7;  // the weights fit one core's cache: from 8 rows on, apart is faster
   return base;
 }
 

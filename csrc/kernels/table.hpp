@@ -16,7 +16,7 @@ Kernels table(Isa isa, int block_rows) {
   k.panel = V::W * V::panel_vectors;
   k.k_align = Weights::k_step;
   k.bf16_activations = false;
-  k.together_rows = Weights::precision == Precision::fp32 ? 31 : 15;
+  k.together_rows = k.together_rows_with_q = Weights::precision == Precision::fp32 ? 31 : 15;
   k.block_rows = block_rows;
   k.packed_bytes = Weights::packed_bytes;
   k.pack = Weights::pack;

@@ -54,7 +54,8 @@ def with_exact_ends(policy):
 def test_rounds_as_its_twin(monkeypatch, isa, shape, M, B):
     """What is left are values that float32 puts on the other side of the middle between two steps.
 
-    The 200 observations go B at a time: tiles have other forms for few rows.
+    On tiles they are more: first layers and GELU are bf16's (test_products looks at each product alone).
+    The 200 observations go B at a time: kernels have other forms for few rows.
     """
     policy = with_exact_ends(make_policy(**shape))
     rng = np.random.default_rng(M)
@@ -68,10 +69,11 @@ def test_rounds_as_its_twin(monkeypatch, isa, shape, M, B):
     ]
     action = np.concatenate([action for action, _ in parts])
     q = np.concatenate([info.q for _, info in parts])
-    twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M)
+    twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M, isa)
     exact = best_of_n(policy, obs, noise, M, dtype=np.float64)
     for ours, twin, truth in ((action, twin_action, exact.action), (q, twin_q, exact.q)):
-        assert np.abs(ours - twin).mean() <= 0.05 * np.abs(ours - truth).mean() + 1e-6
+        part, rest = (0.5, 3e-5) if isa == "amx" else (0.05, 1e-6)
+        assert np.abs(ours - twin).mean() <= part * np.abs(ours - truth).mean() + rest
 
 
 @pytest.mark.parametrize("isa", _native.isas("int8"))

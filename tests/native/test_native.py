@@ -405,13 +405,13 @@ def test_the_instruction_sets_are_those_of_the_processor():
         "avx512": {"avx2", "fma", *vectors},
         "avx512_vnni": {"avx2", "fma", *vectors, "avx512_vnni"},
         "avx512_bf16": {"avx2", "fma", *vectors, "avx512_bf16"},
-        "amx": {"avx2", "fma", *vectors, "avx512_bf16", "amx_tile", "amx_bf16"},
+        "amx": {"avx2", "fma", *vectors, "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8"},
     }
     there = {isa for isa, needed in needs.items() if needed <= flags}
     held = {
         "fp32": {"avx2", "avx512"},
         "bf16": {"avx2", "avx512", "avx512_bf16", "amx"},
-        "int8": {"avx2", "avx_vnni", "avx512_vnni"},
+        "int8": {"avx2", "avx_vnni", "avx512_vnni", "amx"},
     }
     if "amx" not in _native.isas("bf16"):  # the kernel, or a sandbox, may refuse tiles
         there -= {"amx"}
@@ -422,7 +422,7 @@ def test_the_instruction_sets_are_those_of_the_processor():
 
 
 EMULATED = """
-import ctypes, sys
+import ctypes, itertools, os, sys
 import numpy as np
 from native.twin import errors, make_policy
 from sorl_fast import Sampler, _bench, _native
@@ -430,19 +430,25 @@ tiles = ctypes.CDLL(sys.argv[1])
 assert tiles.emulate_tiles() == 1
 _native._assume_tiles_for_test()
 _bench._assume_tiles_for_test()
-assert _native.isas("bf16")[-1] == "amx"
+assert _native.isas("bf16")[-1] == _native.isas("int8")[-1] == "amx"
 # first: what the benchmarks' limit is measured with, on a thread whose tiles nobody has set up yet. It
 # multiplies values like a policy's, not zeros, which run at a higher clock
 assert _bench.flop_rate("bf16", isa="amx", seconds=0) > 0
 assert tiles.tile_products() >= 10_000
 assert tiles.odd_tile_operands() == tiles.odd_tile_sums() == 0
+before = tiles.tile_products()
+assert _bench.flop_rate("int8", isa="amx", seconds=0) > 0
+assert tiles.tile_products() >= before + 10_000
 rng = np.random.default_rng(0)
 odd = {"O": 69, "A": 21, "H": 33, "depth": 2, "E": 3, "q_agg": "min"}
 sizes = (1, 8, 1), (1, 2, 3), (1, 1, 16), (1, 1, 17), (2, 1, 20), (33, 1, 1), (90, 1, 1)
 for shape in ({}, odd, {"O": 1, "A": 1, "H": 1, "depth": 1}):
     policy = make_policy(**shape)
-    samplers = [Sampler(policy, backend="native", precision="bf16", threads=t) for t in (1, 2)]
-    for B, M, N in sizes:
+    pairs = [
+        [Sampler(policy, backend="native", precision=p, threads=t) for t in (1, 2)]
+        for p in ("bf16", "int8")
+    ]
+    for samplers, (B, M, N) in itertools.product(pairs, sizes):
         obs = rng.normal(size=(B, policy.obs_dim)).astype("f4")
         noise = rng.normal(size=(B, N, policy.act_dim)).astype("f4")
         action, info = samplers[0].act(obs, M, N, noise=noise, return_info=True)
@@ -454,18 +460,28 @@ for shape in ({}, odd, {"O": 1, "A": 1, "H": 1, "depth": 1}):
 # the paper's width, and what users are told of a trained policy
 from native import test_trained as trained
 from sorl_fast.act import policy_file
-for policy, bound in (
-    (make_policy(H=512), 5e-2),
-    (policy_file.load(trained.GOLDEN / "trained_policy.safetensors"), trained.ACTION["bf16"]),
+real = policy_file.load(trained.GOLDEN / "trained_policy.safetensors")
+for policy, precision, bound in (
+    (make_policy(H=512), "bf16", 5e-2),
+    (real, "bf16", trained.ACTION["bf16"]),
+    (real, "int8", trained.ACTION["int8"]),
 ):
-    ours = Sampler(policy, backend="native", precision="bf16")
+    ours = Sampler(policy, backend="native", precision=precision)
     obs = np.load(trained.GOLDEN / "trained_observations.npz")["observations"][::8]
     for M, N in ((1, 8), (4, 1), (8, 2)):
         noise = rng.normal(size=(len(obs), N, 5)).astype("f4")
         action, info = ours.act(obs, M, N, noise=noise, return_info=True)
         error = errors(policy, obs, noise, M, action, info)
         assert error.action <= bound, (M, N, error)
-        assert error.relative_regret <= trained.REGRET["bf16"] or bound == 5e-2, (M, N, error)
+        assert error.relative_regret <= trained.REGRET[precision] or bound == 5e-2, (M, N, error)
+# the format of int8
+from types import SimpleNamespace
+from native import test_int8
+here = SimpleNamespace(setenv=os.environ.__setitem__)
+for shape, (M, B) in itertools.product(test_int8.SHAPES.values(), ((4, 200), (1, 1), (1, 5))):
+    test_int8.test_rounds_as_its_twin(here, "amx", shape, M, B)
+for layer, (network, N) in itertools.product((0, 2, 3), (("actor", 1), ("critic", 3))):
+    test_int8.test_a_bad_number_inside_is_not_rounded_away(here, "amx", layer, np.nan, network, N)
 print("done")
 """
 

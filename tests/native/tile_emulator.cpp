@@ -87,6 +87,27 @@ void product(int sums, int a, int b) {
   for (int m = rows; m < 16; ++m) std::memset(tiles.data[sums][m], 0, 64);
 }
 
+// Of unsigned by signed bytes.
+void byte_product(int sums, int a, int b) {
+  const int rows = tiles.rows(sums), columns = tiles.row_bytes(sums) / 4, fours = tiles.row_bytes(a) / 4;
+  if (tiles.rows(a) != rows || tiles.rows(b) != fours || tiles.row_bytes(b) != tiles.row_bytes(sums))
+    fault("tile shapes do not fit");
+  ++products;
+  for (int m = 0; m < rows; ++m) {
+    for (int n = 0; n < columns; ++n) {
+      std::uint32_t total;  // wraps around
+      std::memcpy(&total, &tiles.data[sums][m][4 * n], 4);
+      for (int k = 0; k < fours; ++k)
+        for (int i = 0; i < 4; ++i)
+          total += static_cast<std::uint32_t>(tiles.data[a][m][4 * k + i] *
+                                              static_cast<std::int8_t>(tiles.data[b][k][4 * n + i]));
+      std::memcpy(&tiles.data[sums][m][4 * n], &total, 4);
+    }
+    std::memset(&tiles.data[sums][m][4 * columns], 0, 64 - 4 * columns);
+  }
+  for (int m = rows; m < 16; ++m) std::memset(tiles.data[sums][m], 0, 64);
+}
+
 // The vector registers of an interrupted thread: in three pieces, as XSAVE lays them out, of which a piece that
 // was all zeros may not have been written.
 class Vectors {
@@ -196,7 +217,7 @@ bool emulate(ucontext_t* context) {
   const int prefix = p[2] & 3, vvvv = ~p[2] >> 3 & 15, opcode = p[3], modrm = p[4];
   const int mod = modrm >> 6, reg = modrm >> 3 & 7;
   int rm = modrm & 7, length = 5;
-  if (opcode != 0x49 && opcode != 0x4B && opcode != 0x5C) return false;
+  if (opcode != 0x49 && opcode != 0x4B && opcode != 0x5C && opcode != 0x5E) return false;
 
   std::uint64_t address = 0, stride = 0;
   if (mod != 3) {
@@ -241,7 +262,7 @@ bool emulate(ucontext_t* context) {
   } else if (opcode == 0x49 && mod == 3 && prefix == 0 && modrm == 0xC0) {  // tilerelease
     tiles.configured = false;
   } else {
-    const bool all = opcode != 0x5C || (tiles.there(rm) && tiles.there(vvvv));
+    const bool all = (opcode != 0x5C && opcode != 0x5E) || (tiles.there(rm) && tiles.there(vvvv));
     if (!tiles.there(reg) || !all) fault("a tile is used but not configured");
     if (opcode == 0x49 && mod == 3 && prefix == 3) {  // tilezero
       std::memset(tiles.data[reg], 0, sizeof tiles.data[reg]);
@@ -254,6 +275,8 @@ bool emulate(ucontext_t* context) {
         std::memcpy(memory + r * stride, tiles.data[reg][r], tiles.row_bytes(reg));
     } else if (opcode == 0x5C && mod == 3 && prefix == 2) {  // tdpbf16ps
       product(reg, rm, vvvv);
+    } else if (opcode == 0x5E && mod == 3 && prefix == 1) {  // tdpbusd
+      byte_product(reg, rm, vvvv);
     } else {
       return false;
     }

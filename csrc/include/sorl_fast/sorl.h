@@ -75,7 +75,9 @@ extern "C" {
 #define SORL_PRECISION_BF16 1 /* bfloat16 weights, of narrow last layers also float32; on "avx512_bf16" and
                                  "amx" bfloat16 activations too; float32 sums, LayerNorm */
 #define SORL_PRECISION_INT8 2 /* 8-bit integers in hidden layers, a critic's LayerNorm gains
-                                 folded into the weights; first and last layers as in bfloat16 */
+                                 folded into the weights; first and last layers as in bfloat16. What
+                                 they read has one scale for each 32 values of a row, on "amx" one
+                                 for all of a row */
 
 /* Rules of choosing one of N > 1 candidates; what is not finite is never chosen and moves nothing. Distances are
  * in units of half the bounds' width; by Q means the highest first; of equals the first is taken. The parameter
@@ -106,7 +108,8 @@ typedef struct sorl_options {
                              machine and build have; else one by name. Which precisions each has:
                                "scalar", "avx2"            all three
                                "avx512", "neon"            fp32, bf16
-                               "avx512_bf16", "amx"        bf16
+                               "avx512_bf16"               bf16
+                               "amx"                       bf16, int8
                                "avx_vnni", "avx512_vnni",
                                "neon_dotprod"              int8 */
 } sorl_options;

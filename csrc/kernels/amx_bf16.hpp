@@ -1,0 +1,270 @@
+// Products of bf16 on AMX tiles: tdpbf16ps multiplies a tile of 16 rows x 32 bf16 by one of 16 pairs x 16
+// columns into 16 x 16 fp32 sums. A block is two by two tiles of sums: 32 rows by a panel of 32 columns.
+//
+// The tile unit and the vector unit work at once only if both have something to do, so the epilogue (bias, GELU,
+// rounding) of a finished block runs in slices between the products of the next one.
+//
+// Tiles of weights lie in one piece, 1 KiB each. What passes through a block's loop once is read by
+// tileloaddt1, which does not push out of the first-level cache what is read again.
+//
+// Included by kernels/amx.cpp only.
+#pragma once
+
+#include <algorithm>
+
+#include "../tiles.hpp"
+#include "bf16.hpp"
+
+namespace sorl {
+namespace {
+
+constexpr int kTileK = 32;      // bf16 inputs of one product
+constexpr int kBlockRows = 32;  // of a block; as many columns as a panel
+constexpr int kBlockColumns = 32;
+constexpr std::size_t kTileBytes = std::size_t{kTileRows} * kTileRowBytes;
+
+using BlockSums = float[kBlockRows][kBlockColumns];
+constexpr int kSumsBytes = sizeof(float) * kBlockColumns;  // of a row
+
+// As gelu_for_bf16 of bf16.hpp, to 1.1e-5 in all: 2^f of a fraction f in [0, 1), which one instruction takes
+// off, to 7.5e-5 of itself; scalef finds the whole part by itself. NaN and infinities come out as there.
+inline __m512 gelu_of_tiles(__m512 x) {
+  using V = Avx512;
+  const __m512 square = V::mul(x, x);
+  const __m512 e =
+      _mm512_min_ps(V::mul(x, V::fma(square, V::set(-0.10294324f), V::set(-2.3022082f))), V::set(126.0f));
+  const __m512 f = _mm512_reduce_ps(e, _MM_FROUND_TO_NEG_INF);
+  __m512 p = V::set(0.078024491f);
+  p = V::fma(p, f, V::set(0.22606727f));
+  p = V::fma(p, f, V::set(0.69583346f));
+  p = V::fma(p, f, V::set(0.99992523f));
+  return V::mul(x, _mm512_rcp14_ps(V::add(V::scale(p, e), V::set(1.0f))));
+}
+
+// A panel is its tiles one after another: for each 32 inputs the 16 left columns', then the 16 right ones'.
+struct WeightsTiles {
+  static constexpr int panel = kBlockColumns;
+
+  static constexpr std::size_t packed_bytes(int k, int n) { return sizeof(std::uint16_t) * k * n; }
+
+  static void pack(const float* w, int in, int out, int k, int n, bool input_split, void* packed) {
+    const auto at = [&](int i, int j) -> std::uint32_t {
+      if (input_split) i /= 2;
+      return i < in && j < out ? to_bf16(w[static_cast<std::size_t>(i) * out + j]) : 0;
+    };
+    auto* to = static_cast<std::uint32_t*>(packed);
+    for (int first = 0; first < n; first += panel)
+      for (int slice = 0; slice < k; slice += kTileK)
+        for (int left = first; left < first + panel; left += 16)
+          for (int i = slice; i < slice + kTileK; i += 2)
+            for (int j = left; j < left + 16; ++j) *to++ = at(i, j) | at(i + 1, j) << 16;
+  }
+};
+
+// A row of activations (bf16) or of floats, from column `column` on.
+template <Output output>
+inline void store_columns(char* y, int column, __m512 left, __m512 right) {
+  if constexpr (output == Output::gelu) {
+    _mm512_storeu_si512(y + column * 2, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(right, left)));
+  } else {
+    Avx512::store(reinterpret_cast<float*>(y) + column, left);
+    Avx512::store(reinterpret_cast<float*>(y) + column + 16, right);
+  }
+}
+
+// What is still to be done to a block whose sums lie in memory, a row at a time.
+template <Output output, bool has_init>
+class Epilogue {
+  using V = Avx512;
+
+ public:
+  explicit Epilogue(const Dense& d) : init_(d.init), y_stride_(d.y_stride) {}
+
+  void begin(const Dense& d, const BlockSums& sums, int row, int panel, int rows) {
+    sums_ = &sums;
+    column_ = panel * kBlockColumns;
+    bias_ = d.bias + column_;
+    if constexpr (has_init) init_ = d.init + row;
+    y_ = static_cast<char*>(d.y) + row * y_stride_;
+    rows_ = rows;
+    done_ = 0;
+  }
+  int left() const { return rows_ - done_; }
+  void some(int n) {
+    for (const int end = std::min(done_ + n, rows_); done_ < end; ++done_) one();
+  }
+  void rest() { some(left()); }
+
+ private:
+  void one() const {
+    const float* sums = (*sums_)[done_];
+    __m512 a = V::add(V::load(sums), V::load(bias_)), b = V::add(V::load(sums + 16), V::load(bias_ + 16));
+    if constexpr (has_init) {
+      const float* init = init_[done_] + column_;
+      a = V::add(a, V::load(init));
+      b = V::add(b, V::load(init + 16));
+    }
+    if constexpr (output != Output::linear) {
+      a = gelu_of_tiles(a);
+      b = gelu_of_tiles(b);
+    }
+    store_columns<output>(y_ + done_ * y_stride_, column_, a, b);
+  }
+
+  const BlockSums* sums_ = nullptr;
+  const float* bias_ = nullptr;
+  const float* const* init_;
+  char* y_ = nullptr;
+  std::size_t y_stride_;
+  int column_ = 0, rows_ = 0, done_ = 0;
+};
+
+// GCC pastes a tile's number into the instruction: it must be a literal. `once`: what is read passes through once.
+#define SORL_LOAD_TILE(once, tile, from, stride) \
+  do {                                           \
+    if constexpr (once)                          \
+      _tile_stream_loadd(tile, from, stride);    \
+    else                                         \
+      _tile_loadd(tile, from, stride);           \
+  } while (false)
+
+// More than 16 rows. rows_outer: 32 rows by one panel after another, the rows staying in the first-level cache;
+// else a panel stays there while all rows pass by.
+template <Output output, bool has_init, bool rows_outer>
+__attribute__((noinline)) void many_rows(const Dense& d) {
+  configure_tiles(kTileRows);
+  alignas(64) BlockSums sums[2];
+  Epilogue<output, has_init> before(d);
+  int turn = 0;
+  const std::size_t panel_bytes = WeightsTiles::packed_bytes(d.k, kBlockColumns);
+  const auto stride = static_cast<long>(d.x_stride);
+  const int slices = d.k / kTileK, share = (kBlockRows + slices - 1) / slices;
+  const int blocks = (d.rows + kBlockRows - 1) / kBlockRows;
+  const auto block = [&](int panel, int row) {
+    const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
+    const char* x = static_cast<const char*>(d.x) + row * d.x_stride;
+    const char* x_second = x + kTileRows * d.x_stride;
+    const int rows = std::min(d.rows - row, kBlockRows);
+    const bool second = rows > kTileRows;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < slices; ++k) {
+      SORL_LOAD_TILE(!rows_outer, 4, x, stride);
+      SORL_LOAD_TILE(rows_outer, 6, w, kTileRowBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      before.some(share / 2);
+      SORL_LOAD_TILE(rows_outer, 7, w + kTileBytes, kTileRowBytes);
+      _tile_dpbf16ps(1, 4, 7);
+      if (second) {
+        SORL_LOAD_TILE(!rows_outer, 5, x_second, stride);
+        _tile_dpbf16ps(2, 5, 6);
+      }
+      before.some(share - share / 2);
+      if (second) _tile_dpbf16ps(3, 5, 7);
+      if (d.far) {
+        // The next panel, from the third-level cache to the second, spread over this one's blocks.
+        for (std::size_t line = row / kBlockRows; line < 2 * kTileBytes / kLine; line += blocks)
+          Avx512::prefetch_second(w + panel_bytes + line * kLine);
+      }
+      x += kTileRowBytes;
+      x_second += kTileRowBytes;
+      w += 2 * kTileBytes;
+    }
+    before.rest();
+    BlockSums& to = sums[turn ^= 1];
+    _tile_stored(0, to[0], kSumsBytes);
+    _tile_stored(1, to[0] + 16, kSumsBytes);
+    if (second) {
+      _tile_stored(2, to[16], kSumsBytes);
+      _tile_stored(3, to[16] + 16, kSumsBytes);
+    }
+    before.begin(d, to, row, panel, rows);
+  };
+  if constexpr (rows_outer) {
+    for (int row = 0; row < d.rows; row += kBlockRows)
+      for (int panel = d.panel_begin; panel < d.panel_end; ++panel) block(panel, row);
+  } else {
+    for (int panel = d.panel_begin; panel < d.panel_end; ++panel)
+      for (int row = 0; row < d.rows; row += kBlockRows) block(panel, row);
+  }
+  before.rest();
+}
+
+// Up to 16 rows: tiles of just these rows by two panels. Weights pass through once, at the speed of the cache
+// that holds them; whether they leave the first level alone made no difference there.
+template <Output output, bool has_init>
+__attribute__((noinline)) void few_rows(const Dense& d) {
+  configure_tiles(d.rows);
+  alignas(64) BlockSums sums[2][2];  // by turns; of the left panel, of the right one
+  Epilogue<output, has_init> before(d), before_right(d);
+  int turn = 0;
+  const std::size_t panel_bytes = WeightsTiles::packed_bytes(d.k, kBlockColumns);
+  const auto stride = static_cast<long>(d.x_stride);
+  const int slices = d.k / kTileK, share = (2 * d.rows + slices - 1) / slices;
+  for (int panel = d.panel_begin; panel < d.panel_end; panel += 2) {
+    const char* x = static_cast<const char*>(d.x);
+    const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
+    const bool two = panel + 1 < d.panel_end;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int k = 0; k < slices; ++k) {
+      _tile_loadd(4, x, stride);
+      _tile_loadd(6, w, kTileRowBytes);
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_loadd(7, w + kTileBytes, kTileRowBytes);
+      _tile_dpbf16ps(1, 4, 7);
+      if (two) {
+        _tile_loadd(6, w + panel_bytes, kTileRowBytes);
+        _tile_dpbf16ps(2, 4, 6);
+        _tile_loadd(7, w + panel_bytes + kTileBytes, kTileRowBytes);
+        _tile_dpbf16ps(3, 4, 7);
+      }
+      const int of_left = std::min(share, before.left());
+      before.some(of_left);
+      before_right.some(share - of_left);
+      x += kTileRowBytes;
+      w += 2 * kTileBytes;
+    }
+    before.rest();
+    before_right.rest();
+    BlockSums(&to)[2] = sums[turn ^= 1];
+    _tile_stored(0, to[0][0], kSumsBytes);
+    _tile_stored(1, to[0][0] + 16, kSumsBytes);
+    before.begin(d, to[0], 0, panel, d.rows);
+    if (two) {
+      _tile_stored(2, to[1][0], kSumsBytes);
+      _tile_stored(3, to[1][0] + 16, kSumsBytes);
+      before_right.begin(d, to[1], 0, panel + 1, d.rows);
+    }
+  }
+  before.rest();
+  before_right.rest();
+}
+
+template <Output output, bool has_init>
+void dense_of(const Dense& d) {
+  if (d.rows <= kTileRows)
+    few_rows<output, has_init>(d);
+  else if (d.rows <= 2 * kBlockRows)
+    many_rows<output, has_init, true>(d);
+  else
+    many_rows<output, has_init, false>(d);
+}
+
+void dense_bf16(const Dense& d) noexcept {
+  if (d.rows == 0 || d.panel_begin == d.panel_end) return;
+  const bool init = d.init != nullptr;
+  switch (d.output) {
+    case Output::linear: return init ? dense_of<Output::linear, true>(d) : dense_of<Output::linear, false>(d);
+    case Output::gelu: return init ? dense_of<Output::gelu, true>(d) : dense_of<Output::gelu, false>(d);
+    case Output::gelu_next:
+    case Output::gelu_float: return init ? dense_of<Output::gelu_float, true>(d) : dense_of<Output::gelu_float, false>(d);
+  }
+}
+
+}  // namespace
+}  // namespace sorl
