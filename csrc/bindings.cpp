@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine.hpp"
 #include "kernels.hpp"
 #include "parse.hpp"
 #include "plain_call.hpp"

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "action_map.hpp"
+#include "engine.hpp"
 #include "kernels.hpp"
 #include "pages.hpp"
 
@@ -52,6 +53,11 @@ struct Packed {
   std::vector<float> scale;  // [A] 2 / (high - low), by which rules measure distances; 0 where that is not finite
   ActionMap map;            // of what was chosen
   std::vector<float> rest;  // [A] 0, clipped to the bounds of what is returned: held before there is a good action
+  // An action's component within its bounds. NaN stays NaN: it is judged later.
+  float clip(float x, int a) const noexcept {
+    x = x < low[a] ? low[a] : x;
+    return x > high[a] ? high[a] : x;
+  }
   const float* zero;                        // [width]
   Form form;
   int draws;  // the form's
