@@ -16,18 +16,22 @@ void Conclusion::lay_out(Bump& bump, const Packed& p, int candidates) {
 void Conclusion::reset(const Packed& p) noexcept { std::memcpy(last_, p.rest.data(), p.act_dim * sizeof(float)); }
 
 void Conclusion::continue_from(const Packed& p, const Conclusion& other) noexcept {
-  rule = other.rule;
   std::memcpy(last_, other.last_, p.act_dim * sizeof(float));
 }
 
-// Observation b's candidate of the highest Q.
+void Conclusion::set_last(const std::vector<float>& action) noexcept {
+  std::memcpy(last_, action.data(), action.size() * sizeof(float));
+}
+
+// Observation b's candidate of the highest Q; where none has a Q, the first that is good.
 Conclusion::Chosen Conclusion::best(const Sampling& s, int b) const noexcept {
   const int A = s.p.act_dim, N = s.call.candidates;
   Chosen chosen{-1, 0, false};
-  for (int n = 0; n < N; ++n) {
+  const int scored = s.call.scored, considered = scored > 0 ? scored : N;
+  for (int n = 0; n < considered; ++n) {
     const int row = b * N + n;
     const float* zr = s.z + static_cast<std::size_t>(row) * A;
-    const float value = s.call.want_q ? s.aggregate(row) : 0.0f;
+    const float value = scored > 0 ? s.aggregate(row) : 0.0f;
     bool good = N == 1 || finite(value);
     for (int a = 0; a < A; ++a) good = good && finite(zr[a]);
     if (!good) {
@@ -42,11 +46,12 @@ Conclusion::Chosen Conclusion::best(const Sampling& s, int b) const noexcept {
 
 // The one that the rule chooses.
 Conclusion::Chosen Conclusion::choose(const Sampling& s, int b) noexcept {
-  const int A = s.p.act_dim, N = s.call.candidates;
+  const Rule& rule = s.call.rule;
+  const int A = s.p.act_dim, N = s.call.candidates, considered = rule.reads_q() ? s.call.scored : N;
   const float* const from = s.z + static_cast<std::size_t>(b) * N * A;
   chooser_.clear();
   bool rejected = false;
-  for (int n = 0; n < N; ++n) {
+  for (int n = 0; n < considered; ++n) {
     const float value = rule.reads_q() ? s.aggregate(b * N + n) : 0.0f;
     bool good = finite(value);
     for (int a = 0; a < A; ++a) good = good && finite(from[static_cast<std::size_t>(n) * A + a]);
@@ -58,18 +63,20 @@ Conclusion::Chosen Conclusion::choose(const Sampling& s, int b) noexcept {
   const std::uint32_t row = s.call.row_offset + static_cast<std::uint32_t>(b);
   const double u = rule.draws() ? s.p.many_side.kernels->uniform(s.call.seed, s.call.call, row) : 0.0;
   const int chosen = chooser_.pick(rule, from, u);
-  return {chosen, chosen >= 0 && s.call.want_q ? s.aggregate(b * N + chosen) : 0.0f, rejected};
+  return {chosen, chosen >= 0 && chosen < s.call.scored ? s.aggregate(b * N + chosen) : 0.0f, rejected};
 }
 
 // Best of N, bounds, held actions, status.
 void Conclusion::conclude(const Sampling& s, float* actions, std::int32_t* candidate, float* q_out, std::uint32_t* status_out) noexcept {
   const int A = s.p.act_dim, N = s.call.candidates;
-  const bool by_q = N == 1 || rule.kind == Rule::Kind::argmax;
+  const Rule& rule = s.call.rule;
+  const bool by_q = N == 1 || rule.kind == Rule::Kind::argmax || (rule.reads_q() && s.call.scored == 0);
+  const bool empty = s.call.watch != nullptr && s.call.watch->is_empty();
   std::memcpy(held_, last_, A * sizeof(float));
   for (int b = 0; b < s.call.rows; ++b) {
     std::uint32_t bits = s.status[b];
     Chosen chosen{-1, 0, false};
-    if ((bits & nonfinite_obs) == 0) {
+    if ((bits & nonfinite_obs) == 0 && !empty) {
       chosen = by_q ? best(s, b) : choose(s, b);
       if (chosen.candidate < 0) bits |= nonfinite_result;
     }
@@ -89,7 +96,7 @@ void Conclusion::conclude(const Sampling& s, float* actions, std::int32_t* candi
     }
     if (candidate != nullptr) candidate[b] = chosen.candidate;
     if (q_out != nullptr) {
-      if (chosen.candidate < 0 || s.p.ensemble == 0) {
+      if (chosen.candidate < 0 || chosen.candidate >= s.call.scored) {
         const std::uint32_t nan = 0x7FC00000u;
         std::memcpy(q_out + b, &nan, sizeof nan);
       } else {

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "choose.hpp"
-#include "rule.hpp"
 #include "sampling.hpp"
 
 namespace sorl {
@@ -20,8 +20,8 @@ class Conclusion {
 
   void reset(const Packed& p) noexcept;
   void continue_from(const Packed& p, const Conclusion& other) noexcept;
-
-  Rule rule;
+  std::vector<float> last(const Packed& p) const { return {last_, last_ + p.act_dim}; }
+  void set_last(const std::vector<float>& action) noexcept;
 
  private:
   struct Chosen {

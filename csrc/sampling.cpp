@@ -22,6 +22,8 @@ namespace {
 // From here on the threads share the actor's narrow last layer out by rows, at the price of one more
 // meeting a step; below, each computes all of it for itself.
 constexpr int kShareHeadRows = 8;
+// Of a call with a deadline, candidates that the critics see before the next ones: what a cut may lose.
+constexpr int kScoreRows = 8;
 
 }  // namespace
 
@@ -38,6 +40,7 @@ void Sampling::lay_out(Bump& bump, int rows, int candidates) {
   z = bump.take<float>(total * p.act_dim);
   q = bump.take<float>(total * p.ensemble);
   status = bump.take<std::uint32_t>(rows);
+  seen = bump.take<std::int32_t>(p.ensemble);
 }
 
 // Where thread t's share of n things begins.
@@ -110,6 +113,14 @@ void Sampling::advance(const Step& step, const Scratch& own, const Side& side, i
     for (int i = 0; i < count * A; ++i) z_mine[i] = clip_finite(z_mine[i], p.form.clip);
 }
 
+// What is left of a flow by the last velocity, which needs no evaluation.
+void Sampling::extend(const Step& rest, const Scratch& own, const Side& side, int count, float* z_mine) const
+    noexcept {
+  const int A = p.act_dim, stride = side.head_width;
+  for (int r = 0; r < count; ++r)
+    for (int a = 0; a < A; ++a) z_mine[r * A + a] += rest.b * own.velocity[static_cast<std::size_t>(r) * stride + a];
+}
+
 // Rows [first, first + n) of the call. Together: all threads run this at once over the same rows.
 void Sampling::sample(int thread, int first, int n) noexcept {
   const Side& side = *call.side;
@@ -153,7 +164,16 @@ void Sampling::sample(int thread, int first, int n) noexcept {
 
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
   const std::vector<PackedLayer>& hidden = side.actor.hidden;
-  for (const Step& step : call.schedule->steps) {
+  Watch* const watch = call.watch;
+  const int M = static_cast<int>(call.schedule->steps.size());
+  for (int i = 0, layer = 0; i < M; ++i) {
+    const bool last = watch != nullptr && watch->is_last(i);
+    if (watch != nullptr && watch->ended(i)) {
+      extend(call.rests->steps[static_cast<std::size_t>(i)], own, side, end - begin, z_mine);
+      if (split) team.barrier();
+      break;
+    }
+    const Step& step = (last ? call.rests : call.schedule)->steps[static_cast<std::size_t>(i)];
     Dense d{};
     d.rows = rows;
     d.panel_begin = panel_begin;
@@ -193,7 +213,12 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         d.output = l == hidden.size() ? Output::gelu_float : Output::gelu;  // the head reads floats
         k.int8->dense(d, nullptr, own.pre);
       }
+      if (watch != nullptr && thread == 0) watch->layer_done(layer, i, l == hidden.size(), M);
       meet();
+      if (watch != nullptr && watch->stopped(layer++)) {
+        if (i > 0) extend(call.rests->steps[static_cast<std::size_t>(i)], own, side, end - begin, z_mine);
+        return;
+      }
     }
     velocities(side, shared.act[turn & 1] + begin * side.act_stride, once ? rows : end - begin, own.velocity);
     ++turn;
@@ -201,12 +226,34 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     advance(step, own, side, first + begin, end - begin, z_mine);
     k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
     if (split) team.barrier();
+    if (last) break;
   }
   if (!call.want_q) return;
   if (together && !split) team.barrier();  // act[] is about to be overwritten
-  // Together, each thread takes whole critics: their LayerNorms need whole rows.
-  for (int e = together ? thread : 0; e < p.ensemble; e += together ? team_size_ : 1)
-    critic(own, side, e, first, n, first_obs, count_obs, z_all);
+  score(thread, first, n, first_obs, count_obs, z_all);
+}
+
+// The critics. Together, each thread takes whole ones: their LayerNorms need whole rows. With a deadline they see
+// the candidates by groups, and what there is no time for is left out.
+void Sampling::score(int thread, int first, int n, int first_obs, int count_obs, const float* z_all) noexcept {
+  const Scratch& own = scratch_[thread];
+  Watch* const watch = call.watch;
+  const int most = watch == nullptr ? n : kScoreRows;
+  for (int begin = 0; begin < n; begin += most) {
+    const int count = std::min(most, n - begin);
+    if (watch != nullptr && !watch->can_score()) return;
+    const std::int64_t begun = watch != nullptr && thread == 0 ? watch->now() : 0;
+    for (int e = call.together ? thread : 0; e < p.ensemble; e += call.together ? team_size_ : 1) {
+      const float* const z_group = z_all + static_cast<std::size_t>(begin) * p.act_dim;
+      if (!critic(own, *call.side, e, first + begin, count, first_obs, count_obs, z_group)) return;
+      if (watch != nullptr) seen[e] = begin + count;
+    }
+    if (watch != nullptr && thread == 0) watch->group_done(begun);
+  }
+}
+
+int Sampling::scored() const noexcept {
+  return call.want_q ? *std::min_element(seen, seen + p.ensemble) : 0;
 }
 
 // The actor's last layer: float [rows][head_width].
@@ -232,7 +279,8 @@ void Sampling::velocities(const Side& side, const char* act, int rows, float* ve
   k.dense(d);
 }
 
-void Sampling::critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
+// False: the time ran out before it was done.
+bool Sampling::critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
             const float* z_all) noexcept {
   const Kernels& k = *side.kernels;
   const Net& net = side.critics[e];
@@ -299,7 +347,9 @@ void Sampling::critic(const Scratch& s, const Side& side, int e, int first, int 
       k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
       k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
     }
+    if (call.watch != nullptr && !head && call.watch->passed()) return false;
   }
+  return true;
 }
 
 // A thread's first tile instruction makes the system allocate its tiles' state: here for the workers, and
@@ -328,7 +378,9 @@ void Sampling::thread_work(int thread) noexcept {
 void Sampling::work(void* self, int thread) noexcept { static_cast<Sampling*>(self)->thread_work(thread); }
 
 void Sampling::run() noexcept {
-  const bool threaded = team.size() > 1 && team.alive();
+  // One deadline is one plan: its candidates are not dealt out to threads that work apart.
+  const bool whole = call.watch == nullptr || call.total <= call.side->kernels->together_rows;
+  const bool threaded = team.size() > 1 && whole && team.alive();
   team_size_ = threaded ? team.size() : 1;
   call.together = threaded && call.total <= call.side->kernels->together_rows;
   const int most = p.many_side.kernels->block_rows;

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "deadline.hpp"
 #include "model.hpp"
+#include "rule.hpp"
 #include "scratch.hpp"
 #include "team.hpp"
 
@@ -18,12 +20,16 @@ struct Call {
   int rows, candidates;
   std::uint64_t seed;
   std::uint32_t call, row_offset;
+  Rule rule;
   bool want_q;
+  int scored;  // candidates that have a Q
   int total;  // rows * candidates
   const Side* side;
   bool together;
   int block;  // rows of a block, where threads work apart
   int blocks;
+  Watch* watch;           // null: there is no deadline
+  const Schedule* rests;  // with one: what each step is if it is the last
 };
 
 // What a session computes in. Everything is allocated before the first call.
@@ -37,6 +43,9 @@ class Sampling {
 
   // Does `call`, whose last three fields it sets: fills in z and, where it is wanted, q.
   void run() noexcept;
+
+  // Of a call with a deadline, how many candidates all critics have seen.
+  int scored() const noexcept;
 
   // A row's Q.
   float aggregate(int row) const noexcept {
@@ -57,6 +66,7 @@ class Sampling {
   float* z = nullptr;               // [rows][A] noise, then z, of the whole call
   float* q = nullptr;               // [E][rows]
   std::uint32_t* status = nullptr;  // [B]
+  std::int32_t* seen = nullptr;     // [E] candidates that each critic has seen, of a call with a deadline
 
  private:
   int share(int n, int t) const noexcept;
@@ -67,7 +77,9 @@ class Sampling {
       noexcept;
   void sample(int thread, int first, int n) noexcept;
   void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept;
-  void critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
+  void extend(const Step& rest, const Scratch& own, const Side& side, int count, float* z_mine) const noexcept;
+  void score(int thread, int first, int n, int first_obs, int count_obs, const float* z_all) noexcept;
+  bool critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
               const float* z_all) noexcept;
   void thread_work(int thread) noexcept;
   static void touch(void* self, int) noexcept;
