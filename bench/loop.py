@@ -2,11 +2,13 @@
 
 `sorl-bench loop --hz 1000 --seconds 60`: the same Python loop first with sorl-fast, then with ONNX
 Runtime, then with arithmetic that takes as long but touches no memory, whose tail is the machine's
-own; and the C++ example's loop if it was built.
+own; and the C++ example's loop if it was built. With `--deadline` it is another comparison: see
+`deadline.py`.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -28,7 +30,7 @@ from sorl_fast.atomic import write_bytes
 from sorl_fast.errors import BadInput
 from sorl_fast.flags import path_argument
 
-from . import harness, peers, shapes
+from . import deadline, harness, peers, shapes
 from .harness import Contender, Figures
 from .peers import SorlFast
 from .shapes import Cell
@@ -49,6 +51,24 @@ class LoopFigures(NamedTuple):
     jitter: Figures  # |time between two actions - the period|
 
 
+class LoopTimes(NamedTuple):
+    """What a loop did: nanoseconds of each action."""
+
+    periods: int
+    missed: int
+    latency: list[int]
+    wake_up: list[int]
+    jitter: list[int]
+
+
+def figures_of(parts: Sequence[LoopTimes]) -> LoopFigures:
+    """Join what loops did that were one loop's parts."""
+    names = "latency", "wake_up", "jitter"
+    joined = ([ns for part in parts for ns in getattr(part, name)] or [0] for name in names)
+    figures = (Figures.of(np.array(ns) * 1e-9) for ns in joined)
+    return LoopFigures(sum(p.periods for p in parts), sum(p.missed for p in parts), *figures)
+
+
 def run_loop(
     act: Callable[[], Any],
     sense: Callable[[int], None],
@@ -56,7 +76,8 @@ def run_loop(
     periods: int,
     clock: Callable[[], int] = time.monotonic_ns,
     sleep: Callable[[int], None] = lambda ns: time.sleep(ns * 1e-9),
-) -> LoopFigures:
+    woken: Callable[[int], None] = lambda begin: None,
+) -> LoopTimes:
     """Sense and act once a period, woken by the clock.
 
     A period's action is due before the next period begins. One that is late is a miss, and so is every
@@ -74,6 +95,8 @@ def run_loop(
         How many, at least 1.
     clock, sleep
         Nanoseconds now, and to sleep.
+    woken
+        Called with the clock's time at which the period began, before `sense`.
     """
     period = round(1e9 / hz)
     latency, delay, delivered = [], [], []
@@ -83,6 +106,7 @@ def run_loop(
         while (left := wake - clock()) > 0:
             sleep(left)
         start = clock()
+        woken(wake)
         sense(done)
         before = clock()
         act()
@@ -97,9 +121,8 @@ def run_loop(
             missed += 1 + lost
             done += lost
             wake += lost * period
-    between = np.abs(np.diff(delivered) - period) if len(delivered) > 1 else np.zeros(1)
-    times = (np.array(ns) * 1e-9 for ns in (latency, delay, between))
-    return LoopFigures(periods, missed, *(Figures.of(seconds) for seconds in times))
+    between = [abs(b - a - period) for a, b in itertools.pairwise(delivered)]
+    return LoopTimes(periods, missed, latency, delay, between)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -132,6 +155,11 @@ def run(argv: Sequence[str]) -> int:
     if args.steps not in policy.train_steps:
         allowed = ", ".join(map(str, policy.train_steps))
         raise BadInput(f"steps is {args.steps}, but must be one of {allowed}. Set --steps")
+    if args.deadline is not None and not 0 < args.deadline <= 1e6 / args.hz:
+        raise BadInput(
+            f"deadline is {args.deadline:g} us, but must be above 0 and at most a period, "
+            f"{1e6 / args.hz:g} us. Set --deadline"
+        )
     contenders: list[Contender] = [SorlFast(args.precision, args.threads)]
     if not args.alone:
         rivals = peers.make_peers(["onnxruntime"], otherwise="leave it out with --alone")
@@ -145,7 +173,13 @@ def run(argv: Sequence[str]) -> int:
         f"M = {args.steps}, N = {args.candidates}, {args.hz:g} Hz for {args.seconds:g} s each   "
         "(microseconds)"
     )
-    with _fifo() if args.fifo else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if args.fifo:
+            stack.enter_context(_fifo())
+        stack.enter_context(deadline.load(args.load))
+        if args.deadline is not None:
+            result["rows"] = _beside_a_deadline(policy, args)
+            contenders = []
         for contender in contenders:
             try:
                 result["rows"].append(_loop(contender, policy, args))
@@ -153,10 +187,11 @@ def run(argv: Sequence[str]) -> int:
                 print(f"sorl-bench loop: {err}", file=sys.stderr)
                 return 1
             print(row_text(result["rows"][-1]), flush=True)
-        result["rows"].append(
-            _machine(peers.import_bench().burn, result["rows"][0]["latency"]["p50_us"], args)
-        )
-        print(row_text(result["rows"][-1]), flush=True)
+        if contenders:
+            result["rows"].append(
+                _machine(peers.import_bench().burn, result["rows"][0]["latency"]["p50_us"], args)
+            )
+            print(row_text(result["rows"][-1]), flush=True)
     if args.example:
         result["rows"].append(_example(policy, args))
         print(row_text(result["rows"][-1]))
@@ -189,6 +224,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="the built control_loop of csrc/examples",
     )
     parser.add_argument(
+        "--deadline",
+        type=float,
+        metavar="US",
+        help="microseconds after a period's begin: beside the fixed M and N, act within them",
+    )
+    parser.add_argument(
+        "--load", type=int, default=0, metavar="K", help="keep K other processes busy (0)"
+    )
+    parser.add_argument(
         "--fifo", action="store_true", help="ask for the real-time class SCHED_FIFO"
     )
     parser.add_argument(
@@ -199,6 +243,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         ("hz", args.hz, 1, 100_000),
         ("seconds", args.seconds, 1e-3, 86_400),
         ("candidates", args.candidates, 1, 1024),
+        ("load", args.load, 0, 1024),
     ):
         if not low <= value <= high:
             raise BadInput(f"{name} is {value}, but must be in [{low}, {high}]. Set --{name}")
@@ -234,10 +279,8 @@ def _loop(contender: Contender, policy: Policy, args: argparse.Namespace) -> dic
     }
 
 
-def _machine(
-    burn: Callable[[int], object], call_us: float, args: argparse.Namespace
-) -> dict[str, Any]:
-    """Run the loop over multiply-adds in registers that take `call_us` microseconds when undisturbed.
+def _rounds(burn: Callable[[int], object], call_us: float) -> int:
+    """Return the rounds of multiply-adds in registers that take `call_us` microseconds when undisturbed.
 
     No cache is missed and no page touched: what makes one of these calls late makes any call late. Where
     their p99.9 is above twice their p50, the core is not a quiet one.
@@ -247,9 +290,53 @@ def _machine(
         before = time.perf_counter()
         burn(rounds)
         quickest = min(quickest, time.perf_counter() - before)
-    rounds = max(1, round(rounds * call_us * 1e-6 / quickest))
-    timed = _timed(lambda: burn(rounds), lambda period: None, args)
-    return {"contender": MACHINE, "precision": "fp32", "isa": None, "threads": 1, **timed}
+    return max(1, round(rounds * call_us * 1e-6 / quickest))
+
+
+def _machine(
+    burn: Callable[[int], object], call_us: float, args: argparse.Namespace
+) -> dict[str, Any]:
+    rounds = _rounds(burn, call_us)
+    return _row(MACHINE, _timed(lambda: burn(rounds), lambda period: None, args))
+
+
+def _row(name: str, timed: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"contender": name, "precision": "fp32", "isa": None, "threads": 1, **more, **timed}
+
+
+def _beside_a_deadline(policy: Policy, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run the fixed way, the deadline and the machine's own loop in turns; print what they were like."""
+    tally, clock = deadline.Tally(), time.monotonic_ns
+    burn = peers.import_bench().burn
+    ours = deadline.loopers(policy, args, clock, tally)
+    for looper in ours:
+        for _ in range(WARM_UP):
+            looper.woken(clock())
+            looper.act()
+    took = []
+    for _ in range(WARM_UP):
+        ours[1].woken(before := clock())
+        ours[1].act()
+        took.append(clock() - before)
+    rounds = _rounds(burn, float(np.median(took)) * 1e-3)
+    tally.clear()
+    idle = deadline.Looper(MACHINE, lambda period: None, lambda begin: None, lambda: burn(rounds))
+    parts: dict[str, list[LoopTimes]] = {looper.name: [] for looper in (*ours, idle)}
+    with harness.no_garbage_collection():
+        for seconds in deadline.slices(args.seconds):
+            for name, sense, woken, act in (*ours, idle):
+                periods = max(1, int(args.hz * seconds))
+                parts[name].append(run_loop(act, sense, args.hz, periods, clock, woken=woken))
+    about = {"precision": args.precision, "threads": args.threads}
+    rows = []
+    for name, times in parts.items():
+        timed = _figures(figures_of(times))
+        rows.append(_row(name, timed) if name == MACHINE else _row(name, timed, **about))
+        print(row_text(rows[-1]))
+        if name == deadline.DEADLINE:
+            print(tally)
+    print(deadline.beyond({row["contender"]: row["missed"] for row in rows}, MACHINE))
+    return rows
 
 
 def _timed(
@@ -259,7 +346,11 @@ def _timed(
     for _ in range(WARM_UP):
         act()
     with harness.no_garbage_collection():
-        figures = run_loop(act, sense, args.hz, int(args.hz * args.seconds))
+        figures = figures_of([run_loop(act, sense, args.hz, int(args.hz * args.seconds))])
+    return _figures(figures)
+
+
+def _figures(figures: LoopFigures) -> dict[str, Any]:
     return {
         "periods": figures.periods,
         "missed": figures.missed,

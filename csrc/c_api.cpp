@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "action_map.hpp"
+#include "deadline.hpp"
 #include "engine.hpp"
 #include "policy_file.hpp"
 #include "replay.hpp"
@@ -26,12 +27,14 @@ using sorl::Model;
 using sorl::PolicyFile;
 using sorl::Precision;
 using sorl::Rule;
+using sorl::Way;
 
 static_assert(SORL_STATUS_NONFINITE_OBS == sorl::nonfinite_obs, "");
 static_assert(SORL_STATUS_NONFINITE_RESULT == sorl::nonfinite_result, "");
 static_assert(SORL_STATUS_HELD == sorl::held, "");
 static_assert(SORL_STATUS_CLIPPED == sorl::clipped, "");
 static_assert(SORL_STATUS_CANDIDATE_REJECTED == sorl::candidate_rejected, "");
+static_assert(SORL_STATUS_CUT_SHORT == sorl::cut_short, "");
 static_assert(SORL_PRECISION_FP32 == static_cast<int>(Precision::fp32), "");
 static_assert(SORL_PRECISION_BF16 == static_cast<int>(Precision::bf16), "");
 static_assert(SORL_PRECISION_INT8 == static_cast<int>(Precision::int8), "");
@@ -44,7 +47,7 @@ static_assert(SORL_RULE_SOFT == 1 + static_cast<int>(Rule::Kind::soft), "");
 static_assert(SORL_RULE_CENTRE == 1 + static_cast<int>(Rule::Kind::centre), "");
 static_assert(SORL_RULE_CENTRE == Rule::kKinds, "");
 
-constexpr std::uint32_t kStatusBits = 31;
+constexpr std::uint32_t kStatusBits = 63;
 
 // The packed weights, one Model for each precision and instruction set, kept while a session of it
 // lives. Only making a session locks.
@@ -115,6 +118,7 @@ struct sorl_policy {
 struct sorl_session {
   std::unique_ptr<Engine> engine;
   Choice own;              // the policy's
+  bool chosen = false;     // its file says so
   std::int32_t steps = 0;  // by which the engine knows its own steps
   std::unique_ptr<std::uint32_t[]> status;  // for calls whose caller wants none
   sorl::Replay replay;
@@ -181,6 +185,21 @@ std::int32_t read_options(const sorl_options* given, sorl_options& options, std:
   return text.empty() ? SORL_OK : SORL_ERROR_ARGUMENT;
 }
 
+constexpr std::int32_t kMostWays = 1024;
+constexpr double kMostMicroseconds = 1e12;  // more is no deadline
+
+// A rule and its parameter as sorl.h numbers them. False: there is none such.
+bool rule_of(const Choice& own, std::int32_t rule, double parameter, Rule& made) noexcept {
+  if (rule < SORL_RULE_POLICY || rule > SORL_RULE_CENTRE) return false;
+  if (rule == SORL_RULE_POLICY) {
+    made = own.rule;
+    return parameter == 0;
+  }
+  const auto kind = static_cast<Rule::Kind>(rule - 1);
+  made = Rule::of(kind);
+  return parameter == 0 || Rule::of(kind, parameter, made);
+}
+
 std::int32_t result_code(int result) noexcept {
   switch (static_cast<sorl::Result>(result)) {
     case sorl::Result::ok: return SORL_OK;
@@ -188,6 +207,7 @@ std::int32_t result_code(int result) noexcept {
     case sorl::Result::bad_rows:
     case sorl::Result::bad_candidates:
     case sorl::Result::no_critic:
+    case sorl::Result::no_plan:
     case sorl::Result::null_pointer: return SORL_ERROR_ARGUMENT;
     case sorl::Result::too_large: return SORL_ERROR_TOO_LARGE;
   }
@@ -315,6 +335,7 @@ int32_t sorl_session_create(const sorl_policy* policy, const sorl_options* given
     handle->status = std::make_unique<std::uint32_t[]>(static_cast<std::size_t>(options.max_rows));
     handle->replay = sorl::Replay(policy->view.chunk, policy->view.act_dim);
     handle->own = policy->own;
+    handle->chosen = policy->view.choice != nullptr;
     handle->engine->set_rule(handle->own.rule);
     handle->steps = handle->engine->prepare(handle->own.sizes, text);
     if (handle->steps == 0) return SORL_ERROR_INTERNAL;  // the loader let it pass
@@ -341,16 +362,49 @@ int32_t sorl_session_prepare(sorl_session* session, const double* sizes, int32_t
 }
 
 int32_t sorl_session_set_rule(sorl_session* session, int32_t rule, double parameter) noexcept {
-  if (session == nullptr || rule < SORL_RULE_POLICY || rule > SORL_RULE_CENTRE) return SORL_ERROR_ARGUMENT;
-  Rule made = session->own.rule;
-  if (rule == SORL_RULE_POLICY) {
-    if (!(parameter == 0)) return SORL_ERROR_ARGUMENT;
-  } else {
-    const auto kind = static_cast<Rule::Kind>(rule - 1);
-    made = Rule::of(kind);
-    if (!(parameter == 0) && !Rule::of(kind, parameter, made)) return SORL_ERROR_ARGUMENT;
-  }
+  Rule made;
+  if (session == nullptr || !rule_of(session->own, rule, parameter, made)) return SORL_ERROR_ARGUMENT;
   session->engine->set_rule(made);
+  return SORL_OK;
+}
+
+int32_t sorl_session_prepare_deadline(sorl_session* session, const sorl_way* ways, int32_t count, char* error,
+                                      size_t error_size) noexcept {
+  return guarded(error, error_size, [&](std::string& text) -> std::int32_t {
+    if (session == nullptr || (ways == nullptr && count != 0)) {
+      text = "session and ways must not be NULL";
+      return SORL_ERROR_ARGUMENT;
+    }
+    if (count < 0 || count > kMostWays) {
+      text = out_of_bounds("count", count, "0 to 1024");
+      return SORL_ERROR_ARGUMENT;
+    }
+    std::vector<Way> wanted(static_cast<std::size_t>(count));
+    for (std::int32_t i = 0; i < count; ++i) {
+      const sorl_way& given = ways[i];
+      Way& way = wanted[static_cast<std::size_t>(i)];
+      way.steps = given.steps == 0 ? session->steps : given.steps;
+      way.candidates = given.candidates == 0 ? session->own.candidates : given.candidates;
+      if (!rule_of(session->own, given.rule, given.parameter, way.rule)) {
+        text = out_of_bounds("rule", given.rule, "one of SORL_RULE_*, with a parameter that it takes");
+        return SORL_ERROR_ARGUMENT;
+      }
+    }
+    if (!session->engine->prepare_deadline(wanted, session->chosen ? &session->own : nullptr, text))
+      return SORL_ERROR_ARGUMENT;
+    return static_cast<std::int32_t>(session->engine->planned());
+  });
+}
+
+int32_t sorl_session_way(const sorl_session* session, int32_t index, sorl_way* way, double* cost_us) noexcept {
+  if (session == nullptr || index < 0 || static_cast<std::size_t>(index) >= session->engine->planned())
+    return SORL_ERROR_ARGUMENT;
+  const sorl::Planned& planned = session->engine->planned(static_cast<std::size_t>(index));
+  const Rule& rule = planned.way.rule;
+  if (way != nullptr)
+    *way = {planned.way.steps, planned.way.candidates, 1 + static_cast<std::int32_t>(rule.kind),
+            rule.has_parameter() ? rule.parameter() : 0};
+  if (cost_us != nullptr) *cost_us = static_cast<double>(planned.cost.call) * 1e-3;
   return SORL_OK;
 }
 
@@ -387,6 +441,31 @@ int32_t sorl_replay(sorl_session* session, const float* obs, int32_t steps, int3
   }
   replay.next(action);
   return session->last = SORL_STATUS_REPLAYED;
+}
+
+int32_t sorl_act_deadline(sorl_session* session, const float* obs, double deadline_us, uint64_t seed, uint32_t call,
+                          uint32_t row_offset, float* action, sorl_done* done) noexcept {
+  if (session == nullptr || !(deadline_us >= 0)) return SORL_ERROR_ARGUMENT;
+  const auto budget = static_cast<std::int64_t>(std::min(deadline_us, kMostMicroseconds) * 1e3);
+  sorl_done made{};
+  sorl::Done was;
+  std::int32_t code = result_code(session->engine->act_by(obs, budget, seed, call, row_offset, action, &made.candidate,
+                                                          &made.q, &made.status, &was));
+  if (code == SORL_OK) {
+    code = static_cast<std::int32_t>(made.status & kStatusBits);
+    if (done != nullptr) {
+      made.struct_size = done->struct_size;
+      made.way = was.way;
+      made.steps = was.steps;
+      made.evaluations = was.evaluations;
+      made.candidates = was.candidates;
+      made.scored = was.scored;
+      made.elapsed_us = static_cast<double>(was.elapsed) * 1e-3;
+      std::memcpy(done, &made, std::min<std::size_t>(done->struct_size, sizeof made));
+    }
+  }
+  session->last = code;
+  return code;
 }
 
 int32_t sorl_session_set_temperature(sorl_session* session, float temperature) noexcept {

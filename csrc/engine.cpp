@@ -1,522 +1,170 @@
-// A session. Every call runs the same program over a range of rows (a row is one candidate of one
-// observation), in one of two shapes:
-// - together: few rows; all threads walk the layers side by side, each owning some of the columns,
-//   and meet after each layer. Each core then reads, and keeps in its own cache, its share of the
-//   weights only.
-// - apart: many rows; each thread takes blocks of rows through all layers and steps, so that a
-//   block's activations and the layer at hand stay in its second-level cache.
-// An output is summed in one order in both, so threads and blocks never change a bit of a result.
-#include <algorithm>
-#include <atomic>
+// A session: checks of a call, and the order of its parts. What they do is sampling.hpp's and conclusion.hpp's.
+#include "engine.hpp"
+
 #include <cstring>
+#include <limits>
 #include <new>
 #include <system_error>
 
-#include "choose.hpp"
+#include "conclusion.hpp"
+#include "deadline.hpp"
 #include "denormals.hpp"
 #include "finite.hpp"
-#include "model.hpp"
 #include "prepared.hpp"
-#include "scratch.hpp"
-#include "team.hpp"
+#include "sampling.hpp"
 
 namespace sorl {
 
 namespace {
 
-// From here on the threads share the actor's narrow last layer out by rows, at the price of one more
-// meeting a step; below, each computes all of it for itself.
-constexpr int kShareHeadRows = 8;
-// Up to here its outputs are products of rows by vectors.
-constexpr int kHeadRows = 2;
-
-struct Call {
-  const float *obs, *noise;
-  const Schedule* schedule;
-  double temperature;
-  int rows, candidates;
-  std::uint64_t seed;
-  std::uint32_t call, row_offset;
-  bool want_q;
-  int total;  // rows * candidates
-  const Side* side;
-  bool together;
-  int block;  // rows of a block, where threads work apart
-  int blocks;
-};
+// What it takes to know a way's cost: its first calls do not count, and then so many do, or for so long.
+constexpr int kWarmUp = 5, kLeastCalls = 20, kMostCalls = 200;
+constexpr std::int64_t kMeasured = 20'000'000;  // nanoseconds
+// A cost is what a call is not expected to pass; a call that another program delays is not meant.
+constexpr double kHigh = 0.9;
 
 }  // namespace
 
 struct Engine::Impl {
   std::shared_ptr<const Model> model;
   const Packed& p;
-  Team team;
-  int max_rows, max_candidates, capacity;
+  int max_rows, max_candidates;
+  Sampling sampling;
+  Conclusion conclusion;
   Pages pages;
-  std::vector<Scratch> scratch;  // one a thread
-  float* z = nullptr;            // [rows][A] noise, then z, of the whole call
-  float* q = nullptr;            // [E][rows]
-  std::uint32_t* status = nullptr;    // [B]
-  float* last = nullptr;              // [A] last good action
-  float* held = nullptr;              // [A] what rows of this call get that have none
   double temperature;
   Rule rule;
-  Chooser chooser;
   PreparedSchedules prepared;
-  Call call{};
-  int team_size = 1;  // threads of this call
-  std::atomic<int> next_block{0};
+  std::shared_ptr<Plan> plan;  // null until a deadline was prepared
+  Watch watch;
+  Clock clock = Clock::steady();
 
   Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
       : model(std::move(m)),
         p(model->packed()),
-        team(threads),
         max_rows(rows),
         max_candidates(candidates),
+        sampling(p, threads, rows, candidates),
         temperature(static_cast<double>(p.form.temperature)) {
-    const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-    const Kernels& k = *p.side.kernels;
-    const int block = std::max({k.block_rows, k.together_rows, k.together_rows_with_q});
-    capacity = static_cast<int>(std::min<std::size_t>(total, block));
-    scratch.resize(threads);
     const auto lay_out = [&](char* base) {
       Bump bump(base);
-      for (Scratch& s : scratch) s.lay_out(bump, p, capacity);
-      z = bump.take<float>(total * p.act_dim);
-      q = bump.take<float>(total * p.ensemble);
-      status = bump.take<std::uint32_t>(rows);
-      last = bump.take<float>(p.act_dim);
-      held = bump.take<float>(p.act_dim);
-      chooser.lay_out(bump, p, candidates);
+      sampling.lay_out(bump, rows, candidates);
+      conclusion.lay_out(bump, p, candidates);
       return bump.used();
     };
     const std::size_t bytes = lay_out(nullptr);
     pages = Pages(bytes);
     lay_out(pages.data());
     std::memset(pages.data(), 0, bytes);  // every page is there before the first call
-    team.run(touch, this);
-    reset();
+    sampling.warm_up();
+    conclusion.reset(p);
   }
 
-  void reset() noexcept {
-    std::memcpy(last, p.rest.data(), p.act_dim * sizeof(float));
+  // Null where there is none of that number.
+  const Schedule* schedule(int steps) const noexcept {
+    const Schedule* const own = p.schedule(steps);
+    return own != nullptr ? own : prepared.find(steps);
   }
 
-  // Where thread t's share of n things begins.
-  int share(int n, int t) const {
-    return static_cast<int>(static_cast<std::int64_t>(n) * t / team_size);
-  }
-
-  void observe(const Scratch& s, int first, int count) const noexcept {
-    const int O = p.obs_dim;
-    for (int b = 0; b < count; ++b) {
-      const float* from = call.obs + static_cast<std::size_t>(first + b) * O;
-      float* to = s.obs + static_cast<std::size_t>(b) * O;
-      const bool seen = (status[first + b] & nonfinite_obs) == 0;
-      for (int i = 0; i < O; ++i) to[i] = seen ? from[i] : 0.0f;
-      if (!p.mean.empty())
-        for (int i = 0; i < O; ++i) to[i] = (to[i] - p.mean[i]) / p.std[i];
-    }
-    const Side& side = *call.side;
-    side.kernels->input(s.obs, O * sizeof(float), count, O, side.obs_k, s.obs_in, side.obs_stride);
-  }
-
-  // The first layer's part that all steps and candidates of an observation share.
-  void observation_part(const Scratch& s, const Net& net, int count, int panel_begin,
-                        int panel_end) const noexcept {
-    Dense d{};
-    d.x = s.obs_in;
-    d.x_stride = call.side->obs_stride;
-    d.rows = count;
-    d.k = call.side->obs_k;
-    d.w = net.obs_w;
-    d.panel_begin = panel_begin;
-    d.panel_end = panel_end;
-    d.bias = p.zero;
-    d.y = s.obs_part;
-    d.y_stride = p.width * sizeof(float);
-    d.output = Output::linear;
-    call.side->kernels->dense(d);
-  }
-
-  // The candidates' normal number `d` of `count` rows from `first` on: the caller's, or the key's.
-  void draw(int d, int first, int count, float* to) const noexcept {
-    const int A = p.act_dim;
-    const std::size_t draws = p.draws, row = A * sizeof(float);
-    if (call.noise == nullptr) {
-      call.side->kernels->normals(call.seed, call.call, call.row_offset, call.candidates, A, first, count, d, to);
-    } else if (draws == 1) {
-      std::memcpy(to, call.noise + static_cast<std::size_t>(first) * A, count * row);
-    } else {
-      for (int r = 0; r < count; ++r)
-        std::memcpy(to + r * A, call.noise + ((first + r) * draws + d) * A, row);
+  // What every call begins with, when its fields are set.
+  void begin() noexcept {
+    Call& c = sampling.call;
+    c.total = c.rows * c.candidates;
+    c.side = &p.side;
+    for (int b = 0; b < c.rows; ++b) {
+      bool seen = true;
+      for (int i = 0; i < p.obs_dim; ++i)
+        seen = seen && finite(c.obs[static_cast<std::size_t>(b) * p.obs_dim + i]);
+      sampling.status[b] = seen ? 0u : static_cast<std::uint32_t>(nonfinite_obs);
     }
   }
 
-  // A step's end, for `count` rows from `first` on: from the velocity in `own` to the next z.
-  void advance(const Step& step, const Scratch& own, const Side& side, int first, int count, float* z_mine) const
-      noexcept {
-    const int A = p.act_dim, stride = side.head_width;
-    if (p.form.kind == Form::Kind::tanh) side.kernels->tanh(own.velocity, count * stride);
-    for (int r = 0; r < count; ++r)
-      for (int a = 0; a < A; ++a)
-        z_mine[r * A + a] = step.a * z_mine[r * A + a] + step.b * own.velocity[static_cast<std::size_t>(r) * stride + a];
-    // In double, as the definition multiplies them.
-    const double scale = step.s * call.temperature;
-    if (scale != 0) {
-      draw(step.draw, first, count, own.added);
-      for (int i = 0; i < count * A; ++i)
-        z_mine[i] += clip_finite(static_cast<float>(scale) * own.added[i], p.form.noise_clip);
-    }
-    if (p.form.clip != Form::kNoClip)
-      for (int i = 0; i < count * A; ++i) z_mine[i] = clip_finite(z_mine[i], p.form.clip);
-  }
-
-  // Rows [first, first + n) of the call. Together: all threads run this at once over the same rows.
-  void sample(int thread, int first, int n) noexcept {
-    const Side& side = *call.side;
-    const Kernels& k = *side.kernels;
-    const bool together = call.together;
-    const Scratch& own = scratch[thread];
-    const Scratch& shared = together ? scratch[0] : own;
-    const int A = p.act_dim, N = call.candidates;
-    // Where a thread's columns may begin and end: with int8 at whole groups only.
-    const int unit = k.int8 == nullptr ? k.panel : kInt8Group, units = p.width / unit;
-    const int unit_begin = together ? share(units, thread) : 0;
-    const int unit_end = together ? share(units, thread + 1) : units;
-    const int panel_begin = unit_begin * unit / k.panel, panel_end = unit_end * unit / k.panel;
-    const auto meet = [&] {
-      if (together) team.barrier();
-    };
-
-    const int first_obs = first / N, count_obs = (first + n - 1) / N - first_obs + 1;
-    observe(own, first_obs, count_obs);
-    observation_part(own, side.actor, count_obs, panel_begin, panel_end);
-    // What does not read its noise is the same for all candidates: evaluated once an observation.
-    const bool once = !p.form.reads_noise;
-    const int rows = once ? count_obs : n;
-    for (int r = 0; r < rows; ++r)
-      own.init[r] = own.obs_part + static_cast<std::size_t>(once ? r : (first + r) / N - first_obs) * p.width;
-
-    // z: shared out by rows, or a copy each.
-    const bool split = together && !once && n >= kShareHeadRows;
-    const int begin = split ? share(n, thread) : 0, end = split ? share(n, thread + 1) : n;
-    const std::size_t z_row = A * sizeof(float);
-    float* z_all = together && !split && thread != 0 ? own.z : z + static_cast<std::size_t>(first) * A;
-    char* in_all = split ? shared.in : own.in;
-    float* z_mine = z_all + static_cast<std::size_t>(begin) * A;
-    char* in_mine = in_all + begin * side.in_stride;
-    if (p.form.reads_noise)
-      draw(0, first + begin, end - begin, z_mine);
-    else
-      std::memset(z_mine, 0, (end - begin) * z_row);
-    k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
-    if (split) team.barrier();
-
-    int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
-    const std::vector<PackedLayer>& hidden = side.actor.hidden;
-    for (const Step& step : call.schedule->steps) {
-      Dense d{};
-      d.rows = rows;
-      d.panel_begin = panel_begin;
-      d.panel_end = panel_end;
-      d.y_stride = side.act_stride;
-      d.output = Output::gelu;
-      d.x = in_all;
-      d.x_stride = side.in_stride;
-      d.k = side.in_k;
-      d.w = side.actor.in_w;
-      d.bias = step.bias;
-      d.init = own.init;
-      d.y = shared.act[turn & 1];
-      for (std::size_t l = 0; l <= hidden.size(); ++l) {
-        if (l > 0) {
-          d.init = nullptr;
-          d.x = shared.act[turn & 1];
-          d.x_stride = side.act_stride;
-          d.k = p.width;
-          d.w = hidden[l - 1].w;
-          d.bias = hidden[l - 1].b;
-          d.y = shared.act[++turn & 1];
-        }
-        if (k.int8 == nullptr || hidden.empty()) {
-          k.dense(d);
-        } else if (l == 0) {
-          d.output = Output::gelu_float;
-          if (k.int8->quantise != nullptr) {
-            d.y = own.pre;
-            d.y_stride = p.width * sizeof(float);
-          }
-          k.dense(d);
-          if (k.int8->quantise != nullptr)
-            k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
-                             shared.act[turn & 1], side.act_stride);
-          d.panel_begin = unit_begin;
-          d.panel_end = unit_end;
-          d.y_stride = side.act_stride;
-        } else {
-          d.output = l == hidden.size() ? Output::gelu : Output::gelu_next;
-          k.int8->dense(d, nullptr, own.pre);
-        }
-        meet();
-      }
-      velocities(side, shared.act[turn & 1] + begin * side.act_stride, once ? rows : end - begin, own.velocity);
-      ++turn;
-      if (once) spread(own.velocity, side.head_width, first, n, N);
-      advance(step, own, side, first + begin, end - begin, z_mine);
-      k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
-      if (split) team.barrier();
-    }
-    if (!call.want_q) return;
-    if (together && !split) team.barrier();  // act[] is about to be overwritten
-    // Together, each thread takes whole critics: their LayerNorms need whole rows.
-    for (int e = together ? thread : 0; e < p.ensemble; e += together ? team_size : 1)
-      critic(own, side, e, first, n, first_obs, count_obs, z_all);
-  }
-
-  // The actor's last layer: float [rows][head_width].
-  void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept {
-    const Kernels& k = *side.kernels;
-    const std::size_t stride = side.head_width * sizeof(float);
-    if (call.total <= kHeadRows && side.actor.head_rows != nullptr) {
-      k.head({reinterpret_cast<const float*>(act), side.act_stride, rows, p.width, p.act_dim,
-              side.actor.head_rows, side.actor.head_b, velocity, stride});
-      return;
-    }
-    Dense d{};
-    d.x = act;
-    d.x_stride = side.act_stride;
-    d.rows = rows;
-    d.k = p.width;
-    d.w = side.actor.head_w;
-    d.panel_end = side.head_width / k.panel;
-    d.bias = side.actor.head_b;
-    d.y = velocity;
-    d.y_stride = stride;
-    d.output = Output::linear;
-    k.dense(d);
-  }
-
-  void critic(const Scratch& s, const Side& side, int e, int first, int n, int first_obs, int count_obs,
-              const float* z_all) noexcept {
-    const Kernels& k = *side.kernels;
-    const Net& net = side.critics[e];
-    const int A = p.act_dim, panels = p.width / k.panel;
-    // Of the rows' actions only the activations are needed: clip into the velocity's place.
-    float* action = s.velocity;
-    for (int r = 0; r < n; ++r)
-      for (int a = 0; a < A; ++a) action[r * A + a] = clip(z_all[static_cast<std::size_t>(r) * A + a], a);
-    k.input(action, A * sizeof(float), n, A, side.in_k, s.in, side.in_stride);
-    observation_part(s, net, count_obs, 0, panels);
-    for (int r = 0; r < n; ++r)
-      s.init[r] = s.obs_part + static_cast<std::size_t>((first + r) / call.candidates - first_obs) * p.width;
-
-    Dense d{};
-    d.rows = n;
-    d.panel_begin = 0;
-    d.panel_end = panels;
-    d.y = s.pre;
-    d.y_stride = p.width * sizeof(float);
-    d.output = Output::gelu_float;
-    d.far = true;  // no step reads them twice
-    d.x = s.in;
-    d.x_stride = side.in_stride;
-    d.k = side.in_k;
-    d.w = net.in_w;
-    d.bias = call.schedule->critic_bias + static_cast<std::size_t>(e) * p.width;
-    d.init = s.init;
-    Norm norm{};
-    norm.x = s.pre;
-    norm.x_stride = d.y_stride;
-    norm.rows = n;
-    norm.width = p.hidden;
-    norm.padded = p.width;
-    norm.g = net.g;
-    norm.c = net.c;
-    norm.y = s.act[0];
-    norm.y_stride = side.act_stride;
-    norm.head_w = static_cast<const float*>(net.head_w);
-    norm.head_b = *net.head_b;
-    norm.q = q + static_cast<std::size_t>(e) * call.total + first;
-    for (int l = 0; l < p.depth; ++l) {
-      if (l > 0) {
-        const PackedLayer& layer = net.hidden[l - 1];
-        d.init = nullptr;
-        d.x = s.act[0];
-        d.x_stride = side.act_stride;
-        d.k = p.width;
-        d.w = layer.w;
-        d.bias = layer.b;
-        norm.g = layer.g;
-        norm.c = layer.c;
-      }
-      const bool head = l == p.depth - 1;  // is behind it
-      if (k.int8 == nullptr || l == 0) {
-        k.dense(d);
-      } else {
-        d.panel_end = p.width / kInt8Group;
-        if (k.int8->quantise == nullptr) {
-          d.x = s.pre;
-          d.x_stride = d.y_stride;
-        }
-        k.int8->dense(d, s.affine, reinterpret_cast<float*>(s.act[1]));
-      }
-      if (k.int8 == nullptr || head) {
-        if (head) norm.y = nullptr;
-        k.norm(norm);
-      } else {  // the next product does the rest of it
-        k.int8->affine(s.pre, d.y_stride, n, p.hidden, p.width, s.affine);
-        if (k.int8->quantise != nullptr)
-          k.int8->quantise(s.pre, d.y_stride, s.affine, n, p.width, 0, p.width, s.act[0], side.act_stride);
-      }
-    }
-  }
-
-  // NaN stays NaN: it is judged later.
-  float clip(float x, int a) const {
-    x = x < p.low[a] ? p.low[a] : x;
-    return x > p.high[a] ? p.high[a] : x;
-  }
-
-  // A thread's first tile instruction makes the system allocate its tiles' state: here for the workers, and
-  // for the caller in whatever its first call is.
-  static void touch(void* self, int) noexcept {
-    const Kernels& k = *static_cast<Impl*>(self)->p.side.kernels;
-    if (k.enter != nullptr) k.enter();
-    if (k.leave != nullptr) k.leave();
-  }
-
-  void thread_work(int thread) noexcept {
+  // By a way, until the watch, which has begun, says that the time is over.
+  void act_by(const Planned& planned, const float* obs, std::uint64_t seed, std::uint32_t number,
+              std::uint32_t row_offset, float* action, std::int32_t* candidate, float* q,
+              std::uint32_t* status) noexcept {
+    Call& c = sampling.call;
+    c.obs = obs;
+    c.noise = nullptr;
+    c.schedule = planned.schedule;
+    c.temperature = static_cast<double>(p.form.temperature);
+    c.rows = 1;
+    c.candidates = planned.way.candidates;
+    c.seed = seed;
+    c.call = number;
+    c.row_offset = row_offset;
+    c.rule = planned.way.rule;
+    c.want_q = c.candidates > 1 && c.rule.reads_q();
+    c.watch = &watch;
+    c.rests = &planned.rests;
     const FlushDenormals flush;
-    const Kernels& k = *p.side.kernels;
-    if (k.enter != nullptr) k.enter();
-    if (call.together) {
-      sample(thread, 0, call.total);
-    } else {
-      for (int b = next_block.fetch_add(1); b < call.blocks; b = next_block.fetch_add(1)) {
-        const int first = b * call.block;
-        sample(thread, first, std::min(call.block, call.total - first));
-      }
-    }
-    if (k.leave != nullptr) k.leave();
+    begin();
+    for (int e = 0; e < p.ensemble; ++e) sampling.seen[e] = 0;
+    sampling.run();
+    c.scored = sampling.scored();
+    if (watch.is_cut() || (c.want_q && c.scored < c.candidates)) sampling.status[0] |= cut_short;
+    conclusion.conclude(sampling, action, candidate, q, status);
+    watch.call_done();
   }
 
-  static void work(void* self, int thread) noexcept { static_cast<Impl*>(self)->thread_work(thread); }
-
-  void run() noexcept {
-    const bool threaded = team.size() > 1 && team.alive();
-    team_size = threaded ? team.size() : 1;
-    const Kernels& k = *p.side.kernels;
-    call.together = threaded && call.total <= (call.want_q ? k.together_rows_with_q : k.together_rows);
-    const int most = k.block_rows;
-    // As many blocks as there are threads, or a multiple, so that none waits for the last block.
-    int blocks = (call.total + most - 1) / most;
-    blocks = round_up(blocks, team_size);
-    call.block = std::max(1, (call.total + blocks - 1) / blocks);
-    call.blocks = (call.total + call.block - 1) / call.block;
-    next_block.store(0, std::memory_order_relaxed);
-    if (team_size > 1 && (call.together || call.blocks > 1))
-      team.run(work, this);
-    else
-      work(this, 0);
+  // A way's numbers, of calls that nothing cuts short.
+  Cost measure(const Planned& planned, const float* obs, float* action) {
+    std::vector<std::int64_t> times[4];
+    for (auto& each : times) each.reserve(kMostCalls);
+    std::int64_t spent = 0;
+    for (int i = -kWarmUp; i < kMostCalls && (i < kLeastCalls || spent < kMeasured); ++i) {
+      watch.begin(clock, std::numeric_limits<std::int64_t>::max(), Cost{});
+      act_by(planned, obs, 0, 0, 0, action, nullptr, nullptr, nullptr);
+      if (i < 0) continue;
+      const Cost& taken = watch.taken();
+      spent += taken.call;
+      times[0].push_back(taken.call);
+      times[1].push_back(taken.step);
+      times[2].push_back(taken.score);
+      times[3].push_back(taken.rest);
+    }
+    return {quantile(times[0], kHigh), quantile(times[1], kHigh), quantile(times[2], kHigh), quantile(times[3], kHigh)};
   }
 
-  float aggregate(int row) const {
-    float value = q[row];
-    for (int e = 1; e < p.ensemble; ++e) {
-      const float other = q[static_cast<std::size_t>(e) * call.total + row];
-      if (!p.q_min)
-        value += other;
-      else if (other < value || other != other)
-        value = other;
-    }
-    return p.q_min ? value : value / static_cast<float>(p.ensemble);
+  bool refuse(const Way& way, std::string& error) const {
+    const auto bad = [&](const char* what, int value, const std::string& bound) {
+      error = std::string(what) + " is " + std::to_string(value) + ", but must be " + bound;
+      return true;
+    };
+    const int most = std::min(max_candidates, p.side.kernels->block_rows);
+    if (schedule(way.steps) == nullptr)
+      return bad("steps", way.steps, "one of " + p.form.counts_text() + ", or what was prepared");
+    if (way.candidates < 1 || way.candidates > most)
+      return bad("candidates", way.candidates, "1 to " + std::to_string(most) + " with a deadline");
+    if (way.candidates > 1 && way.rule.reads_q() && p.ensemble == 0)
+      return bad("candidates", way.candidates, "1, or the rule centre, for this policy has no critic");
+    return false;
   }
 
-  struct Chosen {
-    int candidate;  // -1: none is good
-    float q;        // 0 where it was not asked for
-    bool rejected;  // another one was not good
-  };
-
-  // Observation b's candidate of the highest Q.
-  Chosen best(int b) const noexcept {
-    const int A = p.act_dim, N = call.candidates;
-    Chosen chosen{-1, 0, false};
-    for (int n = 0; n < N; ++n) {
-      const int row = b * N + n;
-      const float* zr = z + static_cast<std::size_t>(row) * A;
-      const float value = call.want_q ? aggregate(row) : 0.0f;
-      bool good = N == 1 || finite(value);
-      for (int a = 0; a < A; ++a) good = good && finite(zr[a]);
-      if (!good) {
-        chosen.rejected = true;
-      } else if (chosen.candidate < 0 || value > chosen.q) {
-        chosen.candidate = n;
-        chosen.q = value;
+  bool prepare_deadline(std::vector<Way> ways, const Choice* own, std::string& error) {
+    if (p.form.kind == Form::Kind::diffusion) {
+      error = "a diffusion's steps cannot be cut short: act without a deadline";
+      return false;
+    }
+    if (ways.empty()) {
+      const int most = std::min(max_candidates, p.side.kernels->block_rows);
+      const Rule by = own != nullptr ? own->rule : Rule{};
+      for (const Wanted& wanted : usual_ways(p.form, p.ensemble > 0, own, most)) {
+        const int steps = prepared.prepare(p, wanted.sizes, error);
+        if (steps == 0) return false;
+        ways.push_back({steps, wanted.candidates, by});
       }
     }
-    return chosen;
-  }
-
-  // The one that the rule chooses.
-  Chosen choose(int b) noexcept {
-    const int A = p.act_dim, N = call.candidates;
-    const float* const from = z + static_cast<std::size_t>(b) * N * A;
-    chooser.clear();
-    bool rejected = false;
-    for (int n = 0; n < N; ++n) {
-      const float value = rule.reads_q() ? aggregate(b * N + n) : 0.0f;
-      bool good = finite(value);
-      for (int a = 0; a < A; ++a) good = good && finite(from[static_cast<std::size_t>(n) * A + a]);
-      if (good)
-        chooser.add(n, value);
-      else
-        rejected = true;
-    }
-    const std::uint32_t row = call.row_offset + static_cast<std::uint32_t>(b);
-    const double u = rule.draws() ? p.side.kernels->uniform(call.seed, call.call, row) : 0.0;
-    const int chosen = chooser.pick(rule, from, u);
-    return {chosen, chosen >= 0 && call.want_q ? aggregate(b * N + chosen) : 0.0f, rejected};
-  }
-
-  // Best of N, bounds, held actions, status.
-  void conclude(float* actions, std::int32_t* candidate, float* q_out, std::uint32_t* status_out) noexcept {
-    const int A = p.act_dim, N = call.candidates;
-    const bool by_q = N == 1 || rule.kind == Rule::Kind::argmax;
-    std::memcpy(held, last, A * sizeof(float));
-    for (int b = 0; b < call.rows; ++b) {
-      std::uint32_t bits = status[b];
-      Chosen chosen{-1, 0, false};
-      if ((bits & nonfinite_obs) == 0) {
-        chosen = by_q ? best(b) : choose(b);
-        if (chosen.candidate < 0) bits |= nonfinite_result;
-      }
-      float* to = actions + static_cast<std::size_t>(b) * A;
-      if (chosen.candidate < 0) {
-        std::memcpy(to, held, A * sizeof(float));
-        bits |= Status::held;
-      } else {
-        const float* zr = z + (static_cast<std::size_t>(b) * N + chosen.candidate) * A;
-        for (int a = 0; a < A; ++a) {
-          to[a] = clip(zr[a], a);
-          if (to[a] != zr[a]) bits |= clipped;
-        }
-        p.map.apply(to);
-        if (chosen.rejected) bits |= candidate_rejected;
-        p.hold_after(to, last);
-      }
-      if (candidate != nullptr) candidate[b] = chosen.candidate;
-      if (q_out != nullptr) {
-        if (chosen.candidate < 0 || p.ensemble == 0) {
-          const std::uint32_t nan = 0x7FC00000u;
-          std::memcpy(q_out + b, &nan, sizeof nan);
-        } else {
-          q_out[b] = chosen.q;
-        }
-      }
-      if (status_out != nullptr) status_out[b] = bits;
-    }
+    for (const Way& way : ways)
+      if (refuse(way, error)) return false;
+    auto made = std::make_shared<Plan>();
+    for (const Way& way : ways) made->add(p, way, *schedule(way.steps));
+    const std::vector<float> obs(static_cast<std::size_t>(p.obs_dim)), held = conclusion.last(p);
+    std::vector<float> action(static_cast<std::size_t>(p.act_dim));
+    for (std::size_t i = 0; i < made->size(); ++i) made->set_cost(i, measure(made->at(i), obs.data(), action.data()));
+    conclusion.set_last(held);
+    plan = std::move(made);
+    return true;
   }
 };
 
@@ -553,8 +201,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
                 std::int32_t* candidate, float* q, std::uint32_t* status) noexcept {
   Impl& m = *impl_;
   const auto code = [](Result result) { return static_cast<int>(result); };
-  const Schedule* schedule = m.p.schedule(steps);
-  if (schedule == nullptr) schedule = m.prepared.find(steps);
+  const Schedule* schedule = m.schedule(steps);
   if (schedule == nullptr) return code(Result::bad_steps);
   if (rows < 0) return code(Result::bad_rows);
   if (candidates < 1) return code(Result::bad_candidates);
@@ -564,7 +211,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   if (rows == 0) return code(Result::ok);
   if (obs == nullptr || actions == nullptr) return code(Result::null_pointer);
 
-  Call& c = m.call;
+  Call& c = m.sampling.call;
   c.obs = obs;
   c.noise = noise;
   c.schedule = schedule;
@@ -574,20 +221,43 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   c.seed = seed;
   c.call = call;
   c.row_offset = row_offset;
+  c.rule = m.rule;
   c.want_q = m.p.ensemble > 0 && (choosing || q != nullptr);
-  c.total = rows * candidates;
-  c.side = &m.p.side;
+  c.scored = c.want_q ? candidates : 0;
+  c.watch = nullptr;
   const FlushDenormals flush;
-  for (int b = 0; b < rows; ++b) {
-    bool seen = true;
-    for (int i = 0; i < m.p.obs_dim; ++i)
-      seen = seen && finite(obs[static_cast<std::size_t>(b) * m.p.obs_dim + i]);
-    m.status[b] = seen ? 0u : static_cast<std::uint32_t>(nonfinite_obs);
-  }
-  m.run();
-  m.conclude(actions, candidate, q, status);
+  m.begin();
+  m.sampling.run();
+  m.conclusion.conclude(m.sampling, actions, candidate, q, status);
   return code(Result::ok);
 }
+
+int Engine::act_by(const float* obs, std::int64_t budget, std::uint64_t seed, std::uint32_t call,
+                   std::uint32_t row_offset, float* action, std::int32_t* candidate, float* q, std::uint32_t* status,
+                   Done* done) noexcept {
+  Impl& m = *impl_;
+  if (m.plan == nullptr) return static_cast<int>(Result::no_plan);
+  if (obs == nullptr || action == nullptr) return static_cast<int>(Result::null_pointer);
+  const std::size_t index = m.plan->choose(budget);
+  const Planned& planned = m.plan->at(index);
+  if (planned.way.candidates > m.max_candidates) return static_cast<int>(Result::too_large);
+  m.watch.begin(m.clock, budget, planned.cost);
+  m.act_by(planned, obs, seed, call, row_offset, action, candidate, q, status);
+  if (done != nullptr) {
+    const auto steps = static_cast<int>(planned.schedule->steps.size());
+    *done = {static_cast<int>(index), steps, m.watch.evaluations(steps), planned.way.candidates,
+             m.sampling.call.scored, m.watch.taken().call};
+  }
+  return static_cast<int>(Result::ok);
+}
+
+bool Engine::prepare_deadline(const std::vector<Way>& ways, const Choice* own, std::string& error) {
+  return impl_->prepare_deadline(ways, own, error);
+}
+std::size_t Engine::planned() const noexcept { return impl_->plan == nullptr ? 0 : impl_->plan->size(); }
+const Planned& Engine::planned(std::size_t index) const noexcept { return impl_->plan->at(index); }
+void Engine::set_clock(const Clock& clock) noexcept { impl_->clock = clock; }
+void Engine::set_cost(std::size_t way, const Cost& cost) noexcept { impl_->plan->set_cost(way, cost); }
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
@@ -596,15 +266,17 @@ int Engine::prepare(std::vector<double> sizes, std::string& error) {
 }
 void Engine::set_rule(const Rule& rule) noexcept { impl_->rule = rule; }
 void Engine::set_temperature(double temperature) noexcept { impl_->temperature = temperature; }
-void Engine::reset() noexcept { impl_->reset(); }
+void Engine::reset() noexcept { impl_->conclusion.reset(impl_->p); }
 void Engine::continue_from(const Engine& other) {
   impl_->prepared = other.impl_->prepared;
   impl_->rule = other.impl_->rule;
-  std::memcpy(impl_->last, other.impl_->last, impl_->p.act_dim * sizeof(float));
+  impl_->plan = other.impl_->plan;
+  impl_->clock = other.impl_->clock;
+  impl_->conclusion.continue_from(impl_->p, other.impl_->conclusion);
   impl_->temperature = other.impl_->temperature;
 }
 const Model& Engine::model() const noexcept { return *impl_->model; }
-int Engine::threads() const noexcept { return impl_->team.size(); }
+int Engine::threads() const noexcept { return impl_->sampling.team.size(); }
 int Engine::max_rows() const noexcept { return impl_->max_rows; }
 int Engine::max_candidates() const noexcept { return impl_->max_candidates; }
 

@@ -51,6 +51,7 @@ enum class Result : int {
   too_large = 4,       // rows > max_rows or candidates > max_candidates of the session
   null_pointer = 5,    // obs or actions is null
   no_critic = 6,       // candidates > 1 and the rule reads Q, but the policy has no critic
+  no_plan = 7,         // act_by without prepare_deadline
 };
 
 // Status bits of a row.
@@ -60,9 +61,15 @@ enum Status : std::uint32_t {
   held = 4,
   clipped = 8,
   candidate_rejected = 16,
+  cut_short = 32,
 };
 
 struct Packed;  // model.hpp
+struct Way;     // deadline.hpp, as all here
+struct Planned;
+struct Cost;
+struct Clock;
+struct Done;
 
 // Immutable after make; any number of Engines on any number of threads may share it.
 class Model {
@@ -122,6 +129,22 @@ class Engine {
 
   // What multiplies the noise that the form adds, at least 0 and finite; at first the form's own.
   void set_temperature(double temperature) noexcept;
+
+  // Makes ready what act_by chooses from: these ways, the best first, or those of usual_ways where there are none,
+  // each measured on this session by some calls. False, with the reason in `error`, where a way or the policy's form
+  // is not such that a deadline can cut it; nothing is changed then. Throws std::bad_alloc.
+  bool prepare_deadline(const std::vector<Way>& ways, const Choice* own, std::string& error);
+  std::size_t planned() const noexcept;  // ways
+  const Planned& planned(std::size_t index) const noexcept;
+
+  // One action for one observation, done `budget` nanoseconds after the call: by the best way that takes no longer,
+  // cut short if the time runs out all the same. Otherwise as act, with the policy's own temperature.
+  int act_by(const float* obs, std::int64_t budget, std::uint64_t seed, std::uint32_t call, std::uint32_t row_offset,
+             float* action, std::int32_t* candidate, float* q, std::uint32_t* status, Done* done) noexcept;
+
+  // For tests: another clock, and other costs than those measured.
+  void set_clock(const Clock& clock) noexcept;
+  void set_cost(std::size_t way, const Cost& cost) noexcept;
 
   // Forgets the last good action: held rows get clip(0, low, high) again.
   void reset() noexcept;

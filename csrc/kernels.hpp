@@ -10,7 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "engine.hpp"
+#include "isa.hpp"
 #include "pages.hpp"
 
 namespace sorl {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "action_map.hpp"
+#include "engine.hpp"
 #include "kernels.hpp"
 #include "pages.hpp"
 
@@ -59,6 +60,11 @@ struct Packed {
     for (int i = 0; i < chunk; ++i) std::memcpy(last + i * each, actions + act_dim - each, each * sizeof(float));
   }
   std::vector<float> rest;  // [A] 0, clipped to the bounds of what is returned: held before there is a good action
+  // An action's component within its bounds. NaN stays NaN: it is judged later.
+  float clip(float x, int a) const noexcept {
+    x = x < low[a] ? low[a] : x;
+    return x > high[a] ? high[a] : x;
+  }
   const float* zero;                        // [width]
   Form form;
   int draws;  // the form's

@@ -9,8 +9,8 @@ from enum import IntFlag
 class Status(IntFlag):
     """What befell one row of a call; 0 if nothing did.
 
-    A held row has one of the first two and HELD, no more; any other row may have the two behind these.
-    REPLAYED stands alone.
+    A held row has one of the first two, or CUT_SHORT, and HELD; any other row may have the last three but
+    REPLAYED, which stands alone.
     """
 
     NONFINITE_OBS = 1  # the observation has a NaN or an infinity
@@ -18,4 +18,5 @@ class Status(IntFlag):
     HELD = 4  # the session's last good action was returned
     CLIPPED = 8  # the bounds changed the returned action
     CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
+    CUT_SHORT = 32  # the deadline passed before all that was planned was done
     REPLAYED = 128  # no call was made: the action is the next of the last call's chunk

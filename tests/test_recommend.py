@@ -9,11 +9,13 @@ from policies import make_policy
 
 from sorl_fast import recommend as module
 from sorl_fast.act import policy_file, timing
+from sorl_fast.act.sampler import Sampler
 from sorl_fast.errors import BadInput
 from sorl_fast.recommend import (
     Option,
     Rate,
     Recommendation,
+    by_success,
     choose,
     not_worse,
     recommend,
@@ -80,6 +82,18 @@ OPTIONS = [
 def test_choose(budget, expected):
     choice = choose(OPTIONS, budget)
     assert choice == (None if expected is None else OPTIONS[expected])
+
+
+def test_a_deadline_takes_the_ways_by_success(run_folder):
+    """Of equal ones the cheaper comes first; a sampler takes them."""
+    rows = [row(1, 1, 0.2), row(4, 8, 0.9), row(4, 2, 0.9), row("1/2,1/4,1/4", 1, 0.95)]
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": rows})
+    ways = by_success(run_folder)
+    shown = [(way.steps.key, way.candidates) for way in ways]
+    assert shown == [("1/2,1/4,1/4", 1), (4, 2), (4, 8), (1, 1)]
+    assert [
+        p.way for p in Sampler.load(run_folder / "policy.safetensors").prepare_deadline(ways)
+    ] == ways
 
 
 def test_choose_looks_at_p99_not_at_the_median():

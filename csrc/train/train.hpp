@@ -17,7 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../engine.hpp"
+#include "../isa.hpp"
 #include "../team.hpp"
 
 namespace sorl::train {

@@ -11,6 +11,7 @@ import math
 import operator
 import os
 import secrets
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, NoReturn, Self
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from ..errors import BadInput
 from . import policy_file
 from .backends import BACKENDS
+from .choice import PolicyChoice
+from .deadline import DeadlineInfo, Planned, microseconds, refuse_beside
 from .form import name_of
 from .policy_file import Policy
 from .replay import Replaying
@@ -28,7 +31,7 @@ from .rules import ARGMAX, Rule, check_critic, rule_of
 from .schedule import MAX_STEPS, Schedule, check_fit, schedule_of
 from .session import Info, NoiseKey, Session, Status
 
-__all__ = ["BACKENDS", "Info", "Sampler", "Session", "Status"]
+__all__ = ["BACKENDS", "DeadlineInfo", "Info", "Planned", "Sampler", "Session", "Status"]
 
 KNOWN_PRECISIONS = tuple(dict.fromkeys(p for has in BACKENDS.values() for p in has.precisions))
 
@@ -133,6 +136,7 @@ class Sampler(Replaying):
         row_offset: int = 0,
         return_info: bool = False,
         temperature: float | None = None,
+        deadline_us: float | None = None,
     ) -> Any:
         """Return the action, or one chosen of N actions, for one observation or a batch.
 
@@ -177,6 +181,12 @@ class Sampler(Replaying):
         temperature
             What multiplies the noise that the policy's form adds, at least 0; None: the policy's own.
             Refused for Euler steps and for an actor that reads its noise, which add none.
+        deadline_us
+            Microseconds from the call within which one action for one observation is wanted, after
+            `prepare_deadline`, which has measured the ways to act: the first that takes no longer, else
+            the cheapest, is begun, and cut short if the time runs out all the same. The status then has
+            CUT_SHORT, and the action depends on the clock. Steps, candidates, rule, noise and temperature
+            are not given then, and the info is a `DeadlineInfo`. Native backend only.
 
         Returns
         -------
@@ -189,6 +199,17 @@ class Sampler(Replaying):
         BadInput
             A shape, dtype or number is wrong; the message names it, the bound and the remedy.
         """
+        if deadline_us is not None:
+            refuse_beside(
+                {"steps": steps, "candidates": candidates, "rule": rule, "noise": noise}
+                | {"temperature": temperature}
+            )
+            x = self._session.array("obs", obs)
+            out = np.empty(self.policy.act_dim, np.float32)
+            noise_key = self._key(seed, call, _integer("row_offset", row_offset, 0, 2**32))
+            done = self._by(x, out, deadline_us, noise_key)
+            action = self._split(out)
+            return (action, done) if return_info else action
         steps = self._steps if steps is None else steps
         candidates = self._candidates if candidates is None else candidates
         rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
@@ -290,7 +311,8 @@ class Sampler(Replaying):
         noise: NDArray[np.float32] | None = None,
         row_offset: int = 0,
         status: NDArray[np.uint32] | None = None,
-    ) -> None:
+        deadline_us: float | None = None,
+    ) -> DeadlineInfo | None:
         """Write what `act` would return into the caller's own memory, in the least time.
 
         Native backend only. The arrays are C-contiguous and of the exact dtype; nothing is converted
@@ -313,20 +335,21 @@ class Sampler(Replaying):
             [B, N, S, A] where the policy draws S > 1 numbers.
         status
             uint32 [B], written, or None.
+        deadline_us
+            As in `act`, of obs [O] and out [A]; the `DeadlineInfo` is returned, status is not written.
 
         Raises
         ------
         BadInput
             The backend is another one, or a number, shape or dtype is wrong.
         """
-        native = self._native
-        if native is None:
-            raise BadInput(
-                f"act_into needs the native backend, but this Sampler's is {self.backend!r}: use act, or "
-                "load it with backend='native'"
-            )
+        native = self._needs_native("act_into")
         if len(self._shape) > 1:
             out = self._flat(out)
+        if deadline_us is not None:
+            refuse_beside({"steps": steps, "candidates": candidates, "rule": rule, "noise": noise})
+            noise_key = self._key(seed, None if seed is None else call, row_offset)
+            return self._by(obs, out, deadline_us, noise_key)
         M: Any = self._steps if steps is None else steps
         N = self._candidates if candidates is None else candidates
         rule = self._rule if rule is None else _named(rule) if type(rule) is str else rule
@@ -352,6 +375,52 @@ class Sampler(Replaying):
                     _integer(name, value, low, end)
                 raise BadInput(str(err)) from None
         self._calls += own
+        return None
+
+    def prepare_deadline(self, ways: Sequence[PolicyChoice] = ()) -> tuple[Planned, ...]:
+        """Measure the ways to act that a call with `deadline_us` chooses from.
+
+        Takes up to some seconds: for before the loop. What is measured is this Sampler, on the core it is
+        on, with whatever else runs there. Native backend only.
+
+        Parameters
+        ----------
+        ways
+            The best first; `recommend.by_success` orders those of a run's evaluation. None: the
+            policy's own and the cheaper ones by its own rule, more steps before more candidates; of a
+            policy that has no choice of its own all step counts, of 4, 2 and 1 candidates.
+
+        Returns
+        -------
+        tuple of Planned
+            The ways in their order, with their costs.
+
+        Raises
+        ------
+        BadInput
+            The backend is another one, a way is none of the policy's, or its form is a diffusion, which
+            cannot be cut short.
+        """
+        policy, native = self.policy, self._needs_native("a deadline")
+        for way in ways:
+            if not isinstance(way, PolicyChoice):
+                raise BadInput(f"ways has a {type(way).__name__}, but must be PolicyChoices")
+            way.check(policy.finest, policy.train_steps, bool(policy.critic))
+        planned: tuple[Planned, ...] = native.prepare_deadline(ways)
+        return planned
+
+    def _by(self, obs: Any, out: Any, deadline_us: float, key: NoiseKey) -> DeadlineInfo:
+        native = self._needs_native("a deadline")
+        done: DeadlineInfo = native.act_by(obs, out, microseconds(deadline_us), key)
+        return done
+
+    def _needs_native(self, what: str) -> Any:
+        if self._native is None:
+            raise BadInput(
+                f"{what} needs the native backend, but this Sampler's is {self.backend!r}: load it with "
+                "backend='native'"
+            )
+        return self._native
 
     def _flat(self, out: Any) -> Any:
         """Return a view of the caller's memory for chunks as one of their numbers, or raise BadInput."""

@@ -32,11 +32,11 @@ class World:
         self.late, self.sensing = late, sensing
         self.sensed = []
         self.started = []
+        self.woken = []
 
     def run(self, periods):
-        return loop.run_loop(
-            self.act, self.sense, 100.0, periods, clock=lambda: self.now, sleep=self.sleep
-        )
+        clock = {"clock": lambda: self.now, "sleep": self.sleep, "woken": self.woken.append}
+        return loop.figures_of([loop.run_loop(self.act, self.sense, 100.0, periods, **clock)])
 
     def sleep(self, ns):
         assert ns > 0
@@ -71,6 +71,19 @@ def test_missed_deadlines(acts, periods, missed, sensed):
     assert (figures.periods, figures.missed) == (periods, missed)
     assert world.sensed == sensed
     assert world.started == [10 * MS * (p + 1) for p in sensed]
+    assert world.woken == world.started
+
+
+def test_parts_of_a_loop_are_joined():
+    world = World([1, 15, 2, 3])
+    times = [
+        loop.run_loop(world.act, world.sense, 100.0, n, lambda: world.now, world.sleep)
+        for n in (3, 2)
+    ]
+    figures = loop.figures_of(times)
+    assert (figures.periods, figures.missed) == (5, 2)
+    assert figures.latency.max_us == 15000.0
+    assert figures.jitter.max_us == max(times[0].jitter) / 1000
 
 
 def test_latency_is_the_act_alone_and_wake_up_the_delay():
@@ -101,7 +114,8 @@ def test_a_sleep_that_returns_early_is_slept_again():
         slept.append(ns)
         world.now += min(ns, 4 * MS)
 
-    figures = loop.run_loop(world.act, world.sense, 100.0, 2, clock=lambda: world.now, sleep=nap)
+    times = loop.run_loop(world.act, world.sense, 100.0, 2, clock=lambda: world.now, sleep=nap)
+    figures = loop.figures_of([times])
     assert world.started == [10 * MS, 20 * MS]
     assert slept == [10 * MS, 6 * MS, 2 * MS, 9 * MS, 5 * MS, 1 * MS]
     assert figures.wake_up.max_us == 0.0
@@ -273,3 +287,19 @@ def test_without_the_right_to_real_time(rivals, policy_path, capsys, monkeypatch
 def test_bad_arguments(rivals, argv, message):
     with pytest.raises(BadInput, match=message):
         loop.run(argv)
+
+
+def test_beside_a_deadline(capsys):
+    """Each loop runs all periods, and what the calls with a deadline did is told."""
+    assert (
+        loop.run([*("--deadline", "900", "--seconds", "0.2", "--candidates", "4", "--load", "1")])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    for name in ("fixed", "deadline", "registers only"):
+        assert re.search(rf"^{name} .*missed \d+ of 200 deadlines", printed, re.MULTILINE)
+    assert re.search(r"^  \d+ calls, \d+ cut short, of which \d+ held", printed, re.MULTILINE)
+    assert re.search(r"^missed beyond 'registers only': -?\d+ with fixed", printed, re.MULTILINE)
+    for wrong in ("0", "1001"):
+        with pytest.raises(BadInput, match="but must be above 0 and at most a period, 1000 us"):
+            loop.run(["--deadline", wrong])

@@ -68,6 +68,7 @@ extern "C" {
 #define SORL_STATUS_HELD 4                /* the action is the session's last good one, not a new one */
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, where a rule read it, Q was left out */
+#define SORL_STATUS_CUT_SHORT 32          /* sorl_act_deadline(): the time ran out before its plan was done */
 #define SORL_STATUS_REPLAYED 128          /* sorl_replay() made no call: the action is the next of the last chunk */
 
 /* Precision of the networks; z and Q are float32 in all. */
@@ -113,6 +114,28 @@ typedef struct sorl_options {
                                "avx_vnni", "avx512_vnni",
                                "neon_dotprod"              int8 */
 } sorl_options;
+
+/* A way to act, for sorl_session_prepare_deadline(). */
+typedef struct sorl_way {
+  int32_t steps;      /* as of sorl_act(); 0: the policy's own */
+  int32_t candidates; /* N; 0: the policy's own */
+  int32_t rule;       /* SORL_RULE_* */
+  double parameter;   /* of the rule, as of sorl_session_set_rule() */
+} sorl_way;
+
+/* What a call of sorl_act_deadline() did. Later versions add fields at the end. */
+typedef struct sorl_done {
+  uint32_t struct_size; /* sizeof(sorl_done) of the caller's header, to be set before the call: no more is written */
+  int32_t way;          /* index of the way that it chose, sorl_session_way() */
+  int32_t steps;        /* of that */
+  int32_t evaluations;  /* of the actor that became part of the action: fewer than steps where it was cut short */
+  int32_t candidates;   /* N of the way */
+  int32_t scored;       /* of which so many have a Q; 0 where the way reads none */
+  int32_t candidate;    /* index of the winner, -1 where the action is held */
+  float q;              /* its Q, a NaN where it has none */
+  uint32_t status;      /* SORL_STATUS_* bits */
+  double elapsed_us;    /* from the call to its return */
+} sorl_done;
 
 /* ---- the library ---------------------------------------------------------------------------- */
 
@@ -314,6 +337,46 @@ SORL_API int32_t sorl_session_prepare(sorl_session *session, const double *sizes
  * this parameter.
  * Same thread as sorl_act(); real-time safe. */
 SORL_API int32_t sorl_session_set_rule(sorl_session *session, int32_t rule, double parameter) SORL_NOEXCEPT;
+
+/* Makes ready what sorl_act_deadline() chooses from, and measures it: each way by at least 25 calls on this session,
+ * on whichever core the thread is and with whatever else runs there. Takes up to some seconds.
+ *
+ * ways   [count] the best first, as an evaluation has it; each of at most the session's max_candidates. NULL where
+ *        count is 0: the policy's own way and the cheaper ones, by its own rule: more steps come before more
+ *        candidates. Where its file has no way of its own, all its step counts, of 4, 2 and 1 candidates
+ * count  of them, 0 to 1024
+ *
+ * Returns how many ways there are, or, with the reason in `error` as for sorl_policy_load(), SORL_ERROR_ARGUMENT (a
+ * way is none of the policy's, or its form is "diffusion", which cannot be cut short), SORL_ERROR_MEMORY or
+ * SORL_ERROR_INTERNAL; what was prepared before is then kept.
+ * Same thread as sorl_act(); not real-time safe: call it before the loop. */
+SORL_API int32_t sorl_session_prepare_deadline(sorl_session *session, const sorl_way *ways, int32_t count,
+                                               char *error, size_t error_size) SORL_NOEXCEPT;
+
+/* A way that was prepared, and the microseconds that nine of ten of its calls took no longer than; either may be
+ * NULL. Returns SORL_OK, or SORL_ERROR_ARGUMENT where there is none of that index. Same thread as sorl_act();
+ * real-time safe. */
+SORL_API int32_t sorl_session_way(const sorl_session *session, int32_t index, sorl_way *way, double *cost_us)
+    SORL_NOEXCEPT;
+
+/* Samples one action [A] for one observation [O], within `deadline_us` microseconds of the call: by the first of the
+ * session's ways that takes no longer, else by the cheapest. A call that is not cut short gives the bits that
+ * sorl_act() gives by that way with the same seed, call and row_offset. If the time runs out in the middle,
+ * SORL_STATUS_CUT_SHORT says so, and which action is returned depends on the clock, not on the arguments alone:
+ *
+ * - Before a step, where there is time for one more evaluation of the actor but not for two, this one is taken to the
+ *   end of the flow. Where there is none, or the time runs out during an evaluation, the rest is done with the last
+ *   step's velocity. During the first evaluation there is none: the action is held, SORL_STATUS_HELD.
+ * - Candidates that the critics have not seen are left out; if they have seen none, the first good one is taken.
+ * - The clock is read after every layer, without a system call where the clock source allows it (tsc, kvm-clock,
+ *   AArch64's): after the deadline at most one more layer is begun.
+ *
+ * `done` is written with what was done, or NULL. Returns as sorl_act() the status bits, or, with no output touched,
+ * SORL_ERROR_ARGUMENT where a pointer is null, deadline_us is negative or no number, or no deadline was prepared.
+ * Same thread as sorl_act(); real-time safe as that is. With more threads than one its candidates are shared out
+ * only where they are few, and it waits for its workers past the deadline. */
+SORL_API int32_t sorl_act_deadline(sorl_session *session, const float *obs, double deadline_us, uint64_t seed,
+                                   uint32_t call, uint32_t row_offset, float *action, sorl_done *done) SORL_NOEXCEPT;
 
 /* Sets what multiplies the noise that the policy's form adds, from the session's next sorl_act() on, in place
  * of sorl_policy_temperature(). At 0 no noise is added.

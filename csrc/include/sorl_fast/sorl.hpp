@@ -127,6 +127,23 @@ class Session {
     return number;
   }
 
+  /// Measures the ways that act_by chooses from, the best first, or the policy's own and cheaper ones; returns how
+  /// many; throws. Before the loop.
+  std::int32_t prepare_deadline(const std::vector<sorl_way>& ways = {}) {
+    char text[512] = "";
+    const std::int32_t count = sorl_session_prepare_deadline(get(), ways.empty() ? nullptr : ways.data(),
+                                                             static_cast<std::int32_t>(ways.size()), text, sizeof text);
+    detail::check(count, text);
+    return count;
+  }
+
+  /// One observation [O] to one action [A] within so many microseconds; returns sorl_act_deadline's result.
+  /// Real-time safe.
+  std::int32_t act_by(const float* obs, float* action, double deadline_us, std::uint64_t seed, std::uint32_t call,
+                      sorl_done* done = nullptr) noexcept {
+    return sorl_act_deadline(get(), obs, deadline_us, seed, call, 0, action, done);
+  }
+
   /// SORL_RULE_* and its parameter, from the next call on; returns SORL_OK or SORL_ERROR_ARGUMENT. Real-time safe.
   std::int32_t set_rule(std::int32_t rule, double parameter = 0) noexcept {
     return sorl_session_set_rule(get(), rule, parameter);

@@ -5,6 +5,7 @@ Shape letters: B observations (rows), N candidates, O observation, A action.
 
 import json
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from ...cores import unpin
 from ...errors import BadInput
+from ..choice import PolicyChoice
+from ..deadline import DeadlineInfo, Planned
 from ..form import NAMES, RESIDUAL
 from ..policy_file import Policy
 from ..rules import ARGMAX, Rule
 from ..schedule import Schedule, schedule_of
-from ..session import Backend, Info, NoiseKey, as_floats
+from ..session import Backend, Info, NoiseKey, Status, as_floats
 
 _SAME_NAME = (
     *("obs_dim", "act_dim", "hidden", "depth", "ensemble", "m_disc", "m_btt", "chunk"),
@@ -86,6 +89,8 @@ class NativeSession:
         except ValueError as err:
             raise BadInput(str(err)) from None
         self._act_dim = policy.act_dim
+        self._own = policy.choice
+        self._planned: tuple[Planned, ...] = ()
         self._counts = frozenset(policy.train_steps)
         # By which the session chooses, until `use` sets another one.
         self.rule = ARGMAX
@@ -127,6 +132,52 @@ class NativeSession:
             except ValueError as err:
                 raise BadInput(str(err)) from None
         return known
+
+    def prepare_deadline(self, ways: Sequence[PolicyChoice]) -> tuple[Planned, ...]:
+        """Measure these ways, the best first, or the usual ones where there are none.
+
+        Raises
+        ------
+        BadInput
+            A way or the policy's form cannot be cut short.
+        """
+        own = self._own
+        given = [(self.number(way.steps), way.candidates, str(way.rule)) for way in ways]
+        usual = None if own is None else (own.steps.sizes, own.candidates, str(own.rule))
+        try:
+            rows = self._session.prepare_deadline(given, usual)
+        except ValueError as err:
+            raise BadInput(str(err)) from None
+        rule = ARGMAX if own is None else own.rule
+        found = list(ways)
+        for steps, candidates, *_ in rows[len(found) :]:
+            schedule = schedule_of(steps) if own is None or steps in self._counts else own.steps
+            found.append(PolicyChoice(steps=schedule, candidates=candidates, rule=rule))
+        costs = [[ns * 1e-3 for ns in row[2:]] for row in rows]
+        self._planned = tuple(Planned(way, *us) for way, us in zip(found, costs, strict=True))
+        return self._planned
+
+    def act_by(
+        self,
+        obs: NDArray[np.float32],
+        out: NDArray[np.float32],
+        deadline_us: float,
+        key: NoiseKey,
+    ) -> DeadlineInfo:
+        """Act on obs [O] within a deadline, into out [A]; see `Sampler.act`."""
+        if not self._planned:
+            raise BadInput(
+                "no deadline was prepared: call prepare_deadline() once before the loop, which measures "
+                "what a call takes"
+            )
+        try:
+            way, evaluations, scored, candidate, q, status, us = self._session.act_by(
+                obs, out, deadline_us, *key
+            )
+        except (TypeError, ValueError) as err:
+            raise BadInput(str(err)) from None
+        done = self._planned[way].way, evaluations, scored, us
+        return DeadlineInfo(candidate, q, Status(status), *done)
 
     def array(self, name: str, value: Any) -> NDArray[np.float32]:
         """Return the caller's numbers as contiguous float32, or raise BadInput; see `Session.array`."""
