@@ -173,7 +173,9 @@ def test_of_two_neither_is_nearer():
 
 def test_the_draw_is_the_counters():
     """With u of `philox.uniforms` the graph draws what a Sampler of that seed draws."""
-    policy, way = policy_with(), PolicyChoice(steps=1, candidates=8, rule="better:1")
+    wide = np.full(2, 50.0)  # no two candidates are clipped to the same
+    policy = policy_with(action_low=-wide, action_high=wide)
+    way = PolicyChoice(steps=1, candidates=8, rule="better:1")
     case = make_case(policy, way, 4)
     run, drawn = run_of("onnxruntime", policy, way), set()
     for u in np.arange(8) / 8:

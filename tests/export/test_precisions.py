@@ -56,7 +56,7 @@ def test_int8_rounds_as_its_twin(name, H):
     obs = rng.standard_normal((20, 28)).astype("f4") * policy.obs_std + policy.obs_mean
     noise = rng.standard_normal((20, 1, 5), np.float32)
     actions, _ = run_of(name, policy, PolicyChoice(steps=2), "int8")({"obs": obs, "noise": noise})
-    wanted, _ = int8_twin.sample(policy, obs, noise[:, 0], 2)
+    wanted, _ = int8_twin.sample(policy, obs, noise[:, 0], 2, "avx2")
     exact = Sampler(policy, "numpy").act(obs, 2, 1, noise=noise)
     np.testing.assert_allclose(actions, wanted, rtol=0, atol=INT8)
     assert np.abs(actions - exact).max() > INT8  # and not as float32
@@ -76,7 +76,7 @@ def test_an_int8_critic_rounds_as_its_twin(name):
     ports = [("actions", "FLOAT", ["B", 1]), ("good", "BOOL", ["B", 1])]
     made, _ = RUNTIMES[name](g.model([("x", "FLOAT", ["B", 34])], ports, {}))({"x": x})
     critic = [[a.astype("f8") for a in layer] for layer in policy.critic]
-    wanted = int8_twin.value(critic, x[:, :28], x[:, 28:33], 2)[0]
+    wanted = int8_twin.value(critic, x[:, :28], x[:, 28:33], 2, int8_twin.Format())[0]
     np.testing.assert_allclose(made[:, 0], wanted, rtol=0, atol=5e-3 * np.abs(wanted).max())
 
 
