@@ -83,6 +83,7 @@ class SorlPolicy(PreTrainedPolicy):
         path = Path(pretrained_name_or_path)
         hub = {"force_download": force_download, "proxies": proxies, "token": token}
         hub |= {"cache_dir": cache_dir, "local_files_only": local_files_only, "revision": revision}
+        hub = {name: value for name, value in hub.items() if value}  # versions know others
         if path.is_dir():
             found = [path / name for name in (WEIGHTS, OWN) if (path / name).is_file()]
             if not found:
@@ -134,7 +135,7 @@ class SorlPolicy(PreTrainedPolicy):
         return self._act(self.sampler.replay, batch, noise)
 
     def predict_action_chunk(self, batch: dict[str, Tensor], noise: Tensor | None = None) -> Tensor:
-        """Return the actions of h ticks, [B, h, A]; see `select_action`, whose ticks it does not count."""
+        """Return the actions of h ticks, [B, h, A], and take none of `select_action`'s chunk; see there."""
         actions = self._act(self.sampler.act, batch, noise)
         return actions if self.policy.chunk > 1 else actions[..., None, :]
 
