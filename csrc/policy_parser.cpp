@@ -165,7 +165,7 @@ class PolicyParser {
     // Another format may have other fields, so it is looked at first.
     if (seen[kFieldFormat] && !format()) return false;
     for (std::size_t field = 0; field < kFields; ++field) {
-      if (format_ < since(static_cast<Field>(field))) {
+      if (std::max<std::int64_t>(format_, 1) < since(static_cast<Field>(field))) {  // 0: it has none
         if (seen[field] && unknown_.empty()) unknown_ = quoted(kFieldNames[field]);
         continue;
       }
