@@ -197,8 +197,8 @@ def _errors(f: Figures, run: str) -> list[str]:
     worst = max(matching, key=lambda e: e["error"])
     mean = sum(e["error"] for e in matching) / len(matching)
     said = [
-        f"Flow matching at h = 1/{f['finest']}: mean {mean:.3g}, worst {worst['error']:.3g} at "
-        f"t = {_fraction(worst['t'])} (it has the data's own variance in it, and is not 0 at best)."
+        f"Flow matching at h = {_fraction(1 / f['finest'])}: mean {mean:.3g}, worst {worst['error']:.3g} "
+        f"at t = {_fraction(worst['t'])} (it has the data's own variance in it, and is not 0 at best)."
     ]
     consistency = f["self_consistency"]
     if not consistency:
@@ -206,8 +206,8 @@ def _errors(f: Figures, run: str) -> list[str]:
     bad = max(consistency, key=lambda e: e["off"])
     M, t = bad["steps"], bad["t"]
     said.append(
-        f"Self-consistency is worst at h = 1/{M}, t = {_fraction(t)}: mean square {bad['error']:.3g}, so "
-        f"that such a step ends {bad['off']:.3g} from where its two halves would."
+        f"Self-consistency is worst at h = {_fraction(1 / M)}, t = {_fraction(t)}: mean square "
+        f"{bad['error']:.3g}, so that such a step ends {bad['off']:.3g} from where its two halves would."
     )
     if t + 1 / M >= 1:
         said.append(

@@ -159,7 +159,7 @@ def _errors(f: Figures) -> Figure:
             axes[1].plot(
                 [e["t"] for e in some],
                 [e["error"] for e in some],
-                label=f"h = 1/{M}",
+                label=f"h = 1/{M}" if M > 1 else "h = 1",
                 color=COLOURS[i % 7],
                 marker=MARKERS[i % 7],
                 markersize=5,

@@ -9,14 +9,19 @@ import pytest
 from sorl_fast.act.rules import scale_of
 from sorl_fast.diagnose import candidates, errors, returns, standstills, wasserstein
 
-rng = np.random.default_rng(0)
 W = scale_of(np.full(3, -1.0), np.full(3, 1.0))
+
+
+@pytest.fixture
+def rng():
+    """The same numbers for every test, whichever ran before it."""
+    return np.random.default_rng(0)
 
 
 # ---- candidates
 
 
-def test_a_constant_between_members_is_no_disagreement():
+def test_a_constant_between_members_is_no_disagreement(rng):
     q = rng.normal(size=(1, 50, 16)) + np.array([0.0, 5.0])[:, None, None]
     found = candidates.spread(q, q.mean(0))
     assert found["disagreement"] == pytest.approx(0, abs=1e-12)
@@ -24,7 +29,7 @@ def test_a_constant_between_members_is_no_disagreement():
     assert found["spread"] == pytest.approx(q[0].std(-1).mean())
 
 
-def test_of_two_members_the_disagreement_is_the_deviation_of_half_their_difference():
+def test_of_two_members_the_disagreement_is_the_deviation_of_half_their_difference(rng):
     q = rng.normal(size=(2, 40, 8))
     found = candidates.spread(q, q.mean(0))
     half = (q[0] - q[1]) / 2
@@ -34,14 +39,14 @@ def test_of_two_members_the_disagreement_is_the_deviation_of_half_their_differen
     assert abs(found["member_correlation"]) < 0.2
 
 
-def test_one_member_and_no_spread():
+def test_one_member_and_no_spread(rng):
     one = candidates.spread(rng.normal(size=(1, 5, 4)), rng.normal(size=(5, 4)))
     assert (one["disagreement"], one["member_correlation"]) == (0, None)
     flat = candidates.spread(np.ones((2, 5, 4)), np.ones((5, 4)))
     assert (flat["spread"], flat["ratio"], flat["member_correlation"]) == (0, None, None)
 
 
-def test_an_order_along_a_component_is_found_as_a_bias():
+def test_an_order_along_a_component_is_found_as_a_bias(rng):
     actions = rng.normal(0, 0.1, (200, 32, 3))
     score = -4 * actions[..., 1] + 0.2 * rng.normal(size=(200, 32))
     found = candidates.bias(actions, score)
@@ -53,7 +58,7 @@ def test_an_order_along_a_component_is_found_as_a_bias():
     assert found["common"] > 0.9
 
 
-def test_an_order_that_follows_the_observation_is_none():
+def test_an_order_that_follows_the_observation_is_none(rng):
     actions = rng.normal(0, 0.1, (400, 32, 3))
     sign = np.where(np.arange(400) % 2, 1, -1)[:, None]
     found = candidates.bias(actions, sign * actions[..., 1])
@@ -62,14 +67,14 @@ def test_an_order_that_follows_the_observation_is_none():
     assert found["same_sign"][1] == pytest.approx(0.5, abs=0.1)
 
 
-def test_where_q_orders_nothing_there_is_no_bias():
+def test_where_q_orders_nothing_there_is_no_bias(rng):
     assert candidates.bias(rng.normal(size=(5, 8, 3)), np.ones((5, 8))) == {"observations": 0}
     # a constant that rounding blurs is one
     blurred = 1e6 + 1e-9 * rng.normal(size=(5, 8))
     assert candidates.bias(rng.normal(size=(5, 8, 3)), blurred) == {"observations": 0}
 
 
-def test_argmax_of_the_distance_is_an_outlier_and_the_medoid_is_not():
+def test_argmax_of_the_distance_is_an_outlier_and_the_medoid_is_not(rng):
     actions = rng.normal(0, 0.1, (100, 32, 3))
     away = np.linalg.norm(actions, axis=-1)
     found = candidates.centre(actions, away, W)
@@ -84,13 +89,13 @@ def test_argmax_of_the_distance_is_an_outlier_and_the_medoid_is_not():
     assert near["rank"]["argmax"] < 0.1
 
 
-def test_a_score_that_knows_nothing_chooses_like_chance():
+def test_a_score_that_knows_nothing_chooses_like_chance(rng):
     found = candidates.centre(rng.normal(size=(2000, 8, 3)), rng.normal(size=(2000, 8)), W)
     assert found["distances"]["argmax"] == pytest.approx([1, 1, 1, 1], abs=0.05)
     assert found["rank"]["argmax"] == pytest.approx(0.5, abs=0.03)
 
 
-def test_without_critics_the_centre_alone_chooses_and_sizes_need_no_power_of_two():
+def test_without_critics_the_centre_alone_chooses_and_sizes_need_no_power_of_two(rng):
     found = candidates.centre(rng.normal(size=(20, 6, 3)), np.empty((20, 0)), W)
     assert found["candidates"] == [1, 2, 4, 6]
     assert list(found["distances"]) == ["centre"]
@@ -109,7 +114,7 @@ def test_what_is_not_finite_is_told():
 # ---- returns
 
 
-def test_the_return_of_a_window_is_the_discounted_sum():
+def test_the_return_of_a_window_is_the_discounted_sum(rng):
     r = rng.normal(size=7)
     found = returns.window_returns(r, True, 0.9, 3)
     plain = [sum(0.9**i * r[t + i] for i in range(3) if t + i < 7) for t in range(7)]
@@ -120,7 +125,7 @@ def test_the_return_of_a_window_is_the_discounted_sum():
     assert len(returns.window_returns(r, True, 0.9, 8)) == 7
 
 
-def test_rank_correlation():
+def test_rank_correlation(rng):
     x = rng.normal(size=50)
     assert returns.rank_correlation(x, np.exp(x)) == pytest.approx(1)
     assert returns.rank_correlation(x, -(x**3)) == pytest.approx(-1)
@@ -130,7 +135,7 @@ def test_rank_correlation():
     assert returns.rank_correlation([0, 0, 1, 2], [1, 2, 3, 4]) == pytest.approx(math.sqrt(0.9))
 
 
-def test_among_candidates_ties_are_counted_and_the_best_gains():
+def test_among_candidates_ties_are_counted_and_the_best_gains(rng):
     q = rng.normal(size=(30, 8))
     came = 2 * q
     came[:10] = -7
@@ -147,7 +152,7 @@ def test_among_candidates_ties_are_counted_and_the_best_gains():
 # ---- standstills
 
 
-def test_a_standstill_is_found_where_it_is():
+def test_a_standstill_is_found_where_it_is(rng):
     walk = rng.normal(size=(60, 4)).cumsum(0)
     walk[30:] = walk[30] + 1e-3 * rng.normal(size=(30, 4))
     scale = standstills.scale_of([walk])
@@ -164,7 +169,7 @@ def test_a_standstill_is_found_where_it_is():
         assert found == pytest.approx(np.sqrt(np.square(plain).mean(1)), abs=1e-9)
 
 
-def test_what_trembles_or_treads_on_the_spot_stands_still():
+def test_what_trembles_or_treads_on_the_spot_stands_still(rng):
     far = np.linspace(0, 10, 400)[:, None] + np.zeros((400, 4))
     steps = np.arange(60)[:, None]
     tread = 2.0 * np.sin(steps * 2 * np.pi / 10 + np.arange(4))
@@ -199,7 +204,7 @@ def straight(target):
     return velocity
 
 
-def test_the_errors_of_a_straight_flow_are_0():
+def test_the_errors_of_a_straight_flow_are_0(rng):
     obs, x0 = rng.normal(size=(2, 40, 3)).astype(np.float32)
     actions = np.tanh(obs)
     field = straight(np.tanh)
@@ -215,7 +220,7 @@ def test_the_errors_of_a_straight_flow_are_0():
     assert max(e["error"] for e in consistency) < 1e-9
 
 
-def test_the_errors_of_a_field_that_is_off_are_the_squares_of_how_far():
+def test_the_errors_of_a_field_that_is_off_are_the_squares_of_how_far(rng):
     obs, x0 = rng.normal(size=(2, 40, 3)).astype(np.float32)
     off = straight(np.tanh)
 
@@ -230,7 +235,7 @@ def test_the_errors_of_a_field_that_is_off_are_the_squares_of_how_far():
     assert (matching["steps"], matching["error"]) == (1, pytest.approx(0.25, rel=1e-4))
 
 
-def test_the_flow_of_training_has_an_e_of_its_own():
+def test_the_flow_of_training_has_an_e_of_its_own(rng):
     obs, x0 = rng.normal(size=(2, 8, 3)).astype(np.float32)
 
     def field(obs, z, t, log2_steps):
@@ -247,7 +252,7 @@ def test_one_grid_has_no_self_consistency():
 # ---- 2-Wasserstein
 
 
-def test_the_distance_of_shifted_points_is_the_shift():
+def test_the_distance_of_shifted_points_is_the_shift(rng):
     x = rng.normal(size=(5, 16, 3))
     shift = np.array([0.3, -0.4, 1.2])
     shuffled = x[:, rng.permutation(16)] + shift
@@ -255,19 +260,19 @@ def test_the_distance_of_shifted_points_is_the_shift():
     assert wasserstein.wasserstein(x, x[:, ::-1]) == pytest.approx(np.zeros(5))
 
 
-def test_the_assignment_is_the_best_of_all():
+def test_the_assignment_is_the_best_of_all(rng):
     x, y = rng.normal(size=(2, 1, 5, 2))
     plain = min(np.square(x[0] - y[0, list(p)]).sum(-1).mean() for p in permutations(range(5)))
     assert wasserstein.wasserstein(x, y)[0] == pytest.approx(math.sqrt(plain))
 
 
-def test_on_a_line_it_is_the_sorted_points():
+def test_on_a_line_it_is_the_sorted_points(rng):
     x, y = rng.normal(size=(2, 3, 20, 1))
     plain = np.sqrt(np.square(np.sort(x, 1) - np.sort(y, 1)).mean((1, 2)))
     assert wasserstein.wasserstein(x, y) == pytest.approx(plain)
 
 
-def test_neighbours_are_the_nearest_in_units_of_the_data(monkeypatch):
+def test_neighbours_are_the_nearest_in_units_of_the_data(rng, monkeypatch):
     data = rng.normal(size=(100, 3)).astype(np.float32) * np.array([1, 100, 0], np.float32)
     obs = data[[7, 50]] + np.array(
         [0.01, 0.5, 9], np.float32
