@@ -301,10 +301,12 @@ void bytes_are_as_defined(const Kernels& k, int in, int groups) {
 
 }  // namespace
 
-int main() {
+// test_products [ISA]
+int main(int count, char** arguments) {
   std::string ran;
   for (const sorl::Precision p : sorl::kPrecisions)
     for (const sorl::Isa isa : sorl::available_isas(p)) {
+      if (count > 1 && std::strcmp(arguments[1], sorl::name(isa)) != 0) continue;
       const Kernels& k = *sorl::find_kernels(isa, p);
       gelu_is_close(k);
       products_are_close(k, 1, 1);
@@ -316,5 +318,6 @@ int main() {
         for (const int groups : {1, 2, 3, 5}) bytes_are_as_defined(k, groups * kInt8Group - groups % 2, groups);
       ran += std::string(" ") + sorl::name(isa) + "/" + sorl::name(p);
     }
+  CHECK(!ran.empty());
   std::printf("products:%s: all passed\n", ran.c_str());
 }
