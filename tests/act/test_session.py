@@ -25,8 +25,8 @@ def test_the_kernel_has_the_same_status_bits():
     source = (ROOT / "kernels/best_of_n.py").read_text()  # which needs triton to be imported
     found = re.findall(r"^([A-Z_]+) = (\d+)  #", source, re.MULTILINE)
     bits = {name: int(bit) for name, bit in found}
-    # what holds an action is the session, not the kernel
-    assert bits == {s.name: s.value for s in Status if s is not Status.HELD}
+    # what holds an action is the session, not the kernel; deadlines are the native backend's
+    assert bits == {s.name: s.value for s in Status if s not in (Status.HELD, Status.CUT_SHORT)}
 
 
 def test_there_is_one_status():
