@@ -2,8 +2,8 @@
 
 `sorl-bench loop --deadline 800 --load 2`: slices of the three loops follow each other, so that whatever
 else runs disturbs all alike: M and N fixed; the ways that `prepare_deadline` has measured, with what is
-left of the period's deadline when the loop has woken; and arithmetic in registers as long as the
-second's median, whose misses are the machine's own.
+left of the period's deadline when the loop has woken; and arithmetic in registers that takes as much
+processor time as the second does on average, whose misses are the machine's own.
 """
 
 import argparse

@@ -309,29 +309,37 @@ def _beside_a_deadline(policy: Policy, args: argparse.Namespace) -> list[dict[st
     tally, clock = deadline.Tally(), time.monotonic_ns
     burn = peers.import_bench().burn
     ours = deadline.loopers(policy, args, clock, tally)
+    timed = ours[1]
     for looper in ours:
         for _ in range(WARM_UP):
             looper.woken(clock())
             looper.act()
-    took = []
-    for _ in range(WARM_UP):
-        ours[1].woken(before := clock())
-        ours[1].act()
-        took.append(clock() - before)
-    rounds = _rounds(burn, float(np.median(took)) * 1e-3)
+    spent: list[int] = []
+
+    def watched() -> None:
+        before = time.thread_time_ns()
+        timed.act()
+        spent.append(time.thread_time_ns() - before)
+
+    periods = max(1, int(args.hz * min(args.seconds, 1)))
+    with harness.no_garbage_collection():
+        run_loop(watched, timed.sense, args.hz, periods, clock, woken=timed.woken)
+    rounds = _rounds(burn, float(np.mean(spent)) * 1e-3)
     tally.clear()
     idle = deadline.Looper(MACHINE, lambda period: None, lambda begin: None, lambda: burn(rounds))
-    parts: dict[str, list[LoopTimes]] = {looper.name: [] for looper in (*ours, idle)}
+    loops = (*ours, idle)
+    parts: dict[str, list[LoopTimes]] = {looper.name: [] for looper in loops}
     with harness.no_garbage_collection():
-        for seconds in deadline.slices(args.seconds):
-            for name, sense, woken, act in (*ours, idle):
+        for turn, seconds in enumerate(deadline.slices(args.seconds)):
+            for i in range(len(loops)):
+                name, sense, woken, act = loops[(turn + i) % len(loops)]
                 periods = max(1, int(args.hz * seconds))
                 parts[name].append(run_loop(act, sense, args.hz, periods, clock, woken=woken))
     about = {"precision": args.precision, "threads": args.threads}
     rows = []
     for name, times in parts.items():
-        timed = _figures(figures_of(times))
-        rows.append(_row(name, timed) if name == MACHINE else _row(name, timed, **about))
+        figures = _figures(figures_of(times))
+        rows.append(_row(name, figures) if name == MACHINE else _row(name, figures, **about))
         print(row_text(rows[-1]))
         if name == deadline.DEADLINE:
             print(tally)

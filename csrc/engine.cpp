@@ -99,7 +99,7 @@ struct Engine::Impl {
     c.rests = &planned.rests;
     const FlushDenormals flush;
     begin();
-    for (int e = 0; e < p.ensemble; ++e) sampling.seen[e] = 0;
+    for (int e = 0; e < p.ensemble; ++e) sampling.scored_by[e] = 0;
     sampling.run();
     c.scored = sampling.scored();
     if (watch.is_cut() || (c.want_q && c.scored < c.candidates)) sampling.status[0] |= cut_short;

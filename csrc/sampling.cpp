@@ -43,7 +43,7 @@ void Sampling::lay_out(Bump& bump, int rows, int candidates) {
   z = bump.take<float>(total * p.act_dim);
   q = bump.take<float>(total * p.ensemble);
   status = bump.take<std::uint32_t>(rows);
-  seen = bump.take<std::int32_t>(p.ensemble);
+  scored_by = bump.take<std::int32_t>(p.ensemble);
 }
 
 // Where thread t's share of n things begins.
@@ -252,14 +252,14 @@ void Sampling::score(int thread, int first, int n, int first_obs, int count_obs,
     for (int e = call.together ? thread : 0; e < p.ensemble; e += call.together ? team_size_ : 1) {
       const float* const z_group = z_all + static_cast<std::size_t>(begin) * p.act_dim;
       if (!critic(own, *call.side, e, first + begin, count, first_obs, count_obs, z_group)) return;
-      if (watch != nullptr) seen[e] = begin + count;
+      if (watch != nullptr) scored_by[e] = begin + count;
     }
     if (watch != nullptr && thread == 0) watch->group_done(begun);
   }
 }
 
 int Sampling::scored() const noexcept {
-  return call.want_q ? *std::min_element(seen, seen + p.ensemble) : 0;
+  return call.want_q ? *std::min_element(scored_by, scored_by + p.ensemble) : 0;
 }
 
 // The actor's last layer: float [rows][head_width].

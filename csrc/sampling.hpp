@@ -66,7 +66,7 @@ class Sampling {
   float* z = nullptr;               // [rows][A] noise, then z, of the whole call
   float* q = nullptr;               // [E][rows]
   std::uint32_t* status = nullptr;  // [B]
-  std::int32_t* seen = nullptr;     // [E] candidates that each critic has seen, of a call with a deadline
+  std::int32_t* scored_by = nullptr;  // [E] candidates that each critic has seen, of a call with a deadline
 
  private:
   int share(int n, int t) const noexcept;

@@ -82,8 +82,8 @@ def test_parts_of_a_loop_are_joined():
     ]
     figures = loop.figures_of(times)
     assert (figures.periods, figures.missed) == (5, 2)
-    assert figures.latency.max_us == 15000.0
-    assert figures.jitter.max_us == max(times[0].jitter) / 1000
+    assert figures.latency.max_us == pytest.approx(15000)
+    assert figures.jitter.max_us == pytest.approx(max(times[0].jitter) / 1000)
 
 
 def test_latency_is_the_act_alone_and_wake_up_the_delay():
