@@ -95,7 +95,7 @@ class Replaying:
         """Make a call; see the Sampler's."""
         raise NotImplementedError
 
-    def act_into(self, *arguments: Any, **more: Any) -> None:
+    def act_into(self, *arguments: Any, **more: Any) -> Any:
         """Make a call into the caller's memory; see the Sampler's."""
         raise NotImplementedError
 
