@@ -280,8 +280,9 @@ def recommend(
     for candidate, precision, count, sampler, rates in work:
         for rate, evaluated in rates:
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
-            where = (candidate.method, candidate.run, sampler.backend, candidate.policy.chunk)
-            options.append(Option(rate, precision, count, *times, evaluated, *where))
+            method, run, chunk = candidate.method, candidate.run, candidate.policy.chunk
+            about = (evaluated, method, run, sampler.backend)
+            options.append(Option(rate, precision, count, *times, *about, chunk))
             if progress is not None:
                 progress(len(options), total)
     place = {candidate.run: i for i, candidate in enumerate(candidates)}
