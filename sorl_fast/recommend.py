@@ -279,8 +279,8 @@ def recommend(
         for rate, evaluated in rates:
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             about = (evaluated, candidate.method, candidate.run, sampler.backend)
-            about += (candidate.policy.chunk,)
-            options.append(Option(rate, precision, count, *times, *about))
+            chunk = candidate.policy.chunk
+            options.append(Option(rate, precision, count, *times, *about, chunk))
             if progress is not None:
                 progress(len(options), total)
     place = {candidate.run: i for i, candidate in enumerate(candidates)}
