@@ -90,7 +90,8 @@ class SorlPolicy(PreTrainedPolicy):
                 raise BadInput(
                     f"{path} has neither {WEIGHTS} nor {OWN}: give a policy's file or folder"
                 )
-            file, has_config = found[0], (path / "config.json").is_file()
+            file = found[0]  # a run's config.json is sorl-fast's own
+            has_config = file.name == WEIGHTS and (path / "config.json").is_file()
         elif path.exists():
             file, has_config = path, False
         elif path.is_absolute() or len(path.parts) != 2 or path.suffix:
