@@ -64,11 +64,6 @@ def export(
                 f"{name} is {value!r}, but must be one of {', '.join(known)}: set --{name}"
             )
     policy = load(path)
-    if policy.chunk > 1:
-        raise BadInput(
-            f"this policy returns chunks of {policy.chunk} actions, which a graph does not: act with it "
-            "from Python, C or C++, or train one without --chunk"
-        )
     way = way_of(policy, steps, candidates, rule)
     if precision != "fp32" and is_residual(policy.form):
         raise BadInput(

@@ -9,10 +9,9 @@ from acting import every, observations
 from policies import make_policy
 
 from sorl_fast import BadInput, Sampler
-from sorl_fast.act.policy_file import dumps, loads, save
+from sorl_fast.act.policy_file import dumps, loads
 from sorl_fast.act.sampler import Status
 from sorl_fast.action_map import ActionMap
-from sorl_fast.export.command import export
 
 H, A = 3, 2  # of a chunk
 FLAT = make_policy(A=H * A)
@@ -195,13 +194,6 @@ def test_a_policy_with_chunks_is_of_format_5_and_goes_through_its_file():
         assert again.choice is None
     assert FLAT.action_shape == (H * A,)
     assert dumps(dataclasses.replace(CHUNKED, chunk=1)) == dumps(FLAT)
-
-
-def test_a_graph_of_chunks_is_refused(tmp_path):
-    save(tmp_path / "policy.safetensors", CHUNKED)
-    with pytest.raises(BadInput, match="chunks of 3 actions, which a graph does not"):
-        export(tmp_path / "policy.safetensors", tmp_path / "graph.onnx")
-    assert not (tmp_path / "graph.onnx").exists()
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 4, 12, 2.0, True, None, "3"], ids=repr)
