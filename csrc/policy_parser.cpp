@@ -365,6 +365,19 @@ class PolicyParser {
                               std::to_string(policy_.act_dim_));
     }
     policy_.chunk_ = static_cast<int>(value);
+    return one_range("action_low", policy_.action_low_) && one_range("action_high", policy_.action_high_) &&
+           one_range("action_map low", policy_.map_low_) && one_range("action_map high", policy_.map_high_);
+  }
+
+  // Of each action of a chunk: one that is held takes another's place.
+  bool one_range(const std::string& name, const std::vector<float>& ends) {
+    const auto each = static_cast<std::size_t>(policy_.act_dim_ / policy_.chunk_);
+    for (std::size_t a = each; a < ends.size(); ++a) {
+      if (ends[a] == ends[a - each]) continue;
+      return refuse(name + "[" + std::to_string(a) + "] is " + shown(ends[a]) + ", but must be " + name + "[" +
+                    std::to_string(a - each) + "] = " + shown(ends[a - each]) +
+                    ": the actions of a chunk have one range");
+    }
     return true;
   }
 

@@ -56,6 +56,10 @@ void files() {
   all.map = "{\"low\":[-2,-2,-2,-2,-2,-2],\"high\":[3,3,3,3,3,3]}";
   all.choice = "{\"rule\":\"argmax\",\"steps\":2,\"candidates\":2}";
   CHECK(load(all).chunk() == kChunk && load(all).action_low()[5] == -2 && load(all).default_candidates() == 2);
+  // A held action takes another's place: all have the same range.
+  all.map = "{\"low\":[-2,-2,-2,-2,-2,-1],\"high\":[3,3,3,3,3,3]}";
+  CHECK(refusal(make_policy(all)).find("action_map low[5] is -1, but must be action_map low[3] = -2") !=
+        std::string::npos);
   for (const char* bad : {"0", "-3", "1", "4", "5", "12", "2.0", "\"3\"", "null", "[3]", "99999999999999999999"}) {
     const std::string why = refusal(make_policy(chunked(bad)));
     CHECK(why.find("chunk is ") != std::string::npos);

@@ -542,7 +542,7 @@ int main(int argc, char** argv) {
   for (const std::string& form : {sorl_test::kDirect, sorl_test::kTanh, sorl_test::kDiffusion, sorl_test::kEuler}) {
     Spec spec = small;
     spec.form = form;
-    spec.map = "{\"low\":[-2.5,0.1],\"high\":[0.7,3.3]}";
+    spec.map = "{\"low\":[-2.5,-2.5],\"high\":[0.7,0.7]}";
     spec.chunk = "2";
     formed.emplace_back(spec);
   }

@@ -165,6 +165,13 @@ class Policy:
                 refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
         if self.action_map is not None:
             _check_map(self.action_map, arrays["action_low"], arrays["action_high"])
+        ends = {name: arrays[name] for name in ("action_low", "action_high")}
+        if self.action_map is not None:
+            ends |= {
+                f"action_map {name}": getattr(self.action_map, name) for name in ("low", "high")
+            }
+        for name, values in ends.items():
+            _check_parts(name, np.asarray(values), self.act_dim // self.chunk)
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
             refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")
@@ -441,6 +448,14 @@ def _read(
 
 
 _DIMS = ("obs_dim", "act_dim", "hidden", "ensemble")
+
+
+def _check_parts(name: str, values: NDArray[Any], each: int) -> None:
+    """Refuse actions of a chunk with bounds of their own: one that is held takes another's place."""
+    for a in range(each, len(values)):
+        if values[a] != values[a - each]:
+            bound = f"{name}[{a - each}] = {float(values[a - each])}: the actions of a chunk have one range"
+            refuse(f"{name}[{a}]", float(values[a]), bound)
 
 
 def _check_scalars(values: Mapping[str, Any], least_chunk: int = 1) -> None:

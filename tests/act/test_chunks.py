@@ -196,6 +196,24 @@ def test_a_policy_with_chunks_is_of_format_5_and_goes_through_its_file():
     assert dumps(dataclasses.replace(CHUNKED, chunk=1)) == dumps(FLAT)
 
 
+@pytest.mark.parametrize("name", ["action_low", "action_high"])
+def test_the_actions_of_a_chunk_have_one_range(name):
+    """A held action takes another's place: it would be out of that one's bounds."""
+    ends = getattr(CHUNKED, name).copy()
+    ends[3] *= 0.5
+    with pytest.raises(BadInput, match=rf"^{name}\[3\] is .* one range"):
+        dataclasses.replace(CHUNKED, **{name: ends})
+
+
+def test_the_actions_of_a_chunk_have_one_range_in_a_robots_units():
+    low = np.full(H * A, -2.0, np.float32)
+    low[5] = -1
+    with pytest.raises(
+        BadInput, match=r"^action_map low\[5\] is -1.0, but must be .*low\[3\] = -2.0"
+    ):
+        dataclasses.replace(CHUNKED, action_map=ActionMap(low, np.full(H * A, 3.0, np.float32)))
+
+
 @pytest.mark.parametrize("chunk", [0, -1, 4, 12, 2.0, True, None, "3"], ids=repr)
 def test_a_chunk_that_does_not_divide_the_actions_is_refused(chunk):
     with pytest.raises(BadInput, match=r"^chunk is .* from 1 that divides act_dim = 6"):

@@ -114,7 +114,10 @@ def test_units(name, N):
 
 def test_chunks():
     """A graph's row is a chunk's actions one after another."""
-    policy, way = policy_with(chunk=2), PolicyChoice(steps=2, candidates=3, rule="medoid")
+    policy, way = (
+        policy_with(chunk=2, action_low=-np.ones(2), action_high=np.full(2, 0.5)),
+        PolicyChoice(steps=2, candidates=3, rule="medoid"),
+    )
     run = run_of("onnxruntime", policy, way)
     assert check(policy, way, run, "onnxruntime") < FLOAT32
     case = make_case(policy, way, 2)

@@ -75,11 +75,11 @@ def test_without_chunks_no_calls_are_told():
 
 
 def test_the_dimensions_are_those_of_one_action():
-    module._check_dims("env", Course(), chunked())
+    module.check_dims("env", Course(), chunked())
     with pytest.raises(
         BadInput, match=r"4 observations to 3 actions, but env has .* and 2 actions"
     ):
-        module._check_dims("env", Course(), chunked(chunk=2))
+        module.check_dims("env", Course(), chunked(chunk=2))
 
 
 def test_a_record_keeps_the_calls(tmp_path):
