@@ -24,7 +24,7 @@ def test_the_ants_is_there_and_small_and_says_how_it_was_made():
     assert config["command"].startswith("sorl-fast expert --env ant --steps ")
     assert config["expert"] == "ant"
     assert config["history"][-1]["steps"] == config["steps"]
-    assert config["metres_a_second"] > 0.5
+    assert config["metres_a_second"] > 1.5
 
 
 def test_the_documents_figures_are_the_files():

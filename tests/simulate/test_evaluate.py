@@ -78,10 +78,12 @@ class FakeSimulator:
 
 
 class FakeSampler:
+    calls_next, policy = True, SimpleNamespace(chunk=1)
+
     def __init__(self):
         self.calls = []
 
-    def act(self, obs, steps, candidates, **noise):
+    def replay(self, obs, steps, candidates, **noise):
         self.calls.append((obs[0], steps, candidates, noise))
         return np.zeros(2, np.float32)
 
