@@ -168,7 +168,7 @@ def _train(args: argparse.Namespace) -> int:
         result = train(
             agent, config, resume=resume, command=args.command_line, progress=args.progress
         )
-    print(f"{result.step} updates made. Policy: {result.policy}")
+    print(result)
     return 0
 
 

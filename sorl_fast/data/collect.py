@@ -196,7 +196,10 @@ def _say(progress: bool, text: str) -> None:
 
 def _plan(recipe: Recipe, jobs: list[_Job], missing: list[_Job], workers: int) -> str:
     found = len(jobs) - len(missing)
-    text = f"{recipe.dataset}: {len(jobs)} episodes of {recipe.steps} steps"
+    val = sum(job.split != 0 for job in jobs)
+    text = (
+        f"{recipe.dataset}: {len(jobs) - val} + {val} (validation) episodes of {recipe.steps} steps"
+    )
     if found:
         text += f"; {found} of them are there from an interrupted run, {len(missing)} to go"
     if missing:

@@ -15,6 +15,7 @@ from ..atomic import write_bytes
 from ..errors import BadInput
 from ..flags import given, make
 from ..progress import progress as show_progress
+from ..progress import say
 from ..report.diagnosis import FILE, PICTURES
 from ..report.plotting import png
 from ..version import package_versions
@@ -31,6 +32,10 @@ def run_diagnose(args: argparse.Namespace) -> int:
     """Run the command of these arguments, and print what was found."""
     config = make(DiagnoseConfig, given(args, DiagnoseConfig))
     folder = Path(args.run)
+    if args.progress:
+        say(
+            f"looking into {folder}: {config.episodes} episodes, then {len(PARTS)} parts of a diagnosis"
+        )
     with show_progress(" episodes and parts", shown=args.progress) as progress:
         result = diagnose(folder, config, progress, command=args.command_line)
     print(text(folder, result))

@@ -53,6 +53,18 @@ class TrainResult(NamedTuple):
     last: dict[str, float]  # the last log line
     evaluation: dict[str, Any] | None  # the last periodic evaluation
 
+    def __str__(self) -> str:
+        """Return what was made, and how it acts where no evaluation chose that."""
+        said = f"{self.step} updates made. Policy: {self.policy}"
+        policy = load_policy(self.policy)
+        if policy.choice is not None or len(policy.train_steps) == 1:
+            return said
+        M, finest = policy.own.steps.key, policy.train_steps[-1]
+        return (
+            f"{said}\nNo evaluation chose how it acts: with {M} Euler step and one candidate, unless a "
+            f"call says more (steps={finest})."
+        )
+
 
 def train(
     agent: MethodConfig,

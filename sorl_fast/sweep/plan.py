@@ -5,6 +5,7 @@ Everything that can be wrong is said here, before the first run starts.
 
 import argparse
 import dataclasses
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self, cast
@@ -154,12 +155,17 @@ def check_words(words: Sequence[str], methods: Sequence[str]) -> None:
             continue
         owners = [name for name in METHODS if _field_of(flag, find_method(name).Config)]
         name = flag.partition("=")[0]
-        whose = (
-            f"a flag of {', '.join(owners)}" if owners else "no flag of a sweep, a run or a method"
-        )
+        if not owners:
+            configs = SweepConfig, TrainConfig, *(find_method(method).Config for method in methods)
+            known = [
+                f"--{f.name.replace('_', '-')}" for c in configs for f in dataclasses.fields(c)
+            ]
+            close = difflib.get_close_matches(name, known, 1)
+            remedy = f"did you mean {close[0]}?" if close else "see `sorl-fast sweep --help`"
+            raise BadInput(f"{name} is no flag of a sweep, a run or a method: {remedy}")
         raise BadInput(
-            f"{name} is {whose}, but this sweep trains {', '.join(methods)}. Leave it out, or add its "
-            "method to --methods"
+            f"{name} is a flag of {', '.join(owners)}, but this sweep trains {', '.join(methods)}. Leave "
+            "it out, or add its method to --methods"
         )
 
 

@@ -136,3 +136,9 @@ def test_the_config_goes_round():
     assert TrainConfig.from_dict(json.loads(json.dumps(made.to_dict()))) == made
     plain = TrainConfig(env="e", data="d", out="o")
     assert TrainConfig.from_dict(json.loads(json.dumps(plain.to_dict()))) == plain
+
+
+def test_a_training_without_an_evaluation_says_how_its_policy_acts(own_file, tmp_path):
+    said = str(train(agent(), config(own_file, tmp_path / "run")))
+    assert "acts: with 1 Euler step and one candidate, unless a call says more (steps=" in said
+    assert "acts" not in str(train(agent(), evaluated(own_file, tmp_path / "evaluated")))
