@@ -345,7 +345,7 @@ def test_a_request_to_stop_ends_the_writing_too(tmp_path, simulator, monkeypatch
     real = module._write_array
 
     def stop_meanwhile(*args):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # in this thread, at once
         real(*args)
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,3 @@
-import os
 import signal
 
 import numpy as np
@@ -118,7 +117,7 @@ def test_a_crash_is_said_and_nothing_written(run_folder, rendered):
 
 def test_sigterm_ends_it_and_nothing_is_left(run_folder, rendered, monkeypatch, tmp_path):
     def stopped(*_, **__):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # in this thread, at once
         yield from ()
 
     monkeypatch.setattr(command.tempfile, "tempdir", str(tmp_path / "spare"))
