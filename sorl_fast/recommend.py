@@ -14,11 +14,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from .act.choice import PolicyChoice
 from .act.form import name_of
 from .act.policy_file import Policy, digest, load
 from .act.rules import ARGMAX, rule_of
 from .act.sampler import BACKENDS, KNOWN_PRECISIONS, Sampler, fastest
 from .act.schedule import check_fit, order, schedule_of
+from .act.selection import cost
 from .act.timing import act_time
 from .cells import cell_name, pareto_front
 from .config import DEFAULT_METHOD
@@ -278,8 +280,8 @@ def recommend(
     for candidate, precision, count, sampler, rates in work:
         for rate, evaluated in rates:
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
-            about = (evaluated, candidate.method, candidate.run, sampler.backend)
-            chunk = candidate.policy.chunk
+            method, run, chunk = candidate.method, candidate.run, candidate.policy.chunk
+            about = (evaluated, method, run, sampler.backend)
             options.append(Option(rate, precision, count, *times, *about, chunk))
             if progress is not None:
                 progress(len(options), total)
@@ -291,6 +293,38 @@ def recommend(
         left[precision + of] = reason
     env = candidates[0].base.env
     return Recommendation(env, tuple(options), budget_us, choose(options, budget_us), left)
+
+
+def by_success(
+    run: str | os.PathLike[str], evaluation: str | os.PathLike[str] | None = None
+) -> list[PolicyChoice]:
+    """Return the ways to act of a run's evaluation, the most successful first: of equal ones the cheaper.
+
+    What `Sampler.prepare_deadline` takes.
+
+    Parameters
+    ----------
+    run
+        A run's folder, or a policy file with its evaluation.json beside it.
+    evaluation
+        Another evaluation.json.
+
+    Raises
+    ------
+    BadInput
+        The run or its evaluation is wrong.
+    """
+    (candidate,) = _candidates([run], evaluation)
+    ways = [
+        (
+            rate.success,
+            PolicyChoice(
+                steps=schedule_of(rate.steps), candidates=rate.candidates, rule=rule_of(rate.rule)
+            ),
+        )
+        for rate in candidate.base.rates
+    ]
+    return [way for _, way in sorted(ways, key=lambda pair: (-pair[0], cost(pair[1])))]
 
 
 def _candidates(

@@ -276,7 +276,7 @@ def path_flags(parser):
 def test_a_home_folder_is_expanded_everywhere(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     flags = list(path_flags(cli.make_parser()))
-    assert len(flags) == 22
+    assert len(flags) == 24
     for command, action in flags:
         assert action.type("~/x") == "/home/me/x", (command, action.dest)
 

@@ -125,8 +125,8 @@ class Run:
         """Equal for runs that are seeds of one setting."""
         data = self.config.get("data") or {}
         source = data.get("sha256") or [data.get("transitions"), data.get("episodes")]
-        chunk = self.train.get("chunk", 1)
-        train = (self.method, self.train["env"], self.train["steps"], self.precision, chunk)
+        own = self.train
+        train = (self.method, own["env"], own["steps"], self.precision, own.get("chunk", 1))
         return json.dumps((self.agent, train, source, self.timing), sort_keys=True)
 
 
