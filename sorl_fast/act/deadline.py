@@ -29,9 +29,7 @@ class DeadlineInfo(NamedTuple):
     q: float  # its Q, NaN where the way reads none or it was not scored
     status: Status
     way: PolicyChoice  # that was chosen
-    evaluations: (
-        int  # of the actor that became part of the action; fewer than way.steps.count if cut
-    )
+    evaluations: int  # of the actor, part of the action; fewer than way.steps.count if cut
     scored: int  # candidates that have a Q
     elapsed_us: float
 

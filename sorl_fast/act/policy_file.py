@@ -163,15 +163,13 @@ class Policy:
         ):
             if not low < high:
                 refuse(f"action_low[{a}]", float(low), f"below action_high[{a}] = {high}")
-        if self.action_map is not None:
-            _check_map(self.action_map, arrays["action_low"], arrays["action_high"])
         ends = {name: arrays[name] for name in ("action_low", "action_high")}
         if self.action_map is not None:
-            ends |= {
-                f"action_map {name}": getattr(self.action_map, name) for name in ("low", "high")
-            }
+            _check_map(self.action_map, *ends.values())
+            low, high = np.asarray(self.action_map.low), np.asarray(self.action_map.high)
+            ends |= {"action_map low": low, "action_map high": high}
         for name, values in ends.items():
-            _check_parts(name, np.asarray(values), self.act_dim // self.chunk)
+            _check_parts(name, values, self.act_dim // self.chunk)
         if "obs_std" in arrays and not (arrays["obs_std"] > 0).all():
             worst = int(np.argmin(arrays["obs_std"]))
             refuse(f"obs_std[{worst}]", float(arrays["obs_std"][worst]), "above 0")

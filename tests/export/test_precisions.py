@@ -20,6 +20,7 @@ from sorl_fast.export.runtimes import ABLE, RUNTIMES
 
 onnx = pytest.importorskip("onnx")
 PAIRS = [(name, p) for p in ("bf16", "int8") for name in ABLE[p]]
+SLOW = {("openvino", "tanh noisy"), ("openvino", "diffusion")}  # seconds a graph
 # in float32 a value may round to the next byte
 INT8 = 2e-3
 
@@ -104,11 +105,15 @@ def test_bf16_rounds_the_weights():
     assert set(kinds.values()) == {onnx.TensorProto.BFLOAT16}
 
 
-@pytest.mark.parametrize(("name", "precision"), PAIRS)
-@pytest.mark.parametrize("form", ["euler", "tanh noisy", "diffusion"])
+@pytest.mark.parametrize(
+    ("name", "precision", "form"),
+    [
+        pytest.param(*pair, form, marks=pytest.mark.slow if (pair[0], form) in SLOW else ())
+        for pair in PAIRS
+        for form in ("euler", "tanh noisy", "diffusion")
+    ],
+)
 def test_choice_and_forms(name, precision, form):
-    if name == "openvino" and form != "euler":
-        pytest.skip("seconds a graph")
     policy, steps = form_policy(FORMS[form]), FORMS[form].steps[-1]
     for rule in ("argmax", "medoid"):
         way = PolicyChoice(steps=steps, candidates=4, rule=rule)
