@@ -22,6 +22,7 @@ from sorl_fast.act.schedule import schedule_of
 from sorl_fast.errors import BadInput
 from sorl_fast.export.onnx import plain_model
 from sorl_fast.export.program import Program, draws_read, program_of
+from sorl_fast.export.runtimes import openvino_core
 
 from .harness import Contender, Floats, Running
 from .shapes import THREADS, Cell
@@ -271,7 +272,7 @@ class OpenVino:
         """Compile the graph and bind the arrays; see `Contender`."""
         import openvino
 
-        core = openvino.Core()
+        core = openvino_core()
         compiled = core.compile_model(
             core.read_model(onnx_model(policy, cell)),
             "CPU",

@@ -1,5 +1,6 @@
 """The runtimes that a graph is tried in: what they make of it, called by the names of its inputs."""
 
+import functools
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -27,10 +28,21 @@ def _onnxruntime(data: bytes) -> Run:
     return run
 
 
-def _openvino(data: bytes) -> Run:
+@functools.cache
+def openvino_core() -> Any:
+    """Return this process's one Core, which lives as long as it does.
+
+    OpenVINO gives the thread a stack of its own for signal handlers, puts the one before back and frees its
+    own when a Core's last model is gone. Of two that overlap, the second puts back what the first has
+    freed, and the next signal, a Ctrl-C say, ends the process.
+    """
     import openvino
 
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def _openvino(data: bytes) -> Run:
+    core = openvino_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(core.read_model(data), "CPU", settings)
 
