@@ -21,7 +21,9 @@ def signal_stack_is_mapped():
     """Whether the stack that this thread's signal handlers run on, if it has one, is memory of ours."""
     stack = Stack()
     assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
-    spans = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    spans = [
+        line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()
+    ]
     return not stack.start or any(int(a, 16) <= stack.start < int(b, 16) for a, b in spans)
 
 
