@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 # Sources and flags, which csrc/CMakeLists.txt reads too.
 LIST = json.loads(Path("csrc/sources.json").read_text())
-STANDARD = "-std=c++17"
+STANDARD = ["-std=c++17", "-g0"]  # -g0: Python's own flags ask for debug symbols, a third of the compiler's time
 WITHOUT = (
     "Or install without the native module, for the numpy and torch backends alone: set "
     "SORL_FAST_NO_NATIVE=1, as in `SORL_FAST_NO_NATIVE=1 pip install .`"
@@ -93,7 +93,7 @@ class BuildNative(build_ext):
 
     def probe(self, flags: list[str]) -> None:
         """Refuse a compiler that is too old, in a sentence."""
-        done = self.ask(STANDARD, *flags, "-fsyntax-only", "csrc/probe.cpp")
+        done = self.ask(*STANDARD, *flags, "-fsyntax-only", "csrc/probe.cpp")
         if done.returncode:
             lines = (done.stdout + done.stderr).splitlines()
             said = next((line for line in lines if "error" in line), "nothing")
@@ -116,8 +116,8 @@ def extensions() -> list[Extension]:
             f"sorl_fast._{name}",
             [f"csrc/{source}" for source in bindings],
             include_dirs=["csrc", "csrc/include", pybind11.get_include()],
-            extra_compile_args=[STANDARD, *LIST["flags"]],
-            extra_link_args=["-pthread", "-Wl,-s"],  # -s: Python's own flags ask for debug symbols
+            extra_compile_args=[*STANDARD, *LIST["flags"]],
+            extra_link_args=["-pthread", "-Wl,-s"],
             language="c++",
             # also what puts them into the source distribution
             depends=sorted(str(p) for p in Path("csrc").rglob("*.*") if p.suffix != ".pyc"),
