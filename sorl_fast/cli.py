@@ -30,7 +30,7 @@ from .export.arguments import add_arguments as add_export_arguments
 from .film.arguments import add_film
 from .flags import add_flags, flags_of, given, make, path_argument
 from .flags import add_progress as _add_progress
-from .progress import at_terminal
+from .progress import at_terminal, say
 from .progress import progress as show_progress
 from .stopping import stoppable
 from .sweep.arguments import add_arguments, read
@@ -572,12 +572,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if method is not None:
             _check_flags(argv, method)
         parser = make_parser(method)
-        rest: list[str] = []
         if command == "sweep":
             args, rest = read(argv, parser)
         else:
-            args = parser.parse_args(argv)
+            args, rest = parser.parse_args(argv), []
         args.rest = rest
+        if getattr(args, "progress", False) and at_terminal():
+            say(f"sorl-fast {command}: starting")  # it may take seconds
         args.command_line = shlex.join(["sorl-fast", *argv])
         return int(args.run_command(args))
     except (BadInput, Diverged, Stopped) as err:

@@ -327,6 +327,11 @@ class _Run:
         )
         self._lines = progress and not at_terminal()
         self._stack.callback(bar.close)
+        if progress and self.step < total:
+            rows = f"{self.agent.batch_size} of {len(self.data.train):,} transitions each"
+            say(
+                f"{self.agent.method}: updates {self.step + 1:,} to {total:,}, {rows}, into {config.out}"
+            )
         if self.evaluation_owed and self.evaluator is not None:
             self._export()
             self._evaluate(bar)

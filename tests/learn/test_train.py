@@ -361,8 +361,9 @@ def test_a_log_gets_a_line_a_log_interval_and_no_bar(
     if terminal:
         assert "\r" in err
         return
-    lines = err.splitlines()
+    first, *lines = err.splitlines() or [""]
     assert "\r" not in err
+    assert first.startswith("sorl: updates 1 to 40, " if shown else "")
     assert len(lines) == (4 if shown else 0)
     for step, line in zip((10, 20, 30, 40), lines, strict=False):
         assert line.startswith(f"update {step} of 40: critic ")
