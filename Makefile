@@ -16,6 +16,9 @@ SEED := 0
 MINUTES := 15
 CELLS = --steps 1 2 4 5 --candidates 1 8 --rules argmax medoid --episodes 25 --workers 2
 
+# set in many containers: each process would compile all that it imports
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: run test check bench clean
 
 .venv/installed: pyproject.toml constraints.txt setup.py $(shell find csrc -name "*.[ch]pp" -o -name "*.json")
