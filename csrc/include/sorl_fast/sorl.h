@@ -69,6 +69,7 @@ extern "C" {
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, where a rule read it, Q was left out */
 #define SORL_STATUS_CUT_SHORT 32          /* sorl_act_deadline(): the time ran out before its plan was done */
+#define SORL_STATUS_OUT_OF_DISTRIBUTION 64 /* the observation is unlike those of the training; says nothing else */
 #define SORL_STATUS_REPLAYED 128          /* sorl_replay() made no call: the action is the next of the last chunk */
 
 /* Precision of the networks; z and Q are float32 in all. */
