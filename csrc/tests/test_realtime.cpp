@@ -537,6 +537,7 @@ int main(int argc, char** argv) {
   wide.hidden = 160;
   wide.depth = 3;
   wide.normaliser = false;
+  wide.ood = sorl_test::kOod;
   const Policy small_policy(small), wide_policy(wide);
   std::vector<Policy> formed;
   for (const std::string& form : {sorl_test::kDirect, sorl_test::kTanh, sorl_test::kDiffusion, sorl_test::kEuler}) {
@@ -544,6 +545,7 @@ int main(int argc, char** argv) {
     spec.form = form;
     spec.map = "{\"low\":[-2.5,-2.5],\"high\":[0.7,0.7]}";
     spec.chunk = "2";
+    spec.ood = sorl_test::kOod;
     formed.emplace_back(spec);
   }
   test_the_counters();
