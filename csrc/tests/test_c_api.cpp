@@ -541,13 +541,15 @@ void out_of_distribution() {
   const Policy policy = make(spec);
   spec.ood = "";
   const Policy unaware = make(spec);
-  Session session(policy), other(unaware);
+  Options options;
+  options.max_rows = options.max_candidates = 3;
+  Session session(policy, options), other(unaware, options);
   const float near[4] = {0, 0, 0, 0}, far[4] = {0, 0, 900, 0}, bad[4] = {0, kNan, 900, 0};
   float action[4], same[4];
   constexpr std::int32_t kFar = SORL_STATUS_OUT_OF_DISTRIBUTION;
   for (const float* obs : {near, far, bad}) {
     const std::int32_t status = session.act(obs, action, 4, 3, 9, 1), without = other.act(obs, same, 4, 3, 9, 1);
-    CHECK(status == (without | (obs == far ? kFar : 0)) && session.last_status() == status);
+    CHECK(without >= 0 && status == (without | (obs == far ? kFar : 0)) && session.last_status() == status);
     CHECK(obs == bad || std::memcmp(action, same, sizeof action) == 0);  // whose last action is another
     CHECK((session.replay(obs, action, 4, 1, 9, 1) & kFar) == (obs == far ? kFar : 0));
     if (obs != bad) CHECK(session.replay(near, action, 4, 1, 9, 2) == SORL_STATUS_REPLAYED);
@@ -562,8 +564,6 @@ void out_of_distribution() {
       CHECK((us == 0) == ((status & SORL_STATUS_CUT_SHORT) != 0));
     }
   // Of a batch each row has its own, and what is returned has those of all.
-  Options options;
-  options.max_rows = 3;
   Session batch(policy, options);
   const float rows[12] = {0, 0, 0, 0, 0, 0, 900, 0, 0, kNan, 900, 0};
   std::vector<float> actions(3 * 4);
