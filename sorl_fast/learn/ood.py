@@ -53,7 +53,7 @@ def ood_test(data: DataPair, rate: float, chunk: int = 1) -> OodTest | None:
     """
     if data.val is None:
         return None
-    cut, T = _halves(data.val, chunk), len(data.val)
+    cut, T = halves(data.val, chunk), len(data.val)
     if min(cut, T - cut) < 1 / rate:
         return None
     mean, whiten = whitening(_raw(data, data.train, 0, len(data.train)))
@@ -119,7 +119,7 @@ def _raw(data: DataPair, part: TransitionData, begin: int, end: int) -> Tensor:
     return x.mul_(data.obs_std.double()).add_(data.obs_mean.double())
 
 
-def _halves(val: TransitionData, chunk: int) -> int:
+def halves(val: TransitionData, chunk: int = 1) -> int:
     """Return the row at which the second half begins, that behind an episode's end if there is one."""
     x, following = val.transitions.observations, val.transitions.next_observations
     T = len(val)

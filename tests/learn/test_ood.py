@@ -114,7 +114,7 @@ def test_what_never_varied_or_follows_from_others_is_seen_to_move(make, move):
 
 
 def test_the_halves_of_the_validation_data_share_no_episode(mine):
-    from sorl_fast.learn.ood import _halves
+    from sorl_fast.learn.ood import halves
 
     for rows, expected in ((6000, 2940), (6050, 2940), (50, 49)):
         with np.errstate(all="ignore"):
@@ -125,7 +125,7 @@ def test_the_halves_of_the_validation_data_share_no_episode(mine):
         T = int(keep.sum())
         data = {"actions": np.zeros((T, 1)), "rewards": np.zeros(T), "masks": np.ones(T)}
         data |= {"observations": x[keep], "next_observations": following}
-        cut = _halves(TransitionData(data, "x"), 1)
+        cut = halves(TransitionData(data, "x"), 1)
         assert len(ends) * 49 == T
         assert cut % 49 == 0 or rows == 50, cut
         assert abs(cut - T // 2) <= 25 or rows == 50
@@ -133,7 +133,7 @@ def test_the_halves_of_the_validation_data_share_no_episode(mine):
             assert cut == expected
     for h in (2, 7):  # of chunks, which overlap
         chunks = load_data("mine", mine, chunk=h).val
-        cut, T = _halves(chunks, h), len(chunks)
+        cut, T = halves(chunks, h), len(chunks)
         obs, following = chunks.transitions.observations, chunks.transitions.next_observations
         assert abs(cut - T // 2) <= 50
         assert not (following[cut - h] == obs[cut]).all()
