@@ -532,47 +532,6 @@ void lifetimes() {
   CHECK(std::memcmp(one, two, sizeof one) == 0);
 }
 
-// Whatever a call returns, it says of its observation alone whether that is out of distribution.
-void out_of_distribution() {
-  Spec spec = kSpec;
-  spec.act_dim = 4;
-  spec.chunk = "2";
-  spec.ood = kOod;
-  const Policy policy = make(spec);
-  spec.ood = "";
-  const Policy unaware = make(spec);
-  Options options;
-  options.max_rows = options.max_candidates = 3;
-  Session session(policy, options), other(unaware, options);
-  const float near[4] = {0, 0, 0, 0}, far[4] = {0, 0, 900, 0}, bad[4] = {0, kNan, 900, 0};
-  float action[4], same[4];
-  constexpr std::int32_t kFar = SORL_STATUS_OUT_OF_DISTRIBUTION;
-  for (const float* obs : {near, far, bad}) {
-    const std::int32_t status = session.act(obs, action, 4, 3, 9, 1), without = other.act(obs, same, 4, 3, 9, 1);
-    CHECK(without >= 0 && status == (without | (obs == far ? kFar : 0)) && session.last_status() == status);
-    CHECK(obs == bad || std::memcmp(action, same, sizeof action) == 0);  // whose last action is another
-    CHECK((session.replay(obs, action, 4, 1, 9, 1) & kFar) == (obs == far ? kFar : 0));
-    if (obs != bad) CHECK(session.replay(near, action, 4, 1, 9, 2) == SORL_STATUS_REPLAYED);
-  }
-  session.prepare_deadline();
-  for (const float* obs : {near, far})
-    for (const double us : {1e9, 0.0}) {
-      sorl_done done{};
-      done.struct_size = sizeof done;
-      const std::int32_t status = session.act_by(obs, action, us, 9, 1, &done);
-      CHECK((status & kFar) == (obs == far ? kFar : 0) && done.status == static_cast<std::uint32_t>(status));
-      CHECK((us == 0) == ((status & SORL_STATUS_CUT_SHORT) != 0));
-    }
-  // Of a batch each row has its own, and what is returned has those of all.
-  Session batch(policy, options);
-  const float rows[12] = {0, 0, 0, 0, 0, 0, 900, 0, 0, kNan, 900, 0};
-  std::vector<float> actions(3 * 4);
-  std::uint32_t status[3];
-  CHECK((sorl_act(batch.get(), rows, 3, 1, 1, 9, 1, 0, nullptr, actions.data(), nullptr, nullptr, status) & kFar) != 0);
-  CHECK((status[0] & kFar) == 0 && (status[1] & kFar) != 0 && (status[2] & kFar) == 0);
-  CHECK((sorl_act(batch.get(), rows, 3, 1, 1, 9, 1, 0, nullptr, actions.data(), nullptr, nullptr, nullptr) & kFar) != 0);
-}
-
 }  // namespace
 
 int main() {
@@ -588,7 +547,6 @@ int main() {
   rules();
   schedules();
   own_choice();
-  out_of_distribution();
   memory_runs_out();
   lifetimes();
   std::puts("C interface: all passed");

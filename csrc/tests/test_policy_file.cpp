@@ -306,63 +306,6 @@ void choices() {
   refused(of("argmax", "3", "2", kEuler, 0), "choice candidates is 2, but this policy has no critic");
 }
 
-// Of format 6. Every value is in tests/native/test_loader.py: here that the view is right and messages name the field.
-void oods() {
-  Spec spec;
-  spec.ood = kOod;
-  for (const char* form : {"", kDirect.c_str()}) {
-    for (const int ensemble : {2, 0}) {
-      spec.form = form;
-      spec.ensemble = form[0] == 0 ? 2 : ensemble;
-      spec.chunk = ensemble == 0 ? "2" : "";
-      const Parts parts = make_parts(spec);
-      for (const char* padding : {"", " ", "   "}) {
-        const PolicyFile::Result result = parse(join(parts, padding));
-        if (!result.policy) std::fprintf(stderr, "%s\n", result.message.c_str());
-        CHECK(result.outcome == Outcome::loaded);
-        const sorl::PolicyView view = result.policy->view();
-        CHECK(view.ood_threshold == 1.5f && view.chunk == (ensemble == 0 ? 2 : 1));
-        const std::size_t floats = 3 + 3 * 3;  // the last of the file
-        const char* const data = parts.data.data() + parts.data.size() - floats * sizeof(float);
-        CHECK(std::memcmp(view.ood_mean, data, 3 * sizeof(float)) == 0);
-        CHECK(std::memcmp(view.ood_whiten, data + 3 * sizeof(float), 9 * sizeof(float)) == 0);
-      }
-    }
-  }
-  spec = Spec{};
-  CHECK(parse(make_policy(spec)).policy->view().ood_mean == nullptr);
-  const auto refuse = [&spec](const char* ood, const char* message) {
-    spec.ood = ood;
-    refused(make_policy(spec), message);
-  };
-  refuse("3", "ood is no object, but must be one with threshold, rate, measured");
-  refuse("{\"threshold\":0,\"rate\":0.5,\"measured\":0}", "ood threshold is 0, but must be a number above 0, finite in float32");
-  refuse("{\"threshold\":3.5e38,\"rate\":0.5,\"measured\":0}", "ood threshold is 3.5e+38, but");
-  refuse("{\"threshold\":1,\"rate\":1,\"measured\":0}", "ood rate is 1, but must be a number above 0 and below 1");
-  refuse("{\"threshold\":1,\"rate\":0.5,\"measured\":1.5}", "ood measured is 1.5, but must be a number from 0 to 1");
-  refuse("{\"threshold\":1,\"rate\":0.5,\"measured\":null}", "ood measured is no number, but");
-  refuse("{\"threshold\":1,\"rate\":0.5}", "ood measured is missing, but");
-  refuse("{\"threshold\":1,\"rate\":0.5,\"measured\":0,\"more\":0}", "none of threshold, rate, measured");
-  refuse("{\"threshold\":1,\"rate\":0.5,\"rate\":0.5}", "the key \"rate\" stands twice");
-  spec.ood = kOod;
-  Parts parts = make_parts(spec);
-  parts.metadata = replaced(parts.metadata, ",\"ood\":" + kOod, "");
-  refused(join(parts), "lacks the field ood");
-  parts = make_parts(spec);
-  parts.tensors = replaced(parts.tensors, "ood/whiten", "ood/other");
-  refused(join(parts), "unknown tensor \"ood/other\"");
-  parts = make_parts(spec);
-  parts.tensors = replaced(parts.tensors, "\"shape\":[3,3]", "\"shape\":[3,4]");
-  refused(join(parts), "axis 1 of tensor ood/whiten has length 4, but the dimensions ask for 3");
-  parts = make_parts(spec);
-  const float nan = std::nanf("");
-  std::memcpy(&parts.data[parts.data.size() - sizeof nan], &nan, sizeof nan);
-  refused(join(parts), "the tensor ood/whiten holds a value that is not finite, at index 8");
-  parts = make_parts(Spec{});
-  parts.tensors += ",\"ood/mean\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,12]}";
-  refused(join(parts), "unknown tensor \"ood/mean\"");
-}
-
 // Of format 4. Every value is in tests/native/test_loader.py: here that messages name the field.
 void maps() {
   const auto of = [](const std::string& low, const std::string& high) {
@@ -607,7 +550,6 @@ int main() {
   forms();
   choices();
   maps();
-  oods();
   tensor_entries();
   envelopes();
   memory();
