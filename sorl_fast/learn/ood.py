@@ -64,6 +64,7 @@ def ood_test(data: DataPair, rate: float, chunk: int = 1) -> OodTest | None:
         for part in ((0, cut), (cut, T))
     )
     rank = math.ceil((len(known) + 1) * (1 - rate))
+    known[np.isnan(known)] = np.inf  # of numbers too large to be added
     threshold = np.sort(known)[min(rank, len(known)) - 1]
     threshold = np.clip(threshold, LEAST_THRESHOLD, np.finfo(np.float32).max)
     measured = float(np.mean(~(other <= threshold)))
@@ -120,12 +121,10 @@ def _raw(data: DataPair, part: TransitionData, begin: int, end: int) -> Tensor:
 
 
 def halves(val: TransitionData, chunk: int = 1) -> int:
-    """Return the row at which the second half begins, that behind an episode's end if there is one."""
+    """Return the row at which the second half begins: behind an episode's end, if one is in the middle."""
     x, following = val.transitions.observations, val.transitions.next_observations
     T = len(val)
     go_on = (following[:-chunk] == x[chunk:]).all(1)
     ends = torch.nonzero(~go_on).flatten().cpu().numpy() + chunk  # where others begin
-    if len(ends) == 0:
-        return T // 2
-    nearest: int = int(ends[np.argmin(np.abs(ends - T // 2))])
-    return nearest
+    nearest = min(ends.tolist(), key=lambda row: abs(row - T // 2), default=0)
+    return nearest if abs(nearest - T // 2) <= T // 4 else T // 2

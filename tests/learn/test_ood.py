@@ -12,7 +12,7 @@ from sorl_fast import BadInput, Sampler, cli
 from sorl_fast.act import policy_file
 from sorl_fast.act.sampler import Status
 from sorl_fast.data.dataset import DataPair, TransitionData, load_data
-from sorl_fast.learn.ood import ood_test, said, whitening
+from sorl_fast.learn.ood import halves, ood_test, said, whitening
 from sorl_fast.learn.train import train
 
 O = 6
@@ -97,14 +97,9 @@ def test_what_never_varied_or_follows_from_others_is_seen_to_move(make, move):
         x = np.random.default_rng(seed).normal(size=(rows, 3))
         return make(x + np.array([0, 5, -5])).astype(np.float32)
 
-    def data(x):
-        T = len(x)
-        zeros = {"actions": np.zeros((T, 1)), "rewards": np.zeros(T), "masks": np.ones(T)}
-        return TransitionData(zeros | {"observations": x, "next_observations": x}, "x")
-
     train_x = of(0)
     val = of(1) if len(train_x) > 1 else np.repeat(train_x, 2000, 0)
-    test = ood_test(DataPair(data(train_x), data(val)), 0.01)
+    test = ood_test(DataPair(*(transitions(y, y) for y in (train_x, val))), 0.01)
     assert np.isfinite(test.whiten).all()
     x = of(2) if len(train_x) > 1 else val
     assert rate_of(test, x) < 0.03
@@ -113,24 +108,33 @@ def test_what_never_varied_or_follows_from_others_is_seen_to_move(make, move):
     assert rate_of(test, moved) > 0.95
 
 
-def test_the_halves_of_the_validation_data_share_no_episode(mine):
-    from sorl_fast.learn.ood import halves
+def transitions(x, following):
+    T = len(x)
+    rest = {"actions": np.zeros((T, 1)), "rewards": np.zeros(T), "masks": np.ones(T)}
+    return TransitionData(rest | {"observations": x, "next_observations": following}, "x")
 
-    for rows, expected in ((6000, 2940), (6050, 2940), (50, 49)):
-        with np.errstate(all="ignore"):
-            own = arrays(rows, 1)
-        x, ends = own["observations"], np.flatnonzero(own["terminals"])
-        keep = ~own["terminals"]
-        following = np.roll(x, -1, 0)[keep]
-        T = int(keep.sum())
-        data = {"actions": np.zeros((T, 1)), "rewards": np.zeros(T), "masks": np.ones(T)}
-        data |= {"observations": x[keep], "next_observations": following}
-        cut = halves(TransitionData(data, "x"), 1)
-        assert len(ends) * 49 == T
-        assert cut % 49 == 0 or rows == 50, cut
-        assert abs(cut - T // 2) <= 25 or rows == 50
-        if rows > 50:
-            assert cut == expected
+
+# Rows of episodes, and where the second half begins.
+HALVES = {
+    "many": ([49] * 120, 2940),
+    "odd": ([49] * 121, 2940),
+    "two": ([40, 60], 40),
+    "one": ([100], 50),
+    "one and a little": ([5, 95], 50),
+    "none": ([1] * 9, 4),
+    "uneven": ([10, 20, 30, 3, 40], 60),
+}
+
+
+@pytest.mark.parametrize(("lengths", "expected"), HALVES.values(), ids=HALVES)
+def test_the_halves_of_the_validation_data_share_no_episode(lengths, expected):
+    x = observations(sum(lengths) + len(lengths), 1)
+    ends = np.cumsum(np.array(lengths) + 1) - 1
+    keep = ~np.isin(np.arange(len(x)), ends)
+    assert halves(transitions(x[keep], np.roll(x, -1, 0)[keep])) == expected
+
+
+def test_the_halves_of_chunks_share_no_episode(mine):
     for h in (2, 7):  # of chunks, which overlap
         chunks = load_data("mine", mine, chunk=h).val
         cut, T = halves(chunks, h), len(chunks)
@@ -138,6 +142,14 @@ def test_the_halves_of_the_validation_data_share_no_episode(mine):
         assert abs(cut - T // 2) <= 50
         assert not (following[cut - h] == obs[cut]).all()
         assert (following[cut - h - 1] == obs[cut - 1]).all()
+
+
+def test_validation_data_that_overflow_make_a_threshold_all_the_same():
+    x, val = observations(2000, 0), observations(2000, 1)
+    val[::2] = 3e38 * np.sign(val[::2])
+    test = ood_test(DataPair(transitions(x, x), transitions(val, val)), 0.01)
+    assert test.threshold == np.finfo(np.float32).max
+    assert rate_of(test, val) == 0.5
 
 
 def test_a_normaliser_changes_nothing(mine):
