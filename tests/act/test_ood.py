@@ -95,8 +95,14 @@ def test_what_is_not_finite_is_not_judged_and_what_is_huge_is_far(backend):
     assert status[:3].tolist() == [Status.NONFINITE_OBS | Status.HELD] * 3
     assert (status[3:5] & FAR).tolist() == [FAR, FAR]
     assert not status[5] & FAR
-    x[:] = 3e38  # of which differences overflow as well
+    x[:] = 3e38  # of which squares overflow as well
     assert (bits(sampler, x) == FAR).all()
+    # infinities of both signs, whose sum is no number where products are not fused
+    whiten = np.tril([[100, 0, 0, 0], [100, -100, 0, 0], [100, -100, 50, 0], [100, -100, 50, -50]])
+    test = dataclasses.replace(test, whiten=whiten)
+    sampler = Sampler(make_policy(O=4, ood=test), backend)
+    for rows in (x, x[:1]):
+        assert (bits(sampler, rows) == FAR).all()
 
 
 @every

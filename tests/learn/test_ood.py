@@ -152,6 +152,18 @@ def test_validation_data_that_overflow_make_a_threshold_all_the_same():
     assert rate_of(test, val) == 0.5
 
 
+def test_what_measures_the_rate_has_no_part_in_the_threshold():
+    x, val = observations(2000, 0), observations(2000, 1)
+    tests = []
+    for far in (0, 1e6):
+        val[1000:] += far
+        tests.append(ood_test(DataPair(transitions(x, x), transitions(val, val)), 0.01))
+    assert tests[0].threshold == tests[1].threshold
+    assert tests[0].threshold in tests[0].squares(val[:1000])
+    assert tests[0].measured < 0.03
+    assert tests[1].measured == 1
+
+
 def test_a_normaliser_changes_nothing(mine):
     plain, normalised = (
         ood_test(load_data("mine", mine, normalize_obs=n), 0.01) for n in (False, True)

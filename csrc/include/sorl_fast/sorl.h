@@ -273,9 +273,11 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * status      [B] SORL_STATUS_* bits, or NULL
  *
  * A row with a non-finite observation or result gets the session's last good action as it was before
- * this call (before the first: 0 clipped to the bounds). This is no error: its status says so. Of a policy whose file
- * knows the training's observations, SORL_STATUS_OUT_OF_DISTRIBUTION marks a row that is unlike them, and changes nothing. Of a chunk the last
+ * this call (before the first: 0 clipped to the bounds). This is no error: its status says so. Of a chunk the last
  * good action is its last one, and a row without a good chunk gets it h times.
+ *
+ * Of a policy whose file knows the training's observations, SORL_STATUS_OUT_OF_DISTRIBUTION marks a row that is unlike
+ * them; the action is what it would be.
  *
  * Equal file, observations, noise or seed, and instruction set give equal bits, on any number of
  * threads. With other numbers of rows or candidates in the call the same row and candidate agree to 1e-5
