@@ -533,8 +533,7 @@ class PolicyParser {
     const auto layers = static_cast<std::size_t>(policy_.depth_) + 1;
     policy_.actor_.reserve(layers);
     policy_.critic_.reserve(layers);
-    const std::size_t networks = tensors_.size() - (policy_.has_ood_ ? kOodTensors.size() : 0);
-    for (std::size_t i = 0; next < networks; ++i) {
+    for (std::size_t i = 0; i < (policy_.ensemble_ == 0 ? 1 : 2) * layers; ++i) {
       const bool critic = i >= layers;
       const bool last = i + 1 == layers || i + 1 == 2 * layers;
       const std::array<std::int64_t, 3>& shape = tensors_[next].shape;
