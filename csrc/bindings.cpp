@@ -33,7 +33,8 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                                   const std::optional<std::string>& wanted,
                                   const std::optional<std::string>& form_text,
                                   const std::optional<Floats>& map_low, const std::optional<Floats>& map_high,
-                                  int chunk) {
+                                  int chunk, const std::optional<Floats>& ood_mean,
+                                  const std::optional<Floats>& ood_whiten, float ood_threshold) {
   for (const int n : {obs_dim, act_dim, hidden, depth, form_text ? 1 : ensemble, m_disc, m_btt})
     if (n < 1) throw py::value_error("a dimension is below 1");
   if (ensemble < 0) throw py::value_error("ensemble is below 0");
@@ -57,6 +58,9 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
   if (map_low) expect_shape(*map_low, "map_low", {A});
   if (map_high) expect_shape(*map_high, "map_high", {A});
   if (std) expect_shape(*std, "obs_std", {O});
+  if (ood_mean.has_value() != ood_whiten.has_value()) throw py::value_error("ood_mean and ood_whiten go together");
+  if (ood_mean) expect_shape(*ood_mean, "ood_mean", {O});
+  if (ood_whiten) expect_shape(*ood_whiten, "ood_whiten", {O, O});
   const auto layers = static_cast<std::size_t>(depth) + 1;
   if (actor.size() != layers || critic.size() != (ensemble == 0 ? 0 : layers))
     throw py::value_error("actor and critic must have depth + 1 layers");
@@ -88,7 +92,8 @@ std::shared_ptr<Model> make_model(int obs_dim, int act_dim, int hidden, int dept
                         ensemble,   m_disc,     m_btt,      q_min, &form,
                         low.data(), high.data(), mean ? mean->data() : nullptr,
                         std ? std->data() : nullptr, actor_view.data(), critic_view.data(), nullptr,
-                        map_low ? map_low->data() : nullptr, map_high ? map_high->data() : nullptr, chunk};
+                        map_low ? map_low->data() : nullptr, map_high ? map_high->data() : nullptr, chunk,
+                        ood_mean ? ood_mean->data() : nullptr, ood_whiten ? ood_whiten->data() : nullptr, ood_threshold};
   const Precision precision = parse_precision(precision_name);
   const Isa isa = parse_isa(precision, wanted);
   std::string error;
@@ -150,6 +155,9 @@ map_low, map_high
     None for both: themselves.
 chunk
     How many actions a call returns, one after another: the last of them is what is held after it.
+ood_mean, ood_whiten, ood_threshold
+    Mean m [O] and whitening matrix W [O, O] of the training's observations, float32, and the threshold of
+    |W (x - m)|^2 above which one is out of distribution; None for both arrays: none is.
 
 Raises
 ------
@@ -162,7 +170,8 @@ RuntimeError
            arg("depth"), arg("ensemble"), arg("m_disc"), arg("m_btt"), arg("q_min"),
            arg("action_low"), arg("action_high"), arg("obs_mean"), arg("obs_std"), arg("actor"),
            arg("critic"), arg("precision"), arg("isa") = py::none(), arg("form") = py::none(),
-           arg("map_low") = py::none(), arg("map_high") = py::none(), arg("chunk") = 1)
+           arg("map_low") = py::none(), arg("map_high") = py::none(), arg("chunk") = 1,
+           arg("ood_mean") = py::none(), arg("ood_whiten") = py::none(), arg("ood_threshold") = 0.0f)
       .def_property_readonly("isa", [](const Model& model) { return name(model.isa()); },
                              "The instruction set that it is packed for.");
 

@@ -35,6 +35,7 @@ static_assert(SORL_STATUS_HELD == sorl::held, "");
 static_assert(SORL_STATUS_CLIPPED == sorl::clipped, "");
 static_assert(SORL_STATUS_CANDIDATE_REJECTED == sorl::candidate_rejected, "");
 static_assert(SORL_STATUS_CUT_SHORT == sorl::cut_short, "");
+static_assert(SORL_STATUS_OUT_OF_DISTRIBUTION == sorl::out_of_distribution, "");
 static_assert(SORL_PRECISION_FP32 == static_cast<int>(Precision::fp32), "");
 static_assert(SORL_PRECISION_BF16 == static_cast<int>(Precision::bf16), "");
 static_assert(SORL_PRECISION_INT8 == static_cast<int>(Precision::int8), "");
@@ -47,7 +48,7 @@ static_assert(SORL_RULE_SOFT == 1 + static_cast<int>(Rule::Kind::soft), "");
 static_assert(SORL_RULE_CENTRE == 1 + static_cast<int>(Rule::Kind::centre), "");
 static_assert(SORL_RULE_CENTRE == Rule::kKinds, "");
 
-constexpr std::uint32_t kStatusBits = 63;
+constexpr std::uint32_t kStatusBits = 127;
 
 // The packed weights, one Model for each precision and instruction set, kept while a session of it
 // lives. Only making a session locks.

@@ -76,6 +76,9 @@ void Conclusion::conclude(const Sampling& s, float* actions, std::int32_t* candi
   for (int b = 0; b < s.call.rows; ++b) {
     std::uint32_t bits = s.status[b];
     Chosen chosen{-1, 0, false};
+    // also where the distance itself is infinite, or a NaN
+    const bool near = !s.call.want_ood || (finite(s.far[b]) && s.far[b] <= s.p.ood.threshold);
+    if (!near && (bits & nonfinite_obs) == 0) bits |= out_of_distribution;
     if ((bits & nonfinite_obs) == 0 && !empty) {
       chosen = by_q ? best(s, b) : choose(s, b);
       if (chosen.candidate < 0) bits |= nonfinite_result;

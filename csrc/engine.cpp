@@ -95,6 +95,7 @@ struct Engine::Impl {
     c.row_offset = row_offset;
     c.rule = planned.way.rule;
     c.want_q = c.candidates > 1 && c.rule.reads_q();
+    c.want_ood = p.ood.whitening.dim > 0;
     c.watch = &watch;
     c.rests = &planned.rests;
     const FlushDenormals flush;
@@ -223,6 +224,7 @@ int Engine::act(const float* obs, const float* noise, int rows, int steps, int c
   c.row_offset = row_offset;
   c.rule = m.rule;
   c.want_q = m.p.ensemble > 0 && (choosing || q != nullptr);
+  c.want_ood = m.p.ood.whitening.dim > 0 && status != nullptr;
   c.scored = c.want_q ? candidates : 0;
   c.watch = nullptr;
   const FlushDenormals flush;

@@ -40,6 +40,9 @@ struct PolicyView {
   const float* map_low;      // [A] what -1 and 1 stand for in the units of the actions that it returns; both null:
   const float* map_high;     // themselves
   int chunk = 1;             // h, actions of a call one after another, act_dim / h numbers each
+  const float* ood_mean = nullptr;    // [O]; null: no observation is out of distribution
+  const float* ood_whiten = nullptr;  // [O][O]
+  float ood_threshold = 0;            // of |W (o - mean)|^2
 };
 
 // What Engine::act returns. Anything but ok left every output untouched.
@@ -62,6 +65,7 @@ enum Status : std::uint32_t {
   clipped = 8,
   candidate_rejected = 16,
   cut_short = 32,
+  out_of_distribution = 64,
 };
 
 struct Packed;  // model.hpp

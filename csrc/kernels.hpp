@@ -17,6 +17,7 @@ namespace sorl {
 
 inline constexpr int kWidthAlign = 32;    // hidden widths are padded to this
 inline constexpr int kPointLanes = 16;  // candidates that are compared side by side
+inline constexpr int kWhitenLanes = 32;  // outputs of a whitening that are summed side by side
 inline constexpr int kInt8Group = 32;  // int8: columns of a panel; but on tiles values of a row that share one step
 
 constexpr int round_up(int n, int to) { return (n + to - 1) / to * to; }
@@ -90,6 +91,14 @@ struct Int8 {
   void (*dense)(const Dense&, const RowAffine*, float* spare) noexcept;
 };
 
+// Squares of Mahalanobis distances, |W (x - mean)|^2, W [dim][dim].
+struct Whitening {
+  int dim;
+  const float* mean;  // [dim]
+  const float* w;     // blocks of kWhitenLanes rows of W, each [dim][kWhitenLanes], padding zero
+  const int* ends;    // of each block: its columns from here on are zero
+};
+
 struct Kernels {
   Isa isa;
   Precision precision;
@@ -123,6 +132,9 @@ struct Kernels {
   // kPointLanes, finite there; scale [act_dim].
   void (*distance_sums)(const float* x, std::size_t stride, int n, int act_dim, const float* scale,
                         float* sums) noexcept;
+  // Of `count` observations x [count][dim], finite ones: what is too large is infinite or a NaN. All instruction sets
+  // sum in one order.
+  void (*whiten)(const Whitening&, const float* x, int count, float* squares) noexcept;
   // What a rule draws by for a row, in [0, 1).
   double (*uniform)(std::uint64_t seed, std::uint32_t call, std::uint32_t row) noexcept;
   // Machine state around a call, on each thread (AMX tiles), or null.

@@ -36,6 +36,26 @@ class Packer {
     }
   }
 
+  // W by blocks of its rows, see Whitening; with how far each block's columns are not all zero.
+  void ood(Ood& ood) {
+    const int O = v_.obs_dim, blocks = round_up(O, kWhitenLanes) / kWhitenLanes;
+    float* to = bump_.take<float>(static_cast<std::size_t>(blocks) * O * kWhitenLanes);
+    if (bump_.counting()) return;
+    ood.mean.assign(v_.ood_mean, v_.ood_mean + O);
+    ood.ends.assign(static_cast<std::size_t>(blocks), 0);
+    for (int row = 0; row < O; ++row) {
+      const int block = row / kWhitenLanes;
+      int& end = ood.ends[static_cast<std::size_t>(block)];
+      for (int i = 0; i < O; ++i) {
+        const float w = v_.ood_whiten[static_cast<std::size_t>(row) * O + i];
+        to[(static_cast<std::size_t>(block) * O + i) * kWhitenLanes + row % kWhitenLanes] = w;
+        if (w != 0) end = std::max(end, i + 1);
+      }
+    }
+    ood.threshold = v_.ood_threshold;
+    ood.whitening = {O, ood.mean.data(), to, ood.ends.data()};
+  }
+
   void schedule(Schedule& schedule) {
     float* biases = bump_.take<float>(p_.bias_floats(schedule));
     if (!bump_.counting()) p_.fold(schedule, biases);
@@ -222,6 +242,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       packer.constants();
       packer.first_layers();
       for (Schedule& schedule : p->schedules) packer.schedule(schedule);
+      if (view.ood_mean != nullptr) packer.ood(p->ood);
       return bump.used();
     };
     p->pages = Pages(lay_out(nullptr));

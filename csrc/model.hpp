@@ -28,6 +28,14 @@ struct Net {
   const float* head_b;        // actor: [head_width]; critic: [1]
 };
 
+// What tells an observation that is out of distribution.
+struct Ood {
+  Whitening whitening{};  // dim 0: nothing does
+  float threshold = 0;
+  std::vector<float> mean;
+  std::vector<int> ends;
+};
+
 // The networks, packed for a table of kernels.
 struct Side {
   const Kernels* kernels = nullptr;
@@ -80,6 +88,7 @@ struct Packed {
   std::size_t bias_floats(const Schedule& schedule) const;
   void fold(Schedule& schedule, float* biases) const;
   Side side;
+  Ood ood;
   Pages pages;
 };
 

@@ -67,6 +67,11 @@ PolicyView PolicyFile::view() const {
   view.critic = critic_.data();
   view.choice = has_choice_ ? &choice_ : nullptr;
   view.chunk = chunk_;
+  if (has_ood_) {
+    view.ood_mean = ood_mean_;
+    view.ood_whiten = ood_whiten_;
+    view.ood_threshold = ood_.threshold;
+  }
   return view;
 }
 

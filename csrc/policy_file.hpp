@@ -18,6 +18,7 @@
 #include "choice.hpp"
 #include "engine.hpp"
 #include "form.hpp"
+#include "ood.hpp"
 
 namespace sorl {
 
@@ -73,6 +74,10 @@ class PolicyFile {
   std::vector<float> map_high_;
   std::vector<float> obs_mean_;  // empty: observations are taken as they are
   std::vector<float> obs_std_;
+  bool has_ood_ = false;
+  OodNumbers ood_;
+  const float* ood_mean_ = nullptr;  // into storage_
+  const float* ood_whiten_ = nullptr;
   std::unique_ptr<float[]> storage_;  // the file; its data section starts at the first float
   std::vector<LayerView> actor_;
   std::vector<LayerView> critic_;

@@ -47,13 +47,14 @@ enum Field {
   kFieldChoice,
   kFieldActionMap,
   kFieldChunk,
+  kFieldOod,
   kFieldConfig,
   kFieldSha256,
   kFields
 };
 constexpr std::array<const char*, kFields> kFieldNames = {
     "format", "obs_dim",    "act_dim",     "hidden",   "depth",   "ensemble", "m_disc", "m_btt",      "q_agg",
-    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "action_map", "chunk", "config", "sha256"};
+    "env",    "action_low", "action_high", "obs_mean", "obs_std", "form",     "choice", "action_map", "chunk", "ood", "config", "sha256"};
 
 // The fields that came with a later format than 1, which all formats from it on have. In its own format such a field
 // says something; in later ones it may be null, or 1.
@@ -61,7 +62,8 @@ struct Later {
   Field field;
   std::int64_t since;
 };
-constexpr std::array<Later, 4> kLater = {{{kFieldForm, 2}, {kFieldChoice, 3}, {kFieldActionMap, 4}, {kFieldChunk, 5}}};
+constexpr std::array<Later, 5> kLater = {
+    {{kFieldForm, 2}, {kFieldChoice, 3}, {kFieldActionMap, 4}, {kFieldChunk, 5}, {kFieldOod, 6}}};
 constexpr std::int64_t kFormats = kLater.back().since;  // 1 to this are read
 
 constexpr std::int64_t since(Field field) {
@@ -69,6 +71,7 @@ constexpr std::int64_t since(Field field) {
     if (each.field == field) return each.since;
   return 1;
 }
+constexpr std::array<const char*, 2> kOodTensors = {"ood/mean", "ood/whiten"};
 constexpr const char* kSaveAgain = "It is damaged or was not written by sorl-fast: save the policy again.";
 
 }  // namespace
@@ -81,7 +84,7 @@ class PolicyParser {
 
   bool run(PolicyFile::Digest digest) {
     return envelope() && find_metadata() && index_metadata() &&
-           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && action_map() && chunk() && tensors() && offsets() && weights();
+           digest_matches(digest) && form() && choice() && dimensions() && choice_fits() && bounds() && action_map() && chunk() && ood() && tensors() && offsets() && weights();
   }
 
   const std::string& message() const { return message_; }
@@ -314,9 +317,9 @@ class PolicyParser {
     return refuse_field(kFieldEnv, "malformed", "a string of at most 4096 bytes");
   }
 
-  // actor w, b of each layer; critic w, b of each, g, c of all but the last.
+  // actor w, b of each layer; critic w, b of each, g, c of all but the last; mean and whitening matrix of observations.
   std::uint64_t count_tensors(std::uint64_t depth) const {
-    return policy_.ensemble_ == 0 ? 2 * depth + 2 : 6 * depth + 4;
+    return (policy_.ensemble_ == 0 ? 2 * depth + 2 : 6 * depth + 4) + (says(kFieldOod) ? 2 : 0);
   }
 
   // So much that the arrays of bounds() and the table of tensors() stay smaller than the file.
@@ -369,6 +372,12 @@ class PolicyParser {
            one_range("action_map low", policy_.map_low_) && one_range("action_map high", policy_.map_high_);
   }
 
+  bool ood() {
+    policy_.has_ood_ = says(kFieldOod);
+    std::string error;
+    return !policy_.has_ood_ || parse_ood(at(kFieldOod), policy_.ood_, error) || refuse(error);
+  }
+
   // Of each action of a chunk: one that is held takes another's place.
   bool one_range(const std::string& name, const std::vector<float>& ends) {
     const auto each = static_cast<std::size_t>(policy_.act_dim_ / policy_.chunk_);
@@ -414,12 +423,13 @@ class PolicyParser {
   std::string tensor_name(std::size_t index) const {
     const std::size_t actor = 2 * (static_cast<std::size_t>(policy_.depth_) + 1);
     if (index < actor) return "actor/" + std::to_string(index / 2) + "/" + "wb"[index % 2];
+    if (policy_.has_ood_ && index + 2 >= tensors_.size()) return kOodTensors[index + 2 - tensors_.size()];
     index -= actor;
     return "critic/" + std::to_string(index / 4) + "/" + "wbgc"[index % 4];
   }
 
   // The tensors that the dimensions ask for: actor w, b of each layer, then critic w, b, g, c (the
-  // last layer without g, c). tensor_name() is the inverse of tensor_index().
+  // last layer without g, c), then those of observations. tensor_name() is the inverse of tensor_index().
   void expect_tensors() {
     const std::int64_t O = policy_.obs_dim_;
     const std::int64_t A = policy_.act_dim_;
@@ -442,10 +452,16 @@ class PolicyParser {
       tensors_.push_back({{E, out, 0}, 2});
       tensors_.push_back({{E, out, 0}, 2});
     }
+    if (!policy_.has_ood_) return;
+    tensors_.push_back({{O, 0, 0}, 1});
+    tensors_.push_back({{O, O, 0}, 2});
   }
 
   /// Index of a tensor's name, or the number of tensors where the dimensions ask for none such.
   std::size_t tensor_index(const std::string& name) const {
+    const std::size_t networks = tensors_.size() - (policy_.has_ood_ ? kOodTensors.size() : 0);
+    for (std::size_t i = 0; networks + i < tensors_.size(); ++i)
+      if (name == kOodTensors[i]) return networks + i;
     const bool critic = name.compare(0, 7, "critic/") == 0;
     if (!critic && name.compare(0, 6, "actor/") != 0) return tensors_.size();
     const char* const first = name.data() + (critic ? 7 : 6);
@@ -461,8 +477,9 @@ class PolicyParser {
     const std::size_t kind = kinds.find(end[1]);
     if (kind == std::string::npos) return tensors_.size();
     const std::size_t base = critic ? 2 * (static_cast<std::size_t>(policy_.depth_) + 1) : 0;
-    // Past the table's end for g and c of the critic's last layer, which has none.
-    return std::min(base + kinds.size() * layer + kind, tensors_.size());
+    // Past the networks' end for g and c of the critic's last layer, which has none.
+    const std::size_t index = base + kinds.size() * layer + kind;
+    return index < networks ? index : tensors_.size();
   }
 
   // Second pass over the header: every expected tensor once, no other, each of its shape.
@@ -516,7 +533,7 @@ class PolicyParser {
     const auto layers = static_cast<std::size_t>(policy_.depth_) + 1;
     policy_.actor_.reserve(layers);
     policy_.critic_.reserve(layers);
-    for (std::size_t i = 0; next < tensors_.size(); ++i) {
+    for (std::size_t i = 0; i < (policy_.ensemble_ == 0 ? 1 : 2) * layers; ++i) {
       const bool critic = i >= layers;
       const bool last = i + 1 == layers || i + 1 == 2 * layers;
       const std::array<std::int64_t, 3>& shape = tensors_[next].shape;
@@ -530,6 +547,10 @@ class PolicyParser {
         layer.c = place();
       }
       (critic ? policy_.critic_ : policy_.actor_).push_back(layer);
+    }
+    if (policy_.has_ood_) {
+      policy_.ood_mean_ = place();
+      policy_.ood_whiten_ = place();
     }
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       const float* const first = data + tensors_[i].begin / sizeof(float);

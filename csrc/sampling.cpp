@@ -44,6 +44,7 @@ void Sampling::lay_out(Bump& bump, int rows, int candidates) {
   q = bump.take<float>(total * p.ensemble);
   status = bump.take<std::uint32_t>(rows);
   scored_by = bump.take<std::int32_t>(p.ensemble);
+  far = bump.take<float>(p.ood.whitening.dim == 0 ? 0 : rows);
 }
 
 // Where thread t's share of n things begins.
@@ -63,6 +64,14 @@ void Sampling::observe(const Scratch& s, int first, int count) const noexcept {
   }
   const Side& side = *call.side;
   side.kernels->input(s.obs, O * sizeof(float), count, O, side.obs_k, s.obs_in, side.obs_stride);
+}
+
+// How far the observations lie from those of the training. One that two blocks share is judged by its first row's.
+void Sampling::judge(int first, int first_obs, int count_obs) const noexcept {
+  const int skipped = first % call.candidates != 0;
+  const int begin = first_obs + skipped, count = count_obs - skipped;
+  const float* const x = call.obs + static_cast<std::size_t>(begin) * p.obs_dim;
+  if (count > 0) call.side->kernels->whiten(p.ood.whitening, x, count, far + begin);
 }
 
 // The first layer's part that all steps and candidates of an observation share.
@@ -143,6 +152,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
 
   const int first_obs = first / N, count_obs = (first + n - 1) / N - first_obs + 1;
   observe(own, first_obs, count_obs);
+  if (call.want_ood && (!together || thread == 0)) judge(first, first_obs, count_obs);
   observation_part(own, side.actor, count_obs, panel_begin, panel_end);
   // What does not read its noise is the same for all candidates: evaluated once an observation.
   const bool once = !p.form.reads_noise;

@@ -22,6 +22,7 @@ struct Call {
   std::uint32_t call, row_offset;
   Rule rule;
   bool want_q;
+  bool want_ood;  // whether anybody reads which observations are out of distribution
   int scored;  // candidates that have a Q
   int total;  // rows * candidates
   const Side* side;
@@ -66,11 +67,13 @@ class Sampling {
   float* z = nullptr;               // [rows][A] noise, then z, of the whole call
   float* q = nullptr;               // [E][rows]
   std::uint32_t* status = nullptr;  // [B]
+  float* far = nullptr;             // [B] |W (observation - mean)|^2, where it was wanted
   std::int32_t* scored_by = nullptr;  // [E] candidates that each critic has seen, of a call with a deadline
 
  private:
   int share(int n, int t) const noexcept;
   void observe(const Scratch& s, int first, int count) const noexcept;
+  void judge(int first, int first_obs, int count_obs) const noexcept;
   void observation_part(const Scratch& s, const Net& net, int count, int panel_begin, int panel_end) const noexcept;
   void draw(int d, int first, int count, float* to) const noexcept;
   void advance(const Step& step, const Scratch& own, const Side& side, int first, int count, float* z_mine) const

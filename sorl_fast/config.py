@@ -123,6 +123,7 @@ class TrainConfig:
     download: bool = option(False, help="let ogbench download missing data files")
     action_range: str | None = option(None, help="of the actions of --data FILE.npz, which are mapped to [-1, 1], and by the policy file back to these units: data (from the least to the greatest there is), =LOW,HIGH, or =LOW,HIGH:LOW,HIGH:... with a pair for each component; left out: they are in [-1, 1]")
     chunk: int = option(1, help="actions of a chunk, h: the policy learns, values and returns the actions of h steps at once, with the rewards of h steps and the discount gamma^h")
+    ood_rate: float = option(0.01, help="part of observations like the validation data's that the policy may take to be out of distribution (status bit OUT_OF_DISTRIBUTION), in (0, 1); 0: the policy file says nothing of it")
     tensorboard: bool = option(False, help="also write TensorBoard events (pip install sorl-fast[tensorboard])")
     # fmt: on
 
@@ -135,6 +136,9 @@ class TrainConfig:
         ):
             value = getattr(self, name)
             check(isinstance(value, int) and value >= 0, name, value, "an integer of at least 0")
+        rate = self.ood_rate
+        ok = isinstance(rate, int | float) and 0 <= rate < 1
+        check(ok, "ood_rate", rate, "a number of at least 0 and below 1")
         check(self.seed < 2**63, "seed", self.seed, "below 2^63")
         if self.action_range is not None:
             ranges_of(self.action_range)

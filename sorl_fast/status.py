@@ -9,8 +9,9 @@ from enum import IntFlag
 class Status(IntFlag):
     """What befell one row of a call; 0 if nothing did.
 
-    A held row has one of the first two, or CUT_SHORT, and HELD; any other row may have the last three but
-    REPLAYED, which stands alone.
+    A held row has one of the first two, or CUT_SHORT, and HELD; any other row may have CLIPPED,
+    CANDIDATE_REJECTED and CUT_SHORT. OUT_OF_DISTRIBUTION says nothing of the action, and comes with any of
+    these but NONFINITE_OBS. REPLAYED stands alone.
     """
 
     NONFINITE_OBS = 1  # the observation has a NaN or an infinity
@@ -19,4 +20,5 @@ class Status(IntFlag):
     CLIPPED = 8  # the bounds changed the returned action
     CANDIDATE_REJECTED = 16  # a candidate's action or Q was not finite; the best of the rest won
     CUT_SHORT = 32  # the deadline passed before all that was planned was done
+    OUT_OF_DISTRIBUTION = 64  # the observation is unlike those of the training: `act.ood`
     REPLAYED = 128  # no call was made: the action is the next of the last call's chunk

@@ -37,7 +37,7 @@ ALLOWED = {
     "simulate": {"envs", "act"},
     "learn": {
         *("data", "envs", "ops", "act.form", "act.policy_file", "simulate"),
-        *("act.choice", "act.rules", "act.schedule", "act.selection"),
+        *("act.choice", "act.ood", "act.rules", "act.schedule", "act.selection"),
     },
     "report": {"act", "data", "envs", "film", "learn", "machine", "ops", "simulate"},
     "diagnose": {"act", "data", "envs", "learn", "report", "simulate"},

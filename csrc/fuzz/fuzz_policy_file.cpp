@@ -90,9 +90,15 @@ void check(const sorl::PolicyView& view) {
         require(map.of(x, a) >= view.map_low[a] && map.of(x, a) <= view.map_high[a]);
     }
   }
+  const auto O = static_cast<std::size_t>(view.obs_dim);
+  require((view.ood_mean == nullptr) == (view.ood_whiten == nullptr));
+  if (view.ood_mean != nullptr) {
+    all_finite(view.ood_mean, O);
+    all_finite(view.ood_whiten, O * O);
+    require(std::isfinite(view.ood_threshold) && view.ood_threshold > 0);
+  }
   require((view.obs_mean == nullptr) == (view.obs_std == nullptr));
   if (view.obs_mean == nullptr) return;
-  const auto O = static_cast<std::size_t>(view.obs_dim);
   all_finite(view.obs_mean, O);
   for (std::size_t o = 0; o < O; ++o) require(std::isfinite(view.obs_std[o]) && view.obs_std[o] > 0);
 }

@@ -24,6 +24,7 @@ def policy(
     choice: Any = None,
     action_map: Any = None,
     chunk: Any = None,
+    ood: Any = None,
     config_text: bytes = b"{}",
     ends_there: bool = False,
     **changes: Any,
@@ -44,6 +45,8 @@ def policy(
             shapes[f"{network}/{i}/w"] = [*axis, fan_in, fan_out]
             for part in "b" if network == "actor" or i == D else "bgc":
                 shapes[f"{network}/{i}/{part}"] = [*axis, fan_out]
+    if ood is not None:
+        shapes |= {"ood/mean": [O], "ood/whiten": [O, O]}
     draw = random.Random(0)
     entries: dict[str, Any] = {}
     data = b""
@@ -54,7 +57,9 @@ def policy(
         begin = len(data)
         data += struct.pack(f"<{count}f", *(draw.uniform(-1, 1) for _ in range(count)))
         entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, len(data)]}
-    later = {"form": form, "choice": choice, "action_map": action_map, "chunk": chunk}
+    later = {"form": form, "choice": choice, "action_map": action_map, "chunk": chunk, "ood": ood}
+    if ood is not None and chunk is None:
+        later["chunk"] = 1  # which is no null
     number = max([1, *(i for i, value in enumerate(later.values(), 2) if value is not None)])
     meta = {
         "format": number,
@@ -215,6 +220,21 @@ MAPS: dict[str, Any] = {
 CHUNKS: tuple[Any, ...] = (2, 4, 0, 1, 3, 8, -2, 2.0, True, "2", [2], 2**31, 10**30)
 
 
+# What tells observations that are out of distribution.
+OOD = {"threshold": 12.5, "rate": 0.01, "measured": 0.0125}
+OODS: dict[str, Any] = {
+    "ood": OOD,
+    "ood at its bounds": {"threshold": 3e38, "rate": 1e-9, "measured": 1},
+    "ood of a threshold of 0": OOD | {"threshold": 0},
+    "ood of an infinite threshold": OOD | {"threshold": 3.5e38},
+    "ood of a rate of 1": OOD | {"rate": 1},
+    "ood of no number": OOD | {"measured": "0"},
+    "ood lacks one": {"threshold": 1.0, "rate": 0.5},
+    "ood has one more": OOD | {"colour": 1},
+    "ood is none": 3,
+}
+
+
 def seeds() -> dict[str, bytes]:
     """Return the seeds by name."""
     good = policy()
@@ -234,6 +254,10 @@ def seeds() -> dict[str, bytes]:
         **{name: policy(form=form) for name, form in FORMS.items()},
         **{name: policy(choice=choice) for name, choice in CHOICES.items()},
         **{name: policy(action_map=value) for name, value in MAPS.items()},
+        **{name: policy(O=2, ood=value) for name, value in OODS.items()},
+        "ood without critics": policy(O=2, E=0, form=FORMS["direct"], ood=OOD),
+        "ood of a nan": policy(O=2, ood=OOD)[:-4] + struct.pack("<f", float("nan")),
+        "ood null": policy(format=6, form=None, choice=None, action_map=None, chunk=1, ood=None),
         "map beyond the networks' bounds": policy(action_map=MAP, action_low=[-2.0]),
         "map and choice": policy(action_map=MAP, choice=CHOICE),
         "map, choice and form": policy(

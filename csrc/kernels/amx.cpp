@@ -3,6 +3,7 @@
 #include "amx_int8.hpp"
 #include "choosing.hpp"
 #include "philox.hpp"
+#include "whitening.hpp"
 
 namespace sorl {
 namespace {
@@ -30,6 +31,7 @@ Kernels make(Precision precision) {
   k.tanh = tanh<Avx512>;
   k.normals = philox_normals;
   k.distance_sums = distance_sums;
+  k.whiten = whiten;
   k.uniform = philox_uniform;
   k.enter = enter;
   k.leave = leave;

@@ -2,6 +2,7 @@
 #include "bf16.hpp"
 #include "choosing.hpp"
 #include "philox.hpp"
+#include "whitening.hpp"
 
 namespace sorl {
 namespace {
@@ -109,6 +110,7 @@ Kernels make() {
   k.tanh = tanh<V>;
   k.normals = philox_normals;
   k.distance_sums = distance_sums;
+  k.whiten = whiten;
   k.uniform = philox_uniform;
   return k;
 }

@@ -4,6 +4,7 @@
 #include "choosing.hpp"
 #include "dense.hpp"
 #include "philox.hpp"
+#include "whitening.hpp"
 
 namespace sorl {
 namespace {
@@ -27,6 +28,7 @@ Kernels table(Isa isa, int block_rows) {
   k.tanh = tanh<V>;
   k.normals = philox_normals;
   k.distance_sums = distance_sums;
+  k.whiten = whiten;
   k.uniform = philox_uniform;
   return k;
 }

@@ -25,9 +25,12 @@ struct Spec {
   std::string form = "";    // JSON; none: a shortcut's, of format 1
   std::string choice = "";  // JSON; none: format 1 or 2
   std::string map = "";     // JSON; none: format 1, 2 or 3, or null in 5
-  std::string chunk = "";   // JSON; none: format 1 to 4
+  std::string chunk = "";   // JSON; none: format 1 to 4, or 1 in 6
+  std::string ood = "";     // JSON; none: format 1 to 5
 };
 
+// What tells observations that are out of distribution; of those that the tests make it tells some.
+inline const std::string kOod = "{\"threshold\":1.5,\"rate\":0.01,\"measured\":0.0125}";
 // A form of each kind that the native runtime runs.
 inline const std::string kEuler = "{\"kind\":\"euler\",\"counts\":[3,10]}";
 inline const std::string kDirect =
@@ -92,6 +95,10 @@ inline Parts make_parts(const Spec& s) {
     add(layer + "g", {s.ensemble, out}, 1, 0.1f);
     add(layer + "c", {s.ensemble, out}, 0, 0.1f);
   }
+  if (!s.ood.empty()) {
+    add("ood/mean", {s.obs_dim}, 0, 0.1f);
+    add("ood/whiten", {s.obs_dim, s.obs_dim}, 0, 1);
+  }
   const auto repeat = [](const char* value, int count) {
     std::string out = "[";
     for (int i = 0; i < count; ++i) out += (i != 0 ? "," : "") + std::string(value);
@@ -100,13 +107,13 @@ inline Parts make_parts(const Spec& s) {
   const bool formed = !s.form.empty();
   // Each field that came with a later format: in that one and all behind it.
   const std::pair<const char*, const std::string*> later[] = {
-      {"form", &s.form}, {"choice", &s.choice}, {"action_map", &s.map}, {"chunk", &s.chunk}};
+      {"form", &s.form}, {"choice", &s.choice}, {"action_map", &s.map}, {"chunk", &s.chunk}, {"ood", &s.ood}};
   int format = 1;
-  for (int i = 0; i < 4; ++i)
+  for (int i = 0; i < 5; ++i)
     if (!later[i].second->empty()) format = i + 2;
   std::string fields;
   for (int i = 0; i + 2 <= format; ++i)
-    fields += std::string(",\"") + later[i].first + "\":" + (later[i].second->empty() ? "null" : *later[i].second);
+    fields += std::string(",\"") + later[i].first + "\":" + (!later[i].second->empty() ? *later[i].second : i == 3 ? "1" : "null");
   parts.metadata = "{\"format\":" + std::to_string(format) + ",\"obs_dim\":" + std::to_string(s.obs_dim) +
                    ",\"act_dim\":" + std::to_string(s.act_dim) +
                    ",\"hidden\":" + std::to_string(s.hidden) + ",\"depth\":" + std::to_string(s.depth) +

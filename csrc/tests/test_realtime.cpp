@@ -416,7 +416,9 @@ void test_bad_numbers(const Policy& policy, Precision precision, Isa isa) {
       auto obs = observations(6, O);
       Answer answer(6, A);
       const auto at = [&](int row, int i) -> float& { return obs[static_cast<std::size_t>(row * O + i)]; };
-      const auto status = [&](int row) { return answer.status[static_cast<std::size_t>(row)]; };
+      const auto status = [&](int row) {
+        return answer.status[static_cast<std::size_t>(row)] & ~std::uint32_t{sorl::out_of_distribution};
+      };
       const auto action = [&](int row) { return answer.actions.data() + row * A; };
       const auto bounded = [&] {
         for (int b = 0; b < 6; ++b)
@@ -436,10 +438,13 @@ void test_bad_numbers(const Policy& policy, Precision precision, Isa isa) {
       at(0, 0) = nan;
       at(1, O - 1) = inf;
       at(2, 0) = 1e38f;
+      const bool judged = view.ood_mean != nullptr;
       at(3, 0) = -inf;
       for (int i = 0; i < O; ++i) at(4, i) = 1e-41f;
       act(*engine, obs, 6, 8, N, answer);
       bounded();
+      CHECK(((answer.status[2] & sorl::out_of_distribution) != 0) == judged);
+      for (const std::size_t row : {0u, 1u, 3u}) CHECK((answer.status[row] & sorl::out_of_distribution) == 0);
       CHECK(status(0) == (sorl::nonfinite_obs | sorl::held) && status(1) == status(0) && status(3) == status(0));
       CHECK((status(4) & (sorl::nonfinite_obs | sorl::held)) == 0 && (status(5) & sorl::held) == 0);
       CHECK(action(0)[0] == 0.0f && action(1)[0] == 0.0f);
@@ -537,6 +542,7 @@ int main(int argc, char** argv) {
   wide.hidden = 160;
   wide.depth = 3;
   wide.normaliser = false;
+  wide.ood = sorl_test::kOod;
   const Policy small_policy(small), wide_policy(wide);
   std::vector<Policy> formed;
   for (const std::string& form : {sorl_test::kDirect, sorl_test::kTanh, sorl_test::kDiffusion, sorl_test::kEuler}) {
@@ -544,6 +550,7 @@ int main(int argc, char** argv) {
     spec.form = form;
     spec.map = "{\"low\":[-2.5,-2.5],\"high\":[0.7,0.7]}";
     spec.chunk = "2";
+    spec.ood = sorl_test::kOod;
     formed.emplace_back(spec);
   }
   test_the_counters();

@@ -4,8 +4,9 @@ A safetensors file with the online actor and critic (actor/{i}/{w,b}, critic/{i}
 metadata key, `sorl_fast`: a JSON object whose last field is the sha256 of the whole file, taken with
 the digest's own 64 digits set to 0. Format 1 has what every policy has; a policy with a `form` is of
 format 2, one with a `choice` of its own of format 3, one with an `action_map` of format 4, one of action
-chunks of format 5, and each format has the fields of those before (`policy_format`). Nothing in it
-depends on time, host or path: equal policies give equal bytes.
+chunks of format 5, one with an `ood` test of format 6 (and its arrays ood/mean, ood/whiten), and each
+format has the fields of those before (`policy_format`). Nothing in it depends on time, host or path: equal
+policies give equal bytes.
 
 Shape letters: O observation, A numbers of a call's actions, H hidden, E critics, D hidden layers.
 """
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 import safetensors
 import safetensors.numpy
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..action_map import ActionMap, map_from_json
 from ..atomic import write_bytes
@@ -32,6 +33,8 @@ from ..errors import BadInput
 from ..layout import named
 from .choice import PolicyChoice, choice_from_json
 from .form import FORMS, Form, count_tensors, from_json, tensor_shapes
+from .ood import OodTest, ood_from_json
+from .ood import tensor_shapes as ood_shapes
 from .plain import is_text, plain
 from .policy_format import (
     LATER,
@@ -43,7 +46,7 @@ from .policy_format import (
     metadata_of,
     needs,
 )
-from .refusal import Words, is_ints, is_number, refuse
+from .refusal import Words, array_of, is_ints, is_number, refuse
 from .schedule import schedule_of
 
 _MAX_STEPS = 1 << 10  # acting folds a bias for each step of each count: memory that a file asks for
@@ -114,6 +117,8 @@ class Policy:
         What -1 and 1 stand for in the units of the actions that a call returns; None: themselves.
     chunk
         h, how many actions a call returns, which divides act_dim: those of h ticks one after another.
+    ood
+        How an observation is told that is out of distribution; None: none is.
 
     Raises
     ------
@@ -141,6 +146,7 @@ class Policy:
     choice: PolicyChoice | None = None
     action_map: ActionMap | None = None
     chunk: int = 1
+    ood: OodTest | None = None
 
     def __post_init__(self) -> None:
         _check_scalars(vars(self))
@@ -149,7 +155,7 @@ class Policy:
         _check_layers(self.actor, self.critic, shapes, self.depth)
         arrays = _tensors(self.actor, self.critic)
         for name, shape in shapes.items():
-            arrays[name] = _array(name, arrays[name], shape)
+            arrays[name] = array_of(name, arrays[name], shape)
         vectors = {"action_low": self.act_dim, "action_high": self.act_dim}
         if (self.obs_mean is None) != (self.obs_std is None):
             one = "obs_mean" if self.obs_mean is None else "obs_std"
@@ -157,7 +163,7 @@ class Policy:
         if self.obs_mean is not None:
             vectors |= {"obs_mean": self.obs_dim, "obs_std": self.obs_dim}
         for name, n in vectors.items():
-            arrays[name] = _array(name, getattr(self, name), (n,))
+            arrays[name] = array_of(name, getattr(self, name), (n,))
         for a, (low, high) in enumerate(
             zip(arrays["action_low"], arrays["action_high"], strict=True)
         ):
@@ -178,6 +184,12 @@ class Policy:
             if not isinstance(self.choice, PolicyChoice):
                 refuse("choice", self.choice, "None, or a PolicyChoice")
             self.choice.check(self.finest, self.train_steps, self.ensemble > 0)
+        if self.ood is not None:
+            if not isinstance(self.ood, OodTest):
+                refuse("ood", self.ood, "None, or an OodTest")
+            if self.ood.dim != self.obs_dim:
+                bound = f"of obs_dim = {self.obs_dim}"
+                refuse("ood", Words(f"of {self.ood.dim} observations"), bound)
 
         actor, critic = _layers(arrays, shapes)
         for name, value in {**{v: arrays[v] for v in vectors}, "config": config}.items():
@@ -256,7 +268,10 @@ def dumps(policy: Policy) -> bytes:
     _check_is_policy("dumps(policy)", policy)
     blank = "0" * 64
     text = json.dumps(_fields(policy) | {"sha256": blank}, separators=(",", ":"), allow_nan=False)
-    data = safetensors.numpy.save(_tensors(policy.actor, policy.critic), {METADATA_KEY: text})
+    tensors = _tensors(policy.actor, policy.critic)
+    if policy.ood is not None:
+        tensors |= policy.ood.tensors()
+    data = safetensors.numpy.save(tensors, {METADATA_KEY: text})
     header = 8 + int.from_bytes(data[:8], "little")
     if header > MAX_HEADER:
         refuse("header", Words(f"{header} bytes"), f"at most {MAX_HEADER} bytes: shorten config")
@@ -356,7 +371,7 @@ def _fields(policy: Policy) -> dict[str, Any]:
     values: dict[str, Any] = {"format": format_of({name: getattr(policy, name) for name in LATER})}
     for name in fields_of(values["format"])[1:-1]:
         value = getattr(policy, name)
-        if isinstance(value, Form | PolicyChoice | ActionMap):
+        if isinstance(value, Form | PolicyChoice | ActionMap | OodTest):
             value = value.to_json()
         values[name] = value.tolist() if isinstance(value, np.ndarray) else value
     return values
@@ -391,11 +406,14 @@ def _parse(data: bytes) -> Policy:
     if not isinstance(values["config"], dict):
         refuse("config", values["config"], "an object")
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    count = count_tensors(values["depth"], values["ensemble"], form)
+    count = count_tensors(values["depth"], values["ensemble"], form) + 2 * given["ood"]
     if len(tensors) != count:  # before `depth` is trusted to make a list
         refuse("tensors", len(tensors), f"{count}, as many as with depth = {values['depth']}")
     shapes = tensor_shapes(**{k: values[k] for k in (*_DIMS, "depth")}, form=form)
-    arrays = _read(data, start, tensors, shapes)
+    more = ood_shapes(values["obs_dim"]) if given["ood"] else {}
+    arrays = _read(data, start, tensors, shapes | more)
+    if given["ood"]:
+        values["ood"] = ood_from_json(values["ood"], arrays)
     actor, critic = _layers(arrays, shapes)
     return Policy(**values, actor=actor, critic=critic)
 
@@ -552,22 +570,3 @@ def _layers(arrays: Mapping[str, NDArray[np.float32]], shapes: Iterable[str]) ->
         )
         for network in ("actor", "critic")
     ]
-
-
-def _array(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a read-only float32 copy, its shape and finiteness checked."""
-    given = np.asarray(value)
-    if given.dtype.kind not in "fiu":
-        refuse(f"{name} dtype", given.dtype.name, "float32 or another real number type")
-    if given.shape != shape:
-        refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
-    with np.errstate(all="ignore"):
-        # on bytes, since a numpy array that owns its memory can be made writeable again
-        data = np.ascontiguousarray(given, np.float32).tobytes()
-        array = np.frombuffer(data, np.float32).reshape(shape)
-        # a NaN goes through min and max, which unlike isfinite make no array of the file's size
-        finite = np.isfinite(array.min()) and np.isfinite(array.max())
-    if not finite:
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
-    return array

@@ -23,6 +23,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "choice": (3, None),
     "action_map": (4, None),
     "chunk": (5, 1),
+    "ood": (6, None),
 }
 FORMATS = (1, *(first for first, _ in LATER.values()))
 

@@ -252,7 +252,8 @@ def best_of_n(
     `schedule.critic_steps`). A candidate whose action (before the clip) is not finite is rejected, and
     so is one whose Q is not where the rule reads Q; of the others the `rule` chooses. With N = 1 there
     is nothing to choose: Q rejects nothing. A policy without critics has no Q, which is NaN. What is
-    chosen is put into the units of the policy's `action_map`, if there is one, at the very last.
+    chosen is put into the units of the policy's `action_map`, if there is one, at the very last. Its `ood`
+    test of the observations, if there is one, changes statuses only.
 
     Parameters
     ----------
@@ -324,6 +325,8 @@ def best_of_n(
         status |= np.where(seen & ~left, Status.NONFINITE_RESULT, 0)
         status |= np.where(left & clipped, Status.CLIPPED, 0)
         status |= np.where(left & ~good.all(1), Status.CANDIDATE_REJECTED, 0)
+        if policy.ood is not None:
+            status |= np.where(policy.ood.beyond(obs, dtype), Status.OUT_OF_DISTRIBUTION, 0)
         units = policy.action_map
         return Choice(
             actions[won] if units is None else units.to_units(actions[won]),

@@ -2,6 +2,9 @@
 
 from typing import Any, NoReturn
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from ..errors import BadInput
 
 
@@ -27,3 +30,22 @@ def is_number(x: Any) -> bool:
     """Whether `x` is an int or a float that float32 holds as a finite number."""
     # exact for an integer of any size
     return type(x) in (int, float) and abs(x) < 2.0**128
+
+
+def array_of(name: str, value: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a read-only float32 copy, its shape and finiteness checked."""
+    given = np.asarray(value)
+    if given.dtype.kind not in "fiu":
+        refuse(f"{name} dtype", given.dtype.name, "float32 or another real number type")
+    if given.shape != shape:
+        refuse(f"{name} shape", list(given.shape), f"{list(shape)}")
+    with np.errstate(all="ignore"):
+        # on bytes, since a numpy array that owns its memory can be made writeable again
+        data = np.ascontiguousarray(given, np.float32).tobytes()
+        array = np.frombuffer(data, np.float32).reshape(shape)
+        # a NaN goes through min and max, which unlike isfinite make no array of the file's size
+        finite = np.isfinite(array.min()) and np.isfinite(array.max())
+    if not finite:
+        at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        refuse(f"{name}[{', '.join(map(str, at))}]", float(array[at]), "finite")
+    return array

@@ -185,7 +185,8 @@ class RunFolder:
                 info.get("method", DEFAULT_METHOD)
             )  # the only one of older versions
             agent = method.Config.from_dict(info["agent"])
-            train = TrainConfig.from_dict(info["train"])
+            # of before there was such a thing: goes on to the bits that it would have had
+            train = TrainConfig.from_dict({"ood_rate": 0.0} | info["train"])
             data = self._found(train.data, train.out)
             return agent, replace(train, data=data, out=absolute(self.path)), info
         except FileNotFoundError as err:

@@ -37,6 +37,7 @@ from .chunks import chunked, discount_of, over_chunks, units_of_chunks
 from .learner import Learner
 from .method import Export
 from .noise import GeneratorNoise
+from .ood import ood_test, said
 from .run_folder import RunFolder, absolute
 
 PACKAGES = ("torch", "numpy", "ogbench", "gymnasium", "mujoco", "safetensors")
@@ -215,6 +216,9 @@ class _Run:
             discount=discount_of(agent),
             device=self.device,
         )
+        self.ood = ood_test(self.data, config.ood_rate, config.chunk) if config.ood_rate else None
+        if config.ood_rate:
+            say(said(self.ood, config.ood_rate, self.data))
         self.host = torch.Generator().manual_seed(config.seed)
         obs_dim, act_dim = self.data.train.obs_dim, self.data.train.act_dim
         self.learner = Learner(self.method, obs_dim, act_dim, self.host, self.device)
@@ -450,7 +454,8 @@ class _Run:
         data, env, h = self.data.train, self.config.env, self.config.chunk
         more = self.data.obs_mean, self.data.obs_std, units_of_chunks(self.data.action_map, h)
         policy = self.method.export(self.learner, Export(data.obs_dim, data.act_dim, env, *more))
-        return chunked(policy, h, self.agent)
+        policy = chunked(policy, h, self.agent)
+        return policy if self.ood is None else replace(policy, ood=self.ood)
 
     def _export(self, choice: PolicyChoice | None = None) -> None:
         policy = self._policy()

@@ -25,8 +25,8 @@ def test_the_kernel_has_the_same_status_bits():
     source = (ROOT / "kernels/best_of_n.py").read_text()  # which needs triton to be imported
     found = re.findall(r"^([A-Z_]+) = (\d+)  #", source, re.MULTILINE)
     bits = {name: int(bit) for name, bit in found}
-    # a session holds an action and has a deadline, the sampler replays: the kernel does not
-    others = Status.HELD, Status.CUT_SHORT, Status.REPLAYED
+    # a session holds an action, has a deadline and judges observations, the sampler replays
+    others = Status.HELD, Status.CUT_SHORT, Status.OUT_OF_DISTRIBUTION, Status.REPLAYED
     assert bits == {s.name: s.value for s in Status if s not in others}
 
 

@@ -310,29 +310,91 @@ def chunk_mutations():
         yield f"{i} chunk twice", pack(header, twice, body)
 
 
-def header_mutations():
-    header, meta, body = unpack(GOOD)
-    for name, entry in header.items():
+def tensor_mutations(header, meta, body, names, lead=""):
+    for name in names:
+        entry = header[name]
         rest = {k: v for k, v in header.items() if k != name}
-        yield f"without {name}", pack(rest, meta, body)
-        yield f"{name} last", pack({**rest, name: entry}, meta, body)
-        yield f"{name} renamed", pack({**rest, name + "x": entry}, meta, body)
+        yield f"{lead}without {name}", pack(rest, meta, body)
+        yield f"{lead}{name} last", pack({**rest, name: entry}, meta, body)
+        yield f"{lead}{name} renamed", pack({**rest, name + "x": entry}, meta, body)
         for key in (*entry, "novel"):
             yield (
-                f"{name} without {key}",
+                f"{lead}{name} without {key}",
                 pack(header | {name: {k: v for k, v in entry.items() if k != key}}, meta, body),
             )
             for value in (*VALUES, "F32", "F16", "I32", [int(n) + 1 for n in entry["shape"]]):
                 yield (
-                    f"{name}/{key}={value!r:.30}",
+                    f"{lead}{name}/{key}={value!r:.30}",
                     pack(header | {name: entry | {key: value}}, meta, body),
                 )
         begin, end = entry["data_offsets"]
         for offsets in ([begin + 4, end + 4], [begin, end + 4], [begin - 4, end], [end, begin]):
             yield (
-                f"{name} at {offsets}",
+                f"{lead}{name} at {offsets}",
                 pack(header | {name: entry | {"data_offsets": offsets}}, meta, body),
             )
+
+
+def ood_mutations():
+    formed = {"form": CORPUS.FORMS["diffusion"], "E": 0, "A": 4, "chunk": 2}
+    for i, more in enumerate(({}, formed)):
+        header, meta, body = unpack(CORPUS.policy(O=3, ood=CORPUS.OOD, **more))
+        ood = meta["ood"]
+
+        def packed(ood, header=header, meta=meta, body=body):
+            return pack(header, meta | {"ood": ood}, body)
+
+        for name in (*ood, "novel"):
+            for value in (
+                *VALUES,
+                1e-46,
+                1.5e-46,
+                2.0**-149,
+                1 - 1e-12,
+                1 + 1e-12,
+                1e-300,
+                -1e-300,
+            ):
+                yield f"{i} {name}={value!r:.40}", packed(ood | {name: value})
+            for number in (
+                *SOUND_NUMBERS,
+                "01",
+                "1e999",
+                "NaN",
+                "-0",
+                "0.5",
+                "5e-1",
+                "3.4028236e38",
+            ):
+                text = json.dumps(meta | {"ood": ood | {name: "@"}}).replace('"@"', number)
+                yield f"{i} {name} {number}", pack(header, text, body)
+            rest = {k: v for k, v in ood.items() if k != name}
+            yield f"{i} without {name}", packed(rest)
+            if name in ood:
+                yield f"{i} {name} last", packed({**rest, name: ood[name]})
+                twice = json.dumps(ood)[:-1] + f', "{name}": {json.dumps(ood[name])}}}'
+                text = json.dumps(meta | {"ood": "@"}).replace('"@"', twice)
+                yield f"{i} {name} twice", pack(header, text, body)
+        for value in (*VALUES, [ood]):
+            yield f"{i} ood={value!r:.30}", packed(value)
+        for name in ("format", "form", "choice", "action_map", "chunk", "obs_dim", "ensemble"):
+            for value in VALUES:
+                yield f"{i} {name}={value!r:.30}", pack(header, meta | {name: value}, body)
+        for name in ("form", "choice", "action_map", "chunk", "ood"):
+            kept = {k: v for k, v in meta.items() if k != name}
+            yield f"{i} without {name}", pack(header, kept, body)
+            yield f"{i} {name} last", pack(header, {**kept, name: meta[name]}, body)
+        yield from tensor_mutations(header, meta, body, ("ood/mean", "ood/whiten"), f"{i} ")
+        for bits in (b"\0\0\xc0\x7f", b"\0\0\x80\x7f", b"\0\0\x80\xff", b"\x01\0\0\0"):
+            yield f"{i} whiten {bits.hex()}", pack(header, meta, body[:-4] + bits)
+    unasked = {"ood/mean": header["ood/mean"], "ood/whiten": header["ood/whiten"]}
+    header, meta, body = unpack(GOOD)
+    yield "tensors without a field", pack(header | unasked, meta, body)
+
+
+def header_mutations():
+    header, meta, body = unpack(GOOD)
+    yield from tensor_mutations(header, meta, body, header)
     for value in (
         None,
         {},
@@ -395,7 +457,7 @@ def check_policy(tmp_path_factory):
     program = tmp_path_factory.mktemp("loader") / "check_policy"
     sources = ["tests/check_policy.cpp", "json.cpp", "sha256.cpp", "form.cpp", "form_parser.cpp"]
     sources += ["policy_file.cpp", "policy_parser.cpp", "choice_parser.cpp", "rule.cpp"]
-    sources += ["bounds_parser.cpp", "tensor_parser.cpp"]
+    sources += ["bounds_parser.cpp", "tensor_parser.cpp", "ood_parser.cpp"]
     sources += ["schedule.cpp"]
     compiler = os.environ.get("CXX", "g++")
     subprocess.run(
@@ -437,6 +499,7 @@ def python_answer(data):
         (choice_mutations, 60, 800),
         (map_mutations, 60, 500),
         (chunk_mutations, 12, 300),
+        (ood_mutations, 100, 600),
         (header_mutations, 40, 1000),
         (random_mutations, 3, 1000),
         (damage, 0, 300),

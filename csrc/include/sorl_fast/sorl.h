@@ -69,6 +69,7 @@ extern "C" {
 #define SORL_STATUS_CLIPPED 8             /* the action was clipped to the policy's bounds */
 #define SORL_STATUS_CANDIDATE_REJECTED 16 /* one with a non-finite action or, where a rule read it, Q was left out */
 #define SORL_STATUS_CUT_SHORT 32          /* sorl_act_deadline(): the time ran out before its plan was done */
+#define SORL_STATUS_OUT_OF_DISTRIBUTION 64 /* the observation is unlike those of the training; says nothing else */
 #define SORL_STATUS_REPLAYED 128          /* sorl_replay() made no call: the action is the next of the last chunk */
 
 /* Precision of the networks; z and Q are float32 in all. */
@@ -274,6 +275,9 @@ SORL_API void sorl_session_free(sorl_session *session) SORL_NOEXCEPT;
  * A row with a non-finite observation or result gets the session's last good action as it was before
  * this call (before the first: 0 clipped to the bounds). This is no error: its status says so. Of a chunk the last
  * good action is its last one, and a row without a good chunk gets it h times.
+ *
+ * Of a policy whose file knows the training's observations, SORL_STATUS_OUT_OF_DISTRIBUTION marks a row that is unlike
+ * them; the action is what it would be.
  *
  * Equal file, observations, noise or seed, and instruction set give equal bits, on any number of
  * threads. With other numbers of rows or candidates in the call the same row and candidate agree to 1e-5

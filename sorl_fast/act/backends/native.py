@@ -51,6 +51,8 @@ def make_model(native: Any, policy: Policy, precision: str, isa: str | None = No
     fields |= {"q_min": policy.q_agg == "min", "precision": precision, "isa": isa}
     if (units := policy.action_map) is not None:
         fields |= {"map_low": units.low, "map_high": units.high}
+    if (ood := policy.ood) is not None:
+        fields |= {"ood_mean": ood.mean, "ood_whiten": ood.whiten, "ood_threshold": ood.threshold}
     if policy.form is not None:
         fields["form"] = json.dumps(policy.form.to_json())
     try:

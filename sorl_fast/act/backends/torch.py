@@ -179,6 +179,9 @@ class TorchSession:
         action = torch.where(left[:, None], self._in_units(best.action, obs.device), last)
         why = torch.where(seen, Status.NONFINITE_RESULT, Status.NONFINITE_OBS)
         status = torch.where(left, best.status, why | Status.HELD)
+        if self._policy.ood is not None:
+            far = self._beyond(obs) & seen
+            status = status | torch.where(far, Status.OUT_OF_DISTRIBUTION, 0)
         if len(obs):
             numbers = torch.arange(len(obs), device=obs.device)
             highest = torch.where(left, numbers, -1).amax(0, keepdim=True)
@@ -190,6 +193,15 @@ class TorchSession:
             status.to(torch.int32),
         )
         return action, info, last
+
+    def _beyond(self, obs: Any) -> Any:
+        """Return which [B] of finite observations are out of distribution: `ood.OodTest.beyond`.
+
+        In double, which no setting of products makes coarser, and a GPU's TF32 would.
+        """
+        *_, (mean, whiten, threshold), _, _, _ = self._on(obs.device)
+        y = (obs.double() - mean) @ whiten
+        return ~(y.square().sum(1) <= threshold)
 
     def _in_units(self, actions: Any, device: Any) -> Any:
         """Return what was chosen [B, A] in the units of the policy's `action_map`, by its operations."""
@@ -206,7 +218,8 @@ class TorchSession:
         return self._weights[device]
 
     def _copy(self, device: Any) -> Any:
-        p, torch, units = self._policy, self._torch, self._policy.action_map
+        p, torch = self._policy, self._torch
+        units, ood = p.action_map, p.ood
 
         def move(array: Any) -> Any:
             return None if array is None else torch.tensor(array, device=device)
@@ -216,6 +229,11 @@ class TorchSession:
                 [tuple(map(move, layer)) for layer in p.actor],
                 [tuple(map(move, layer)) for layer in p.critic],
                 *map(move, (p.action_low, p.action_high)),
+                None
+                if ood is None
+                else [
+                    m.double() for m in (move(ood.mean), move(ood.whiten).T, move(ood.threshold))
+                ],
                 None if units is None else [*map(move, (units.low, units.half, units.high))],
                 *map(move, (p.obs_mean, p.obs_std)),
             )
