@@ -43,8 +43,13 @@ struct F32 {
         for (int k = 0; k < 16; ++k) store(to + (j + k) * kBlock + i, (v16)r[k]);
       }
 #else
-    for (int i = 0; i < kBlock; ++i)
-      for (int j = 0; j < kBlock; ++j) to[j * kBlock + i] = from[i * kBlock + j];
+    for (int i = 0; i < kBlock; i += 8)
+      for (int j = 0; j < kBlock; j += 8) {
+        __m256 r[8];
+        for (int k = 0; k < 8; ++k) r[k] = _mm256_loadu_ps(from + (i + k) * kBlock + j);
+        transpose8(r);
+        for (int k = 0; k < 8; ++k) _mm256_storeu_ps(to + (j + k) * kBlock + i, r[k]);
+      }
 #endif
   }
   static void transpose(const float*, float*) {}

@@ -181,7 +181,7 @@ class _Recording:
 
         self._inputs, self._result = inputs, result
         self._calls: list[Callable[[], Any]] = []
-        calls = [call for call in calls if not _is_view(call)]
+        calls = _changing([call for call in calls if not _is_view(call)])
         places, last = _places(calls, arena)
         for i, call in enumerate(calls):
             for x in _tensors(call.result):
@@ -203,6 +203,33 @@ class _Recording:
             for call in self._calls:
                 call()
             return self._result.clone()
+
+
+# what these give depends on no number of their argument
+_FILLED = {"ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new_full"}
+
+
+def _changing(calls: Sequence[Call]) -> list[Call]:
+    """Return the calls whose numbers are others in every replay: a loss's own gradient, say, is none."""
+    constant: set[int] = set()
+    written = {
+        _block(x)
+        for call in calls
+        if call.operation._schema.is_mutable
+        for x in _written(call.operation, call.args, call.kwargs)
+    }
+    changing = []
+    for call in calls:
+        read = [_block(x) for x in _tensors([call.args, [*call.kwargs.values()]])]
+        filled = call.operation._schema.name.removeprefix("aten::") in _FILLED
+        made = {_block(x) for x in _tensors(call.result)}
+        same = filled or all(block in constant for block in read)
+        same = same and torch.Tag.nondeterministic_seeded not in call.operation.tags
+        if same and made and not call.operation._schema.is_mutable and not made & written:
+            constant |= made
+        else:
+            changing.append(call)
+    return changing
 
 
 def _places(calls: Sequence[Call], arena: Arena) -> tuple[dict[int, Tensor], dict[int, int]]:
@@ -263,7 +290,10 @@ def _writing(operation: Any) -> tuple[Any, list[str]] | None:
     for name in packet.overloads():
         other = getattr(packet, name)
         names = [a.name for a in other._schema.arguments if a.is_out]
-        if len(names) == len(operation._schema.returns) and _signature(other, out=False) == wanted:
+        if len(names) != len(operation._schema.returns) or _signature(other, out=False) != wanted:
+            continue
+        # one without a kernel of its own would compute elsewhere, and copy more slowly than we do
+        if torch._C._dispatch_has_kernel_for_dispatch_key(other.name(), "CPU"):
             return other, names
     return None
 
