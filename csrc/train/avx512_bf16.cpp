@@ -17,7 +17,7 @@ struct Avx512Bf16 : Bf16 {
         s[i][n] = init != nullptr ? _mm512_loadu_ps(init + (row + i) * kBlock + 16 * n) : _mm512_setzero_ps();
     a += row * kBlock;
     for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
-      ahead(kb);
+      ahead();
       for (int k = 0; k < kBlock / 2; ++k) {
         const __m512bh w0 = (__m512bh)_mm512_loadu_si512(b + k * kBlock);
         const __m512bh w1 = (__m512bh)_mm512_loadu_si512(b + kArea / 2 + k * kBlock);
@@ -31,7 +31,6 @@ struct Avx512Bf16 : Bf16 {
         }
       }
     }
-    ++ahead.part;
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < 2; ++n) _mm512_storeu_ps(to + (row + i) * kBlock + 16 * n, s[i][n]);
   }
@@ -41,10 +40,10 @@ struct Avx512Bf16 : Bf16 {
                    std::size_t b_cb, std::size_t b_k, const float* init, std::size_t init_rb,
                    std::size_t init_cb, Epilogue epilogue, Last = {}) {
     alignas(64) float block[kArea];
-    for (int c = 0; c < ncb; ++c)
+    for (int c = 0; c < ncb; ++c) {
+      const T* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
+      Ahead<T, Epilogue> ahead(epilogue, next, b_k, c, nrb, nk, 3 * nrb * nk);
       for (int r = 0; r < nrb; ++r) {
-        const T* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
-        Ahead<T, Epilogue> ahead{epilogue, next, b_k, r, c, nrb, nk, 3};
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         const T *x = a + r * a_rb, *w = b + c * b_cb;
         part<11>(0, nk, x, a_k, w, b_k, start, block, ahead);
@@ -52,6 +51,7 @@ struct Avx512Bf16 : Bf16 {
         part<10>(22, nk, x, a_k, w, b_k, start, block, ahead);
         for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
       }
+    }
   }
 };
 

@@ -30,24 +30,42 @@ SORL_INLINE void fetch(const T* block, int i, int n) {
   for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<how>(p + at);
 }
 
-// What a product fetches while it runs, spread over all of it so that no line is waited for: the blocks
-// of its epilogue, and the next column of its right operand. Called at the start of each of the `nk` blocks
-// of depth in each of the `parts` in which a block's rows and columns are computed.
+// What a product fetches while it computes a column of blocks, spread over all of it so that no line is
+// waited for: the blocks of its epilogue, and the next column of its right operand. Called `calls` times.
 template <class T, class Epilogue>
-struct Ahead {
-  const Epilogue& epilogue;
-  const T* next;  // that column, or null
-  std::size_t next_k;
-  int r, c, nrb, nk, parts;
-  int part = 0;
+class Ahead {
+ public:
+  Ahead(const Epilogue& epilogue, const T* next, std::size_t next_k, int c, int nrb, int nk, int calls)
+      : epilogue_(epilogue), next_(next), next_k_(next_k), c_(c), own_(nrb, calls), right_(nk, calls) {}
 
-  void operator()(int kb) const {
-    const int i = part * nk + kb, n = parts * nk;
-    epilogue.ahead(r, c, i * kShares / n, (i + 1) * kShares / n);
-    if (next == nullptr) return;
-    const int j = r * parts + part, m = nrb * parts;
-    fetch<Fetch::read_second>(next + kb * next_k, j * kShares / m, (j + 1) * kShares / m);
+  void operator()() {
+    own_.advance([&](int r, int i, int n) { epilogue_.ahead(r, c_, i, n); });
+    if (next_ != nullptr)
+      right_.advance([&](int k, int i, int n) { fetch<Fetch::read_second>(next_ + k * next_k_, i, n); });
   }
+
+ private:
+  // Shares of some blocks in `calls` parts, without a division a part.
+  struct Progress {
+    std::int64_t all, step, at = 0;  // in shares, 2^-16 of one; rounded up, so that the last part is not forgotten
+    Progress(int blocks, int calls) : all(std::int64_t(blocks) * kShares), step((all << 16) / calls + 1) {}
+    template <class Visit>
+    void advance(Visit visit) {
+      int i = static_cast<int>(at >> 16);
+      at += step;
+      const int to = static_cast<int>(at >> 16 < all ? at >> 16 : all);
+      while (i < to) {
+        const int block = i / kShares, n = to - i < kShares - i % kShares ? to - i : kShares - i % kShares;
+        visit(block, i % kShares, i % kShares + n);
+        i += n;
+      }
+    }
+  };
+  const Epilogue& epilogue_;
+  const T* next_;  // the next column, or null
+  std::size_t next_k_;
+  int c_;
+  Progress own_, right_;
 };
 
 // y = gelu(x + bias); with `save` the derivative too.

@@ -14,6 +14,10 @@ struct F32 {
   using T = float;
   static constexpr bool precise = true, split = false, transposes = false;
 
+  // Blocks of depth that all rows go through before the next ones: as much of the right operand as the first
+  // level of cache keeps while the left one passes.
+  static constexpr int kDeep = 4;
+
   static void begin() {}
   static void end() {}
 
@@ -39,8 +43,13 @@ struct F32 {
         for (int k = 0; k < 16; ++k) store(to + (j + k) * kBlock + i, (v16)r[k]);
       }
 #else
-    for (int i = 0; i < kBlock; ++i)
-      for (int j = 0; j < kBlock; ++j) to[j * kBlock + i] = from[i * kBlock + j];
+    for (int i = 0; i < kBlock; i += 8)
+      for (int j = 0; j < kBlock; j += 8) {
+        __m256 r[8];
+        for (int k = 0; k < 8; ++k) r[k] = _mm256_loadu_ps(from + (i + k) * kBlock + j);
+        transpose8(r);
+        for (int k = 0; k < 8; ++k) _mm256_storeu_ps(to + (j + k) * kBlock + i, r[k]);
+      }
 #endif
   }
   static void transpose(const float*, float*) {}
@@ -51,8 +60,8 @@ struct F32 {
     store(sums, a), store(sums + 16, b);
   }
 
-  // `rows` rows from `row`, 16 `vectors` columns from `column` of one block's sums; of the last of the nk
-  // blocks of depth only `last` are there.
+  // Adds to `rows` rows from `row`, 16 `vectors` columns from `column` of one block's sums, which begin as
+  // `init`; `depth` elements of the last of the nk blocks of depth are there.
   template <bool transposed, int rows, int vectors, class AheadOf>
   static void part(int row, int column, int nk, int last, const float* a, std::size_t a_k, const float* b,
                    std::size_t b_k, const float* init, float* to, AheadOf& ahead) {
@@ -65,7 +74,7 @@ struct F32 {
     for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
       const float *x = a, *w = b;
       const int depth = kb + 1 < nk ? kBlock : last;
-      ahead(kb);
+      ahead();
 #pragma GCC unroll 2
       for (int k = 0; k < depth; ++k, x += transposed ? kBlock : 1, w += kBlock) {
         v16 y[vectors];
@@ -77,7 +86,6 @@ struct F32 {
         }
       }
     }
-    ++ahead.part;
     for (int i = 0; i < rows; ++i)
       for (int n = 0; n < vectors; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
   }
@@ -86,32 +94,40 @@ struct F32 {
   static void gemm(int nrb, int ncb, int nk, const float* a, std::size_t a_rb, std::size_t a_k,
                    const float* b, std::size_t b_cb, std::size_t b_k, const float* init,
                    std::size_t init_rb, std::size_t init_cb, Epilogue epilogue, Last last = {}) {
-    alignas(64) float block[kArea] = {};
-    constexpr int kParts = (kBlock + R - 1) / R * (kBlock / (16 * N));
-    for (int c = 0; c < ncb; ++c)
-      for (int r = 0; r < nrb; ++r) {
-        const int rows = r + 1 < nrb ? kBlock : last.rows, columns = c + 1 < ncb ? kBlock : last.columns;
-        const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
-        const float* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
-        Ahead<float, Epilogue> ahead{epilogue, next, b_k, r, c, nrb, nk, kParts};
+    alignas(64) float sums[kMaxChunk][kArea] = {};
+    // A block's rows in strips as even as can be: one of few rows would wait for its own sums.
+    constexpr int kStrips = (kBlock + R - 1) / R, kTall = kBlock - kStrips * (R - 1);
+    static_assert(kTall > 0);
+    for (int c = 0; c < ncb; ++c) {
+      const int columns = c + 1 < ncb ? kBlock : last.columns;
+      const float* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
+      Ahead<float, Epilogue> ahead(epilogue, next, b_k, c, nrb, nk, nrb * nk * kStrips * (kBlock / (16 * N)));
+      for (int k0 = 0; k0 < nk; k0 += kDeep) {
+        const int deep = nk - k0 < kDeep ? nk - k0 : kDeep, depth = k0 + deep < nk ? kBlock : last.depth;
         const auto strip = [&](auto vectors, int column) {
           constexpr int V = decltype(vectors)::value;
-          const auto some = [&](auto count, int row) {
-            part<transposed, decltype(count)::value, V>(row, column, nk, last.depth, a + r * a_rb, a_k,
-                                                        b + c * b_cb, b_k, start, block, ahead);
-          };
-          int row = 0;
-          for (; row + R <= kBlock && row < rows; row += R) some(std::integral_constant<int, R>{}, row);
-          if constexpr (kBlock % R != 0)
-            if (row < rows) some(std::integral_constant<int, kBlock % R>{}, row);
+          for (int r = 0; r < nrb; ++r) {
+            const int rows = r + 1 < nrb ? kBlock : last.rows;
+            const float* start = k0 > 0 ? sums[r] : init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
+            const auto some = [&](auto count, int row) {
+              part<transposed, decltype(count)::value, V>(row, column, deep, depth, a + r * a_rb + k0 * a_k, a_k,
+                                                          b + c * b_cb + k0 * b_k, b_k, start, sums[r], ahead);
+            };
+            int row = 0;
+            for (; row < kTall * R && row < rows; row += R) some(std::integral_constant<int, R>{}, row);
+            if constexpr (kTall < kStrips)
+              for (; row < rows; row += R - 1) some(std::integral_constant<int, R - 1>{}, row);
+          }
         };
         for (int column = 0; column < columns; column += 16 * N)
           if (N > 1 && columns - column <= 16)
             strip(std::integral_constant<int, 1>{}, column);
           else
             strip(std::integral_constant<int, N>{}, column);
-        for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, block);
       }
+      for (int r = 0; r < nrb; ++r)
+        for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, sums[r]);
+    }
   }
 };
 

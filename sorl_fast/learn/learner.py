@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..batch import Batch
 from ..errors import BadInput
+from ..ops.replay import Replayed
 from .method import Method, Trained
 from .noise import Noise
 from .optimiser import AdamEma, AdamW, AdamWSettings
@@ -50,6 +52,7 @@ class Learner(Trained):
                 else AdamEma(network, target, spec.adam)
             )
         self.kept = {name: x.to(device) for name, x in method.kept().items()}
+        self._replayed = Replayed()
 
     def count_on_device(self) -> None:
         """Count the optimisers' steps on the device: see `AdamEma.count_on_device`."""
@@ -57,8 +60,29 @@ class Learner(Trained):
             optimiser.count_on_device()
 
     def update(self, batch: Batch, noise: Noise, choice: Hashable) -> Tensor:
-        """Make one update in place; return the method's metrics: see `Method.update`."""
-        return self.method.update(self, batch, noise, choice)
+        """Make one update in place; return the method's metrics: see `Method.update`.
+
+        On the native operations an update of a choice made twice is replayed, with the same bits: its
+        minibatch and noise may be others, but all else that it reads stays where it is.
+        """
+        setting = ops.native_setting() if batch.rewards.device.type == "cpu" else None
+        if setting is None:
+            return self.method.update(self, batch, noise, choice)
+        self.count_on_device()  # where a replay raises them
+        there = [name for name, x in batch._asdict().items() if x is not None]
+        names = [*there, *noise]
+        settings = [adam.settings for adam in self.optimisers.values()]
+        key = choice, self.method.config, setting, *names, *settings
+
+        def step(*inputs: Tensor) -> Tensor:
+            own = dict(zip(names, inputs, strict=True))
+            drawn = {name: own[name] for name in noise}
+            return self.method.update(
+                self, batch._replace(**{x: own[x] for x in there}), drawn, choice
+            )
+
+        tensors = [x for x in (*batch, *noise.values()) if x is not None]
+        return self._replayed(key, tensors, step)
 
     def losses(self, batch: Batch, noise: Noise, choice: Hashable) -> dict[str, Tensor]:
         """Return the losses at `batch` without a gradient; used on the validation data."""

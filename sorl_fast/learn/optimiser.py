@@ -50,7 +50,8 @@ class AdamEma:
 
     def count_on_device(self) -> None:
         """Keep the number of steps where a recorded step reads and raises it at every replay."""
-        self.steps = torch.tensor(int(self.steps), device=self.params[0].device)
+        if not isinstance(self.steps, Tensor):
+            self.steps = torch.tensor(self.steps, device=self.params[0].device)
 
     def count_from(self, steps: int) -> None:
         """Set the number of steps made."""

@@ -45,6 +45,7 @@ __all__ = [
     "configured",
     "critic_ensemble",
     "forget",
+    "native_setting",
     "normals",
     "prepare",
     "rollout",
@@ -232,6 +233,14 @@ def backend(device: torch.device | str = "cpu") -> str:
     if _triton(device) is not None:
         return "triton"
     return "native" if device.type == "cpu" and _native() is not None else "torch"
+
+
+def native_setting() -> tuple[object, ...] | None:
+    """Return what decides, beside arguments, what operations on the CPU call; None: they are not csrc's."""
+    if _on_gpu(torch.device("cpu")) or _native() is None:
+        return None
+    isa = os.environ.get("SORL_CPU_ISA", "")
+    return _wanted(), isa, _precision["cpu"], parameters.forgotten()
 
 
 def configure(
@@ -485,8 +494,7 @@ def adam_ema_step(
     fast, _ = _choose(
         "adam_ema_step", None, *state, *grads, *more_grads, rows=count, differentiable=False
     )
-    on_host = fast is not None and fast is _native_or_why  # csrc counts steps on the host
-    if (on_host and isinstance(step, Tensor)) or not all(x.is_contiguous() for x in state):
+    if not all(x.is_contiguous() for x in state):
         fast = None
     return (fast or reference).adam_ema_step(
         *(params, grads, first, second, targets, step),

@@ -120,7 +120,7 @@ def _check_parameters(s: Layout, params: Sequence[Tensor]) -> None:
             )
 
 
-def _network(
+def network(
     sizes: Layout, params: Sequence[Tensor], precision: str, isa: str, owner: int
 ) -> _Packed:
     """Return the owner's packed copy, or one for this call alone where there is no owner."""
@@ -135,7 +135,7 @@ def _network(
     return found
 
 
-def _lend(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+def lend(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     """Return an uninitialised tensor whose memory goes back to csrc's pool when it dies."""
     count = math.prod(shape)
     if count == 0:
@@ -171,10 +171,10 @@ def _forward(
         )
     isa = choose_isa(precision)
     sizes = Layout.of(params, obs.shape[1], A, kind.norm)
-    packed = _network(sizes, params, precision, isa, owner)
+    packed = network(sizes, params, precision, isa, owner)
     out = torch.empty((sizes.members, B) if kind.norm else (B, A))
     count = saved_bytes(sizes, B, steps, precision, isa) if save else 0
-    saved = _lend((count,), torch.uint8)
+    saved = lend((count,), torch.uint8)
     net = packed.ready(forward=True, backward=save)
     t, log2_steps = (None if x is None else x.contiguous() for x in extra)
     net.forward(
@@ -264,17 +264,23 @@ def _backward(
         return grads + inputs
     # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
     grads = [
-        _lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
+        lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
     ]
     grad_obs = torch.empty((B, O)) if to_obs else None
     grad_act = torch.empty((B, act_dim)) if to_act else None
     grad = grad.contiguous()
-    net = _network(sizes, params, precision, isa, owner).ready(forward=False, backward=True)
+    net = network(sizes, params, precision, isa, owner).ready(forward=False, backward=True)
     net.backward(
         *(B, steps, rollout, grad.data_ptr(), saved.data_ptr()),
         *([g.data_ptr() for g in grads], _address(grad_obs), _address(grad_act)),
     )
     return [*grads, *(x for x in (grad_obs, grad_act) if x is not None)]
+
+
+def isa_of_adam() -> str:
+    """Return what the optimiser runs on: float32 always, also where SORL_CPU_ISA multiplies bf16 only."""
+    wanted, there = os.environ.get("SORL_CPU_ISA", ""), isas("fp32")
+    return wanted if wanted in there else there[-1]
 
 
 def _adam_ema_step(
@@ -284,7 +290,7 @@ def _adam_ema_step(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     targets: Sequence[Tensor],
-    step: int,
+    step: int | Tensor,
     lr: float,
     b1: float,
     b2: float,
@@ -307,12 +313,10 @@ def _adam_ema_step(
     grads = [g.contiguous() for g in grads]
     more_grads = [g.contiguous() for g in more_grads]
     lists = [addresses(grads)] + ([addresses(more_grads)] if more_grads else [])
-    # arithmetic is float32 always, also where SORL_CPU_ISA names what multiplies bf16 only
-    wanted, there = os.environ.get("SORL_CPU_ISA", ""), isas("fp32")
     norm = _native.adam(
-        *(wanted if wanted in there else there[-1], addresses(params), lists),
+        *(isa_of_adam(), addresses(params), lists),
         *(addresses(first), addresses(second), addresses(targets), [p.numel() for p in params]),
-        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
+        *(int(step), lr, b1, b2, eps, clip_norm, tau, ema_before),
     )
     # csrc wrote behind torch's back: whoever holds an older version must notice
     torch.autograd.graph.increment_version([*params, *first, *second, *targets])
@@ -343,7 +347,7 @@ _SCHEMAS = {
     ),
     "adam_ema_step": (
         "(Tensor(a!)[] params, Tensor[] grads, Tensor[] more_grads, Tensor(b!)[] first, "
-        "Tensor(c!)[] second, Tensor(d!)[] targets, int step, float lr, float b1, float b2, float eps, "
+        "Tensor(c!)[] second, Tensor(d!)[] targets, Tensor step, float lr, float b1, float b2, float eps, "
         "float clip_norm, float tau, bool ema_before=False) -> Tensor",
         _adam_ema_step,
     ),
@@ -520,7 +524,7 @@ def adam_ema_step(
     first: Sequence[Tensor],
     second: Sequence[Tensor],
     targets: Sequence[Tensor],
-    step: int,
+    step: int | Tensor,
     *,
     lr: float,
     b1: float,
@@ -534,5 +538,5 @@ def adam_ema_step(
     """Do what `reference.adam_ema_step` does."""
     return torch.ops.sorl_fast.adam_ema_step(
         *(list(params), list(grads), list(more_grads), list(first), list(second), list(targets)),
-        *(step, lr, b1, b2, eps, clip_norm, tau, ema_before),
+        *(torch.as_tensor(step), lr, b1, b2, eps, clip_norm, tau, ema_before),
     )

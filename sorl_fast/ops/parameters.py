@@ -45,8 +45,18 @@ def find(number: int) -> Packings | None:
     return _alive.get(number)
 
 
+_forgotten = 0
+
+
+def forgotten() -> int:
+    """Return how many times the packed copies were forgotten."""
+    return _forgotten
+
+
 def forget() -> None:
     """Forget the packed copies of every network; see `sorl_fast.ops.forget`."""
+    global _forgotten
+    _forgotten += 1
     for reference in _alive.valuerefs():
         owner = reference()
         if owner is not None:

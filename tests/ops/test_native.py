@@ -457,7 +457,7 @@ def opcheck_cases(precision="fp32"):
     yield "network_backward", (normal(5, 2), *tail)
     groups = [[torch.ones(3)] for _ in range(5)]
     params, grads, first, second, targets = groups
-    rates = (1, 1e-3, 0.9, 0.99, 1e-8, 1.0, 0.1)
+    rates = (torch.tensor(1), 1e-3, 0.9, 0.99, 1e-8, 1.0, 0.1)
     yield "adam_ema_step", (params, grads, [], first, second, targets, *rates)
 
 
