@@ -109,7 +109,7 @@ stage_aarch64() {
   make aarch64
   tests aarch64 -E 'test_realtime|test_isas'
   # fewer calls: qemu is slow. Page faults and system calls are not counted, qemu's own would be among them
-  "${qemu[@]}" "$build/aarch64/tests/test_realtime" 400
+  "${qemu[@]}" "$build/aarch64/tests/test_realtime" 100
   "${qemu[@]}" "$build/aarch64/tests/test_isas" | tee "$build/aarch64.txt"
   grep -q neon_dotprod/int8 "$build/aarch64.txt"  # else the processor that qemu plays lacks it
   local fused dots
