@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import _native
 from ..layout import Layout
 from . import native
+from .replay import NotReplayable
 
 
 class _Memory:
@@ -59,6 +60,10 @@ def prepared(
         Blocks of memory that stand for those of storages that begin at these addresses.
     """
     name = operation._schema.name.removeprefix("sorl_fast::")
+    if name not in _PREPARE:
+        raise NotReplayable(
+            f"{name} is not csrc's: a kernel that was asked for on the CPU, interpreted"
+        )
     return _PREPARE[name](args, kwargs.get("owner", 0), result, _Memory(places))
 
 

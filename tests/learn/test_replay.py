@@ -128,3 +128,10 @@ def test_recordings_share_their_large_blocks():
         other = arena.take(1 << 16)
     arena.begin()
     assert {id(arena.take(1 << 16)) for _ in range(2)} == {id(first), id(other)}
+
+
+def test_a_kernel_that_was_asked_for_is_no_call_of_csrc(sorl, monkeypatch):
+    """Which is not known how to make again: the update runs as written, each time."""
+    monkeypatch.setattr("sorl_fast.ops.prepared._PREPARE", {})
+    learner, written = learners(sorl)
+    assert torch.equal(updates(learner, 4), updates(written, 4))
