@@ -9,7 +9,6 @@ from torch import Tensor
 from .. import _native
 from ..layout import Layout
 from . import native
-from .replay import NotReplayable
 
 
 class _Memory:
@@ -49,8 +48,10 @@ class _Memory:
 def prepared(
     operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any,
     places: Mapping[int, Tensor],
-) -> Callable[[], Any]:  # fmt: skip
+) -> Callable[[], Any] | None:  # fmt: skip
     """Return what does `operation(*args, **kwargs)` again, into the memory of its result.
+
+    None: it is not csrc's, but a kernel that was asked for on the CPU, interpreted.
 
     Parameters
     ----------
@@ -61,9 +62,7 @@ def prepared(
     """
     name = operation._schema.name.removeprefix("sorl_fast::")
     if name not in _PREPARE:
-        raise NotReplayable(
-            f"{name} is not csrc's: a kernel that was asked for on the CPU, interpreted"
-        )
+        return None
     return _PREPARE[name](args, kwargs.get("owner", 0), result, _Memory(places))
 
 

@@ -188,7 +188,10 @@ class _Recording:
                 if _block(x) in last and _block(x) not in places:
                     places[_block(x)] = arena.take(x.numel() * x.element_size())
             if _ours(call):
-                self._calls.append(prepared(*call, places))
+                again = prepared(*call, places)
+                if again is None:
+                    raise NotReplayable(str(call.operation))
+                self._calls.append(again)
             else:
                 self._calls.append(_again(call))
             for block, end in last.items():
