@@ -17,10 +17,8 @@ from setuptools.command.build_ext import build_ext
 
 # Sources and flags, which csrc/CMakeLists.txt reads too.
 LIST = json.loads(Path("csrc/sources.json").read_text())
-STANDARD = [
-    "-std=c++17",
-    "-g0",
-]  # -g0: Python's own flags ask for debug symbols, a third of the compiler's time
+# Python's own flags ask for debug symbols: -g0 makes none, which would take the compiler's time, -s keeps none.
+STANDARD = ["-std=c++17", "-g0"]
 WITHOUT = (
     "Or install without the native module, for the numpy and torch backends alone: set "
     "SORL_FAST_NO_NATIVE=1, as in `SORL_FAST_NO_NATIVE=1 pip install .`"

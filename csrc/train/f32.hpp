@@ -61,7 +61,7 @@ struct F32 {
   }
 
   // Adds to `rows` rows from `row`, 16 `vectors` columns from `column` of one block's sums, which begin as
-  // `init`; `depth` elements of the last of the nk blocks of depth are there.
+  // `init`; `last` elements of the last of the nk blocks of depth are there.
   template <bool transposed, int rows, int vectors, class AheadOf>
   static void part(int row, int column, int nk, int last, const float* a, std::size_t a_k, const float* b,
                    std::size_t b_k, const float* init, float* to, AheadOf& ahead) {

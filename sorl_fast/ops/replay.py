@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MOST = (
-    64  # recordings that one `Replayed` keeps; a step that is never the same again runs as written
-)
+# Recordings that one `Replayed` keeps: a step that is never the same again runs as written.
+MOST = 64
 
 
 class Call(NamedTuple):
@@ -102,15 +101,14 @@ class Replayed:
         Parameters
         ----------
         key
-            All that decides which operations the step consists of, beside the shapes of the inputs; None:
-            it is not to be recorded.
+            All that decides which operations the step consists of, beside the shapes of the inputs.
         inputs
             Its tensors that are others every time. It may read and write more, if these stay where they
             are.
         step
             Reads no number of a tensor on the host, and returns a tensor that it has made.
         """
-        if key is None or not self._able or not _usable(inputs):
+        if not self._able or not _usable(inputs):
             return step(*inputs)
         key = key, *(x.shape for x in inputs)
         if key not in self._seen:
@@ -182,7 +180,9 @@ class _Recording:
         self._inputs, self._result = inputs, result
         self._calls: list[Callable[[], Any]] = []
         calls = _changing([call for call in calls if not _is_view(call)])
-        places, last = _places(calls, arena)
+        arena.begin()
+        places: dict[int, Tensor] = {}
+        last = _last_uses(calls)
         for i, call in enumerate(calls):
             for x in _tensors(call.result):
                 if _block(x) in last and _block(x) not in places:
@@ -235,9 +235,8 @@ def _changing(calls: Sequence[Call]) -> list[Call]:
     return changing
 
 
-def _places(calls: Sequence[Call], arena: Arena) -> tuple[dict[int, Tensor], dict[int, int]]:
-    """Return no places yet, and of large blocks that only our operations touch the last call that does."""
-    arena.begin()
+def _last_uses(calls: Sequence[Call]) -> dict[int, int]:
+    """Return of each large block that only our operations touch the last call that does."""
     last: dict[int, int] = {}
     for i, call in enumerate(calls):
         if _ours(call) and call.operation is not torch.ops.sorl_fast.adam_ema_step.default:
@@ -251,7 +250,7 @@ def _places(calls: Sequence[Call], arena: Arena) -> tuple[dict[int, Tensor], dic
                     last[_block(x)] = i
                 else:
                     del last[_block(x)]
-    return {}, last
+    return last
 
 
 def _again(call: Call) -> Callable[[], Any]:

@@ -146,6 +146,19 @@ def field_mutations():
         )
 
 
+def rearranged(of, header, meta, body, field, name):
+    """A part `name` of an object left out, at its end, and twice."""
+    value = meta[field]
+    rest = {k: v for k, v in value.items() if k != name}
+    yield f"{of} without {name}", pack(header, meta | {field: rest}, body)
+    if name in value:
+        last = meta | {field: {**rest, name: value[name]}}
+        yield f"{of} {name} last", pack(header, last, body)
+        twice = json.dumps(value)[:-1] + f", {json.dumps(name)}: {json.dumps(value[name])}}}"
+        text = json.dumps(meta | {field: "@"}).replace('"@"', twice)
+        yield f"{of} {name} twice", pack(header, text, body)
+
+
 def form_mutations():
     for kind in ("euler", "direct", "direct reading", "tanh", "diffusion", "diffusion quiet"):
         header, meta, body = unpack(dumps(form_policy(FORMS[kind])))
@@ -154,15 +167,9 @@ def form_mutations():
             for value in (*VALUES, *FORM_VALUES, [form.get(name), form.get(name)]):
                 data = pack(header, meta | {"form": form | {name: value}}, body)
                 yield f"{kind} {name}={value!r:.30}", data
+            yield from rearranged(kind, header, meta, body, "form", name)
             rest = {k: v for k, v in form.items() if k != name}
-            yield f"{kind} without {name}", pack(header, meta | {"form": rest}, body)
             yield f"{kind} {name} renamed", pack(header, meta | {"form": rest | {"Kind": 1}}, body)
-            if name in form:
-                last = {**rest, name: form[name]}
-                yield f"{kind} {name} last", pack(header, meta | {"form": last}, body)
-                twice = json.dumps(form)[:-1] + f", {json.dumps(name)}: {json.dumps(form[name])}}}"
-                text = json.dumps(meta | {"form": "@"}).replace('"@"', twice)
-                yield f"{kind} {name} twice", pack(header, text, body)
         for name in ("times", "z_scales", "v_scales", "noise_scales"):
             for value in VALUES if name in form else ():
                 changed = form | {name: [*form[name][:2], value, *form[name][3:]]}
@@ -217,13 +224,7 @@ def choice_mutations():
         for name in (*choice, "novel"):
             for value in (*VALUES, *CHOICE_VALUES):
                 yield f"{i} {name}={value!r:.40}", packed(choice | {name: value})
-            rest = {k: v for k, v in choice.items() if k != name}
-            yield f"{i} without {name}", packed(rest)
-            if name in choice:
-                yield f"{i} {name} last", packed({**rest, name: choice[name]})
-                twice = json.dumps(choice)[:-1] + f', "{name}": {json.dumps(choice[name])}}}'
-                text = json.dumps(meta | {"choice": "@"}).replace('"@"', twice)
-                yield f"{i} {name} twice", pack(header, text, body)
+            yield from rearranged(i, header, meta, body, "choice", name)
         for rule in RULE_NAMES:
             for N in (1, 2):
                 yield f"{i} {rule} {N}", packed(choice | {"rule": rule, "candidates": N})
@@ -267,13 +268,7 @@ def map_mutations():
                 *(2**126, 10**37, 2**127, 0.1, 0.7, -2.5),
             ):
                 yield f"{i} {name} all {number}", packed(units | {name: [number] * A})
-            rest = {k: v for k, v in units.items() if k != name}
-            yield f"{i} without {name}", packed(rest)
-            if name in units:
-                yield f"{i} {name} last", packed({**rest, name: units[name]})
-                twice = json.dumps(units)[:-1] + f', "{name}": {json.dumps(units[name])}}}'
-                text = json.dumps(meta | {"action_map": "@"}).replace('"@"', twice)
-                yield f"{i} {name} twice", pack(header, text, body)
+            yield from rearranged(i, header, meta, body, "action_map", name)
         for number in (*SOUND_NUMBERS, "01", "1e999", "NaN", "-0", "1e-46", "3e38"):
             text = json.dumps(meta | {"action_map": units | {"high": ["@"] * A}})
             yield f"{i} high {number}", pack(header, text.replace('"@"', number), body)
@@ -368,13 +363,7 @@ def ood_mutations():
             ):
                 text = json.dumps(meta | {"ood": ood | {name: "@"}}).replace('"@"', number)
                 yield f"{i} {name} {number}", pack(header, text, body)
-            rest = {k: v for k, v in ood.items() if k != name}
-            yield f"{i} without {name}", packed(rest)
-            if name in ood:
-                yield f"{i} {name} last", packed({**rest, name: ood[name]})
-                twice = json.dumps(ood)[:-1] + f', "{name}": {json.dumps(ood[name])}}}'
-                text = json.dumps(meta | {"ood": "@"}).replace('"@"', twice)
-                yield f"{i} {name} twice", pack(header, text, body)
+            yield from rearranged(i, header, meta, body, "ood", name)
         for value in (*VALUES, [ood]):
             yield f"{i} ood={value!r:.30}", packed(value)
         for name in ("format", "form", "choice", "action_map", "chunk", "obs_dim", "ensemble"):
