@@ -17,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 
 # Sources and flags, which csrc/CMakeLists.txt reads too.
 LIST = json.loads(Path("csrc/sources.json").read_text())
-# Python's own flags ask for debug symbols: -g0 makes none, which would take the compiler's time, -s keeps none.
+# -g0: Python's own flags ask for debug symbols, which take the compiler's time
 STANDARD = ["-std=c++17", "-g0"]
 WITHOUT = (
     "Or install without the native module, for the numpy and torch backends alone: set "
@@ -118,7 +118,7 @@ def extensions() -> list[Extension]:
             [f"csrc/{source}" for source in bindings],
             include_dirs=["csrc", "csrc/include", pybind11.get_include()],
             extra_compile_args=[*STANDARD, *LIST["flags"]],
-            extra_link_args=["-pthread", "-Wl,-s"],
+            extra_link_args=["-pthread", "-Wl,-s"],  # -s: no symbols but those that are needed
             language="c++",
             # also what puts them into the source distribution
             depends=sorted(str(p) for p in Path("csrc").rglob("*.*") if p.suffix != ".pyc"),
