@@ -24,11 +24,15 @@ struct Way {
 
 // What a way takes, in nanoseconds.
 struct Cost {
-  std::int64_t call = 0;   // all of it
-  std::int64_t step = 0;   // one evaluation of the actor, for all candidates
-  std::int64_t score = 0;  // the critics, for one group of candidates
+  std::int64_t call = 0;   // all of it: no less than the parts
+  std::int64_t step = 0;   // one evaluation of the actor, for all candidates, on average over a call
+  std::int64_t score = 0;  // the critics, for one group of candidates, likewise
   std::int64_t rest = 0;   // what follows the last of either
+  std::int64_t layer = 0;  // one of the actor's
 };
+
+// Of a call with a deadline, candidates that the critics see before the next ones: what a cut may lose.
+constexpr int kScoreRows = 8;
 
 // Nanoseconds since any moment.
 struct Clock {
@@ -36,6 +40,20 @@ struct Clock {
   void* context;
   // The system's monotonic one, which Linux reads without a system call where its clock source allows that.
   static Clock steady() noexcept;
+};
+
+// How many times as long as when the ways were measured a call's parts now take: what all but one in a hundred of the
+// last calls did not pass. So a machine that has become slower costs some calls and no more, and where other
+// programs take the core from more of them than that, what is chosen becomes cheap enough for the share that is left.
+class Pace {
+ public:
+  void late() noexcept;  // not even the cheapest way fits into a call's budget: the loop woke too late
+  void saw(std::int64_t took, std::int64_t expected) noexcept;
+  Cost times(const Cost& cost) const noexcept;
+  std::int64_t times(std::int64_t nanoseconds) const noexcept;
+
+ private:
+  double value_ = 1;
 };
 
 // What was done of a way.
@@ -75,13 +93,16 @@ class Watch {
   // Before there was a velocity: the call has no action.
   bool is_empty() const noexcept { return stop_step_ == 0; }
   const Cost& taken() const noexcept { return taken_; }
+  // Of the way that was chosen, as `measured`, what those of its parts took that were done.
+  void tell(Pace& pace, const Cost& measured) const noexcept;
 
  private:
   static constexpr int kNever = INT_MAX;
   Clock clock_{};
   std::int64_t begin_ = 0, end_ = 0, mark_ = 0;
   Cost cost_;   // as expected
-  Cost taken_;  // the longest of this call
+  Cost taken_;  // by this call; of steps and groups their sums, until call_done
+  int steps_ = 0, groups_ = 0;
   std::atomic<int> stop_{kNever}, end_step_{kNever}, last_step_{kNever};
   int stop_step_ = kNever;
 };
@@ -105,7 +126,7 @@ class Plan {
   std::size_t size() const noexcept { return ways_.size(); }
   const Planned& at(std::size_t index) const noexcept { return *ways_[index]; }
   // The first that fits into the budget, else the cheapest.
-  std::size_t choose(std::int64_t budget) const noexcept;
+  std::size_t choose(std::int64_t budget, const Pace& pace) const noexcept;
 
  private:
   std::vector<std::unique_ptr<Planned>> ways_;

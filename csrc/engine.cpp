@@ -21,7 +21,7 @@ namespace {
 constexpr int kWarmUp = 5, kLeastCalls = 20, kMostCalls = 200;
 constexpr std::int64_t kMeasured = 20'000'000;  // nanoseconds
 // A cost is what a call is not expected to pass; a call that another program delays is not meant.
-constexpr double kHigh = 0.9;
+constexpr double kHigh = 0.75;
 
 }  // namespace
 
@@ -37,6 +37,7 @@ struct Engine::Impl {
   PreparedSchedules prepared;
   std::shared_ptr<Plan> plan;  // null until a deadline was prepared
   Watch watch;
+  Pace pace;
   Clock clock = Clock::steady();
 
   Impl(std::shared_ptr<const Model> m, int threads, int rows, int candidates)
@@ -124,7 +125,15 @@ struct Engine::Impl {
       times[2].push_back(taken.score);
       times[3].push_back(taken.rest);
     }
-    return {quantile(times[0], kHigh), quantile(times[1], kHigh), quantile(times[2], kHigh), quantile(times[3], kHigh)};
+    const auto layers = static_cast<std::int64_t>(p.side.actor.hidden.size()) + 1;
+    const auto high = [&](int i) { return quantile(times[i], kHigh); };
+    Cost cost{high(0), high(1), high(2), high(3), high(1) / layers};
+    // A call that is chosen because it fits must not be cut because its parts, expected one by one, do not.
+    const Way& way = planned.way;
+    const int groups = way.candidates > 1 && way.rule.reads_q() ? (way.candidates + kScoreRows - 1) / kScoreRows : 0;
+    const auto steps = static_cast<std::int64_t>(planned.schedule->steps.size());
+    cost.call = std::max(cost.call, steps * cost.step + groups * cost.score + cost.rest);
+    return cost;
   }
 
   bool refuse(const Way& way, std::string& error) const {
@@ -165,6 +174,7 @@ struct Engine::Impl {
     for (std::size_t i = 0; i < made->size(); ++i) made->set_cost(i, measure(made->at(i), obs.data(), action.data()));
     conclusion.set_last(held);
     plan = std::move(made);
+    pace = Pace{};
     return true;
   }
 };
@@ -240,11 +250,12 @@ int Engine::act_by(const float* obs, std::int64_t budget, std::uint64_t seed, st
   Impl& m = *impl_;
   if (m.plan == nullptr) return static_cast<int>(Result::no_plan);
   if (obs == nullptr || action == nullptr) return static_cast<int>(Result::null_pointer);
-  const std::size_t index = m.plan->choose(budget);
+  const std::size_t index = m.plan->choose(budget, m.pace);
   const Planned& planned = m.plan->at(index);
   if (planned.way.candidates > m.max_candidates) return static_cast<int>(Result::too_large);
-  m.watch.begin(m.clock, budget, planned.cost);
+  m.watch.begin(m.clock, budget, m.pace.times(planned.cost));
   m.act_by(planned, obs, seed, call, row_offset, action, candidate, q, status);
+  m.watch.tell(m.pace, planned.cost);
   if (done != nullptr) {
     const auto steps = static_cast<int>(planned.schedule->steps.size());
     *done = {static_cast<int>(index), steps, m.watch.evaluations(steps), planned.way.candidates,
@@ -259,7 +270,10 @@ bool Engine::prepare_deadline(const std::vector<Way>& ways, const Choice* own, s
 std::size_t Engine::planned() const noexcept { return impl_->plan == nullptr ? 0 : impl_->plan->size(); }
 const Planned& Engine::planned(std::size_t index) const noexcept { return impl_->plan->at(index); }
 void Engine::set_clock(const Clock& clock) noexcept { impl_->clock = clock; }
-void Engine::set_cost(std::size_t way, const Cost& cost) noexcept { impl_->plan->set_cost(way, cost); }
+void Engine::set_cost(std::size_t way, const Cost& cost) noexcept {
+  impl_->plan->set_cost(way, cost);
+  impl_->pace = Pace{};
+}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
@@ -273,6 +287,7 @@ void Engine::continue_from(const Engine& other) {
   impl_->prepared = other.impl_->prepared;
   impl_->rule = other.impl_->rule;
   impl_->plan = other.impl_->plan;
+  impl_->pace = other.impl_->pace;
   impl_->clock = other.impl_->clock;
   impl_->conclusion.continue_from(impl_->p, other.impl_->conclusion);
   impl_->temperature = other.impl_->temperature;

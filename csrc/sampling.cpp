@@ -24,8 +24,6 @@ namespace {
 constexpr int kShareHeadRows = 8;
 // Up to here its outputs are products of rows by vectors.
 constexpr int kHeadRows = 2;
-// Of a call with a deadline, candidates that the critics see before the next ones: what a cut may lose.
-constexpr int kScoreRows = 8;
 
 }  // namespace
 

@@ -242,9 +242,10 @@ class Session {
     engine_->set_clock({read, &readings_});
   }
 
-  void set_cost(std::size_t way, std::int64_t call, std::int64_t step, std::int64_t score, std::int64_t rest) {
+  void set_cost(std::size_t way, std::int64_t call, std::int64_t step, std::int64_t score, std::int64_t rest,
+                std::int64_t layer) {
     if (way >= engine_->planned()) throw py::value_error("there is no such way");
-    engine_->set_cost(way, {call, step, score, rest});
+    engine_->set_cost(way, {call, step, score, rest, layer});
   }
 
   void reset() { engine_->reset(); }

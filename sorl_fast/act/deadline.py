@@ -13,10 +13,13 @@ from .session import Status
 
 
 class Planned(NamedTuple):
-    """A way to act, and the microseconds that nine of ten of its calls took no longer than."""
+    """A way to act, and the microseconds that three of four of its calls took no longer than.
+
+    Of a call's evaluations, and of its groups of candidates, the mean counts.
+    """
 
     way: PolicyChoice
-    call_us: float  # a whole call
+    call_us: float  # a whole call, and no less than its parts: the deadline from which it is chosen at first
     step_us: float  # one evaluation of the actor, for all candidates
     score_us: float  # the critics, for one group of candidates; 0 where none is scored
     rest_us: float  # what follows the last of either

@@ -123,9 +123,9 @@ def test_what_is_left_decides_before_each_step(monkeypatch, precision, isa, thre
     s, session = ready(
         *(monkeypatch, (M, N, "centre")), precision=precision, isa=isa, threads=threads
     )
-    session._set_cost(0, 0, 100 * US, 0, 10 * US)
     for done in range(1, M):
         for left, more in ((209, 1), (110, 1), (109, 0), (1, 0), (210, M - done)):
+            session._set_cost(0, 0, 100 * US, 0, 10 * US)  # also forgets what earlier calls took
             one_left = done == M - 1
             session._set_clock([0] * (done * DEPTH) + [(1000 - left) * US])
             s.reset()
@@ -165,8 +165,8 @@ def test_candidates_not_scored_are_left_out(monkeypatch, rule):
 
 def test_there_must_be_time_for_a_group(monkeypatch):
     s, session = ready(monkeypatch, (2, 20, "argmax"))
-    session._set_cost(0, 0, 0, 100 * US, 5 * US)
     for left, scored in ((104, 0), (105, 20)):
+        session._set_cost(0, 0, 0, 100 * US, 5 * US)
         session._set_clock([0] * (1 + 2 * DEPTH) + [(1000 - left) * US])
         assert act(s)[1].scored == scored
 
@@ -180,6 +180,64 @@ def test_the_budget_chooses_the_first_that_fits(monkeypatch):
         info = act(s, budget)[1]
         assert info.way.steps.count == steps
         assert bool(info.status & Status.CUT_SHORT) == (budget == 0)  # 0: at once
+
+
+def test_a_layer_is_begun_only_if_it_is_expected_to_be_in_time(monkeypatch):
+    s, session = ready(monkeypatch, (4, 1, "argmax"))
+    for layers, in_time in (
+        (4, False),
+        (5, False),
+        (6, True),
+        (12, True),
+    ):  # 6: before a step, not a layer
+        for left in (50, 51):
+            session._set_cost(0, 0, 0, 0, 0, 50 * US)
+            session._set_clock([0] * layers + [(1000 - left) * US] + [0])
+            info = act(s)[1]
+            cut = left == 50 and not in_time
+            assert info.evaluations == (1 if cut else 4), (layers, left)
+            assert bool(info.status & Status.CUT_SHORT) == cut
+
+
+def steady(steps, step_us):
+    """Return the clock of a call whose every layer takes as long."""
+    return [round(i * step_us * US / DEPTH) for i in range(1 + steps * DEPTH)]
+
+
+def test_a_machine_that_becomes_slower_gets_cheaper_ways(monkeypatch):
+    s, session = ready(monkeypatch, (8, 1, "argmax"), (1, 1, "argmax"))
+    session._set_cost(0, 800 * US, 100 * US, 0, 0)
+    session._set_cost(1, 100 * US, 100 * US, 0, 0)
+
+    def steps_of(calls, step_us):
+        found = []
+        for _ in range(calls):
+            session._set_clock(steady(8, step_us))
+            found.append(act(s)[1].way.steps.count)
+        return found
+
+    assert set(steps_of(100, 95)) == {8}
+    slow = steps_of(50, 200)
+    assert slow[0] == 8 and set(slow[10:]) == {1}
+    quick = steps_of(2000, 95)
+    assert quick[0] == 1 and set(quick[1500:]) == {8}
+
+
+def test_calls_that_another_program_delays_change_no_way(monkeypatch):
+    s, session = ready(monkeypatch, (8, 1, "argmax"), (1, 1, "argmax"))
+    session._set_cost(0, 800 * US, 100 * US, 0, 0)
+    session._set_cost(1, 100 * US, 100 * US, 0, 0)
+    for i in range(1000):
+        # off the core in the first, or in the middle of the fourth evaluation
+        late = {0: [0, LATE], 150: [0] * (2 + 3 * DEPTH) + [LATE]}.get(i % 300)
+        session._set_clock(late or steady(8, 100))
+        assert act(s)[1].way.steps.count == 8, i
+    # nor does one call in two hundred of a loop that woke too late; more of them do
+    for every, steps in ((200, 8), (8, 1)):
+        for i in range(400):
+            session._set_clock(steady(8, 100))
+            found = act(s, 99 if i % every == 0 else 1000)[1].way.steps.count
+            assert found == (1 if i % every == 0 else steps) or (steps == 1 and i < 100), (every, i)
 
 
 def test_the_usual_ways():
@@ -196,6 +254,9 @@ def test_the_usual_ways():
     assert all(p.way.rule == own.rule for p in planned)
     for p in planned:
         assert 0 < p.step_us <= p.call_us and (p.score_us > 0) == (p.way.candidates > 1)
+        # else a call that was chosen because it fits would be cut because its parts do not
+        parts = p.way.steps.count * p.step_us + (p.way.candidates > 1) * p.score_us + p.rest_us
+        assert parts <= p.call_us + 0.01
     s = Sampler(form_policy(FORMS["euler"], E=0), "native")
     assert [(p.way.steps.count, p.way.candidates) for p in s.prepare_deadline()] == [
         (10, 1),

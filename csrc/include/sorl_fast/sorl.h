@@ -357,14 +357,14 @@ SORL_API int32_t sorl_session_set_rule(sorl_session *session, int32_t rule, doub
 SORL_API int32_t sorl_session_prepare_deadline(sorl_session *session, const sorl_way *ways, int32_t count,
                                                char *error, size_t error_size) SORL_NOEXCEPT;
 
-/* A way that was prepared, and the microseconds that nine of ten of its calls took no longer than; either may be
+/* A way that was prepared, and the microseconds that three of four of its calls took no longer than; either may be
  * NULL. Returns SORL_OK, or SORL_ERROR_ARGUMENT where there is none of that index. Same thread as sorl_act();
  * real-time safe. */
 SORL_API int32_t sorl_session_way(const sorl_session *session, int32_t index, sorl_way *way, double *cost_us)
     SORL_NOEXCEPT;
 
 /* Samples one action [A] for one observation [O], within `deadline_us` microseconds of the call: by the first of the
- * session's ways that takes no longer, else by the cheapest. A call that is not cut short gives the bits that
+ * session's ways that takes no longer, as calls of late have gone, else by the cheapest. A call that is not cut short gives the bits that
  * sorl_act() gives by that way with the same seed, call and row_offset. If the time runs out in the middle,
  * SORL_STATUS_CUT_SHORT says so, and which action is returned depends on the clock, not on the arguments alone:
  *
@@ -373,7 +373,7 @@ SORL_API int32_t sorl_session_way(const sorl_session *session, int32_t index, so
  *   step's velocity. During the first evaluation there is none: the action is held, SORL_STATUS_HELD.
  * - Candidates that the critics have not seen are left out; if they have seen none, the first good one is taken.
  * - The clock is read after every layer, without a system call where the clock source allows it (tsc, kvm-clock,
- *   AArch64's): after the deadline at most one more layer is begun.
+ *   AArch64's): a layer is begun only if it is expected to end in time.
  *
  * `done` is written with what was done, or NULL. Returns as sorl_act() the status bits, or, with no output touched,
  * SORL_ERROR_ARGUMENT where a pointer is null, deadline_us is negative or no number, or no deadline was prepared.
