@@ -19,7 +19,7 @@ class Planned(NamedTuple):
     """
 
     way: PolicyChoice
-    call_us: float  # a whole call, and no less than its parts: the deadline from which it is chosen at first
+    call_us: float  # a whole call, and no less than its parts: the least deadline to begin with
     step_us: float  # one evaluation of the actor, for all candidates
     score_us: float  # the critics, for one group of candidates; 0 where none is scored
     rest_us: float  # what follows the last of either
