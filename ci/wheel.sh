@@ -6,7 +6,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-"$root/.venv/bin/python" -m build --quiet --outdir "$work/dist" "$root"
+"$root/.venv/bin/python" -m build --quiet --no-isolation --outdir "$work/dist" "$root"
 PYTHONPATH="$root/tests" "$root/.venv/bin/python" -c "
 from policies import make_policy
 from sorl_fast.act.policy_file import save

@@ -58,6 +58,7 @@ class SorlConfig(MethodConfig):
     sc_every: int = option(1, later=True, help="updates from one with a self-consistency loss to the next")
     sc_coin: float = option(0.0, later=True, help="probability, below 1, that an update has the self-consistency loss and no flow matching, which the others have alone; 0: each has both")
     flow_eps: float = option(1e-5, help="e in x_t = (1-(1-e)t) x0 + t a")
+    ema_actor: bool = option(False, later=True, help="the policy is the EMA of the actor, which self-consistency learns from, and not the actor just updated (the paper's)")
     normalize_obs: bool = option(False, help="standardise observations by the data set's mean and deviation; saved with the policy")
     # fmt: on
 
@@ -387,13 +388,13 @@ class Sorl(Method[SorlConfig]):
         return torch.stack([v.detach() for v in values])
 
     def export(self, trained: Trained, about: Export) -> Policy:
-        """Return the online actor and critic, actions bounded by [-1, 1]."""
+        """Return the actor, online or its EMA, and the online critic, actions bounded by [-1, 1]."""
         c = self.config
-        networks = trained.networks
+        actors = trained.targets if c.ema_actor else trained.networks
         return about.policy(
             c,
-            networks["actor"],
-            networks["critic"],
+            actors["actor"],
+            trained.networks["critic"],
             hidden=c.hidden,
             depth=c.depth,
             form=None,

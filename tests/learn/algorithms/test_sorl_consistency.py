@@ -84,7 +84,7 @@ def test_the_coin_falls_as_often_as_it_says_and_one_loss_is_there_each_time():
 
 def test_without_the_options_nothing_else_is_drawn_kept_or_written():
     c = SorlConfig(q_coef=1.0)
-    assert not {"sc_part", "sc_every", "sc_coin"} & c.to_dict().keys()
+    assert not {"sc_part", "sc_every", "sc_coin", "ema_actor"} & c.to_dict().keys()
     assert SorlConfig.from_dict(c.to_dict()) == c
     other = SorlConfig(q_coef=1.0, sc_every=2)
     assert other.to_dict() == c.to_dict() | {"sc_every": 2}

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms import sorl
 from sorl_fast.learn.algorithms.sorl import Sorl, SorlConfig
 from sorl_fast.learn.learner import Learner
+from sorl_fast.learn.method import Export
 from sorl_fast.learn.noise import GeneratorNoise
 
 O, A, B = 4, 2, 9
@@ -148,3 +150,26 @@ def test_validation_losses_change_nothing():
     values = learner.losses(batch, *source.draw())
     assert set(values) <= set(Sorl.metrics)
     assert all(torch.equal(x, before[k]) for k, x in learner.state().items())
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_the_policy_is_the_actor_just_updated_or_its_ema(ema):
+    """Which one changes nothing else of a training; the critics are the online ones in both."""
+    c, learner, batch, source = setup(ema_actor=ema)
+    _, other, *_ = setup(ema_actor=not ema)
+    for _ in range(3):
+        n, k = source.draw()
+        assert torch.equal(learner.update(batch, n, k), other.update(batch, n, k))
+    policy = learner.method.export(learner, Export(O, A, "e", None, None))
+    actors = learner.targets if ema else learner.networks
+    for got, expected in (
+        (policy.actor, actors["actor"].arrays()),
+        (policy.critic, learner.networks["critic"].arrays()),
+    ):
+        for one, two in zip(got, expected, strict=True):
+            for x, y in zip(one, two, strict=True):
+                np.testing.assert_array_equal(x, y)
+    assert (
+        np.abs(policy.actor[0][0] - learner.networks["actor"].arrays()[0][0]).max() > 0 or not ema
+    )
+    assert ("ema_actor" in c.to_dict()) == ema  # as files of before it say nothing
