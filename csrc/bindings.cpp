@@ -318,8 +318,8 @@ TypeError, ValueError
     An argument is wrong, or no deadline was prepared.
 )")
       .def("_set_clock", &Session::set_clock, arg("times"), "For tests: readings in nanoseconds; none: the clock.")
-      .def("_set_cost", &Session::set_cost, arg("way"), arg("call"), arg("step"), arg("score"), arg("rest"), arg("layer") = 0,
-           "For tests: other costs, in nanoseconds, than those measured.")
+      .def("_set_cost", &Session::set_cost, arg("way"), arg("call"), arg("step"), arg("score"), arg("rest"),
+           arg("layer") = 0, "For tests: other costs, in nanoseconds, than those measured.")
       .def("reset", &Session::reset, "Forget the last good action.");
 
   m.def("isas", &isa_names, arg("precision"), R"(The instruction sets that act in a precision, slowest first.

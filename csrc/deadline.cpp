@@ -86,9 +86,7 @@ void Watch::call_done() noexcept {
 }
 
 void Watch::tell(Pace& pace, const Cost& measured) const noexcept {
-  if (end_ - begin_ < measured.call)
-    pace.late();
-  else if (steps_ > 0)
+  if (steps_ > 0)
     pace.saw(steps_ * taken_.step + groups_ * taken_.score, steps_ * measured.step + groups_ * measured.score);
   else if (taken_.call > measured.step)
     pace.saw(taken_.call, measured.step);

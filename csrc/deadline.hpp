@@ -125,6 +125,8 @@ class Plan {
   bool empty() const noexcept { return ways_.empty(); }
   std::size_t size() const noexcept { return ways_.size(); }
   const Planned& at(std::size_t index) const noexcept { return *ways_[index]; }
+  // Whether even the cheapest needs more than the budget, as it was measured.
+  bool is_late(std::int64_t budget) const noexcept { return budget < ways_[cheapest_]->cost.call; }
   // The first that fits into the budget, else the cheapest.
   std::size_t choose(std::int64_t budget, const Pace& pace) const noexcept;
 

@@ -255,7 +255,10 @@ int Engine::act_by(const float* obs, std::int64_t budget, std::uint64_t seed, st
   if (planned.way.candidates > m.max_candidates) return static_cast<int>(Result::too_large);
   m.watch.begin(m.clock, budget, m.pace.times(planned.cost));
   m.act_by(planned, obs, seed, call, row_offset, action, candidate, q, status);
-  m.watch.tell(m.pace, planned.cost);
+  if (m.plan->is_late(budget))
+    m.pace.late();
+  else
+    m.watch.tell(m.pace, planned.cost);
   if (done != nullptr) {
     const auto steps = static_cast<int>(planned.schedule->steps.size());
     *done = {static_cast<int>(index), steps, m.watch.evaluations(steps), planned.way.candidates,

@@ -221,6 +221,10 @@ def test_a_machine_that_becomes_slower_gets_cheaper_ways(monkeypatch):
     assert slow[0] == 8 and set(slow[10:]) == {1}
     quick = steps_of(2000, 95)
     assert quick[0] == 1 and set(quick[1500:]) == {8}
+    session._set_cost(0, 1200 * US, 150 * US, 0, 0)  # it was slow while it was measured
+    session._set_cost(1, 150 * US, 150 * US, 0, 0)
+    quick = steps_of(1000, 75)
+    assert quick[0] == 1 and set(quick[900:]) == {8}
 
 
 def test_calls_that_another_program_delays_change_no_way(monkeypatch):

@@ -364,9 +364,9 @@ SORL_API int32_t sorl_session_way(const sorl_session *session, int32_t index, so
     SORL_NOEXCEPT;
 
 /* Samples one action [A] for one observation [O], within `deadline_us` microseconds of the call: by the first of the
- * session's ways that takes no longer, as calls of late have gone, else by the cheapest. A call that is not cut short gives the bits that
- * sorl_act() gives by that way with the same seed, call and row_offset. If the time runs out in the middle,
- * SORL_STATUS_CUT_SHORT says so, and which action is returned depends on the clock, not on the arguments alone:
+ * session's ways that takes no longer, as calls of late have gone, else by the cheapest. A call that is not cut short
+ * gives the bits that sorl_act() gives by that way with the same seed, call and row_offset. If the time runs out in the
+ * middle, SORL_STATUS_CUT_SHORT says so, and which action is returned depends on the clock, not on the arguments alone:
  *
  * - Before a step, where there is time for one more evaluation of the actor but not for two, this one is taken to the
  *   end of the flow. Where there is none, or the time runs out during an evaluation, the rest is done with the last
