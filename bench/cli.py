@@ -16,6 +16,7 @@ BENCHMARKS = {
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "denormals": "what denormal numbers cost the native sampler",
     "overhead": "what Python adds to a native call of the sampler",
+    "choosing": "what each rule of choosing takes, and what a schedule of steps saves",
     "loop": "a control loop's jitter and missed deadlines",
     "train": "one training update of any method: torch eager and compiled, sorl-fast, fp32 and bf16",
     "kernels": "registers, stack and shared memory of each GPU kernel, against its budget; no GPU needed",
