@@ -313,3 +313,19 @@ def test_a_policy_acts_its_own_way(monkeypatch, values):
         np.testing.assert_array_equal(s.act(obs, 2, 3, rule="argmax", seed=3), other)
     twin = Sampler(own, "numpy").act(obs, seed=3)
     assert (np.abs(twin - expected).max(1) < 1e-4).sum() >= 3
+
+
+@pytest.mark.parametrize(
+    "steps", [4, 5, schedule_of(4), schedule_of(5), schedule_of("1/2,1/4,1/4")]
+)
+def test_steps_are_looked_into_once(steps, monkeypatch):
+    """What a first call has checked, and prepared where it was new, no later one checks again."""
+    policy = make_policy(O=3, A=2, H=8, depth=1)
+    s, fresh = Sampler(policy, "native"), Sampler(policy, "native")
+    obs, out = np.zeros(3, "f4"), np.empty(2, "f4")
+    s.act_into(obs, out, steps, seed=1)
+    monkeypatch.setattr(s, "_check_steps", None)
+    expected = fresh.act(obs, steps, seed=2)
+    s.act_into(obs, out, steps, seed=2)
+    np.testing.assert_array_equal(out, expected)
+    np.testing.assert_array_equal(s.act(obs, steps, seed=2), expected)
