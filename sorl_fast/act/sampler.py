@@ -443,8 +443,6 @@ class Sampler(Replaying):
         """Return M where the steps are equal, else the schedule: what the session takes."""
         schedule, policy = schedule_of(steps), self.policy
         check_fit(schedule, policy.finest, policy.train_steps)
-        if self._native is not None:  # so that the next call with them need not ask
-            self._native.number(steps if type(steps) in (int, Schedule) else schedule)
         return schedule.count if schedule.is_even else schedule
 
     def _check_rule(self, value: Any, candidates: int) -> Rule:

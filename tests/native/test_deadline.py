@@ -184,12 +184,8 @@ def test_the_budget_chooses_the_first_that_fits(monkeypatch):
 
 def test_a_layer_is_begun_only_if_it_is_expected_to_be_in_time(monkeypatch):
     s, session = ready(monkeypatch, (4, 1, "argmax"))
-    for layers, in_time in (
-        (4, False),
-        (5, False),
-        (6, True),
-        (12, True),
-    ):  # 6: before a step, not a layer
+    # after the sixth and the last a step follows or nothing, not a layer
+    for layers, in_time in ((4, False), (5, False), (6, True), (12, True)):
         for left in (50, 51):
             session._set_cost(0, 0, 0, 0, 0, 50 * US)
             session._set_clock([0] * layers + [(1000 - left) * US] + [0])

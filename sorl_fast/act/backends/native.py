@@ -97,7 +97,9 @@ class NativeSession:
         # By which the session chooses, until `use` sets another one.
         self.rule = ARGMAX
         # What the C++ calls take as `steps` for the policy's counts and for all others that were used.
-        self.numbers: dict[int | Schedule, int] = {count: count for count in self._counts}
+        self.numbers: dict[int | Schedule, int] = {
+            steps: count for count in self._counts for steps in (count, schedule_of(count))
+        }
         self.isa: str = model.isa
         # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and
         # the common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) ->
@@ -127,10 +129,7 @@ class NativeSession:
         """
         if (known := self.numbers.get(steps)) is None:
             schedule = schedule_of(steps)
-            known = self.numbers.get(schedule)
-            if known is None and schedule.is_even:
-                known = self.numbers.get(schedule.count)
-            if known is None:
+            if (known := self.numbers.get(schedule)) is None:
                 try:
                     known = self._session.prepare(schedule.sizes)
                 except ValueError as err:
