@@ -28,7 +28,7 @@ from .form import name_of
 from .policy_file import Policy
 from .replay import Replaying
 from .rules import ARGMAX, Rule, check_critic, rule_of
-from .schedule import Schedule, check_fit, schedule_of
+from .schedule import MAX_STEPS, Schedule, check_fit, schedule_of
 from .session import Info, NoiseKey, Session, Status
 
 __all__ = ["BACKENDS", "DeadlineInfo", "Info", "Planned", "Sampler", "Session", "Status"]
@@ -434,9 +434,9 @@ class Sampler(Replaying):
 
     def _number(self, steps: Any) -> int | None:
         """Return what the native session knows these steps by; None: it may not know them yet."""
-        known: int | None = (
-            self._native.numbers.get(steps) if type(steps) in (int, Schedule) else None
-        )
+        if type(steps) is int:
+            return steps if steps <= MAX_STEPS else None
+        known: int | None = self._native.numbers.get(steps) if type(steps) is Schedule else None
         return known
 
     def _check_steps(self, steps: Any) -> int | Schedule:

@@ -96,10 +96,8 @@ class NativeSession:
         self._counts = frozenset(policy.train_steps)
         # By which the session chooses, until `use` sets another one.
         self.rule = ARGMAX
-        # What the C++ calls take as `steps` for the policy's counts and for all others that were used.
-        self.numbers: dict[int | Schedule, int] = {
-            steps: count for count in self._counts for steps in (count, schedule_of(count))
-        }
+        # What the C++ calls take as `steps` for each schedule that was used, and for the policy's own.
+        self.numbers: dict[Schedule, int] = {schedule_of(count): count for count in self._counts}
         self.isa: str = model.isa
         # The bound C++ methods, for callers to whom a microsecond matters: `Sampler.act_into`, and
         # the common case of `Sampler.act`, (obs, steps, candidates, seed, call, row_offset) ->
@@ -127,14 +125,14 @@ class NativeSession:
         BadInput
             This session has all schedules that it can keep.
         """
-        if (known := self.numbers.get(steps)) is None:
-            schedule = schedule_of(steps)
-            if (known := self.numbers.get(schedule)) is None:
-                try:
-                    known = self._session.prepare(schedule.sizes)
-                except ValueError as err:
-                    raise BadInput(str(err)) from None
-            self.numbers[steps] = self.numbers[schedule] = known
+        if isinstance(steps, int) and steps in self._counts:
+            return steps
+        schedule = schedule_of(steps)
+        if (known := self.numbers.get(schedule)) is None:
+            try:
+                known = self.numbers[schedule] = self._session.prepare(schedule.sizes)
+            except ValueError as err:
+                raise BadInput(str(err)) from None
         return known
 
     def prepare_deadline(self, ways: Sequence[PolicyChoice]) -> tuple[Planned, ...]:
