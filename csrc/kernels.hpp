@@ -119,6 +119,9 @@ struct Kernels {
   void (*input)(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
                 std::size_t y_stride) noexcept;
   void (*dense)(const Dense&) noexcept;
+  // The first layer, GELU of init and a product, and the second, GELU of what the first writes, all panels of both; or
+  // null. The same bits as one after the other.
+  void (*two_layers)(const Dense& first, const Dense& second) noexcept;
   const Int8* int8;  // or null: hidden layers are like the others. With it, activations are the first and last layers'
   void (*norm)(const Norm&) noexcept;
   void (*head)(const Head&) noexcept;  // null where activations are bf16

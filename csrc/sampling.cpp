@@ -176,6 +176,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
   const std::vector<PackedLayer>& hidden = side.actor.hidden;
   Watch* const watch = call.watch;
+  const bool joined = k.two_layers != nullptr && !together && watch == nullptr && !hidden.empty();
   const int M = static_cast<int>(call.schedule->steps.size());
   for (int i = 0, layer = 0; i < M; ++i) {
     const bool last = watch != nullptr && watch->is_last(i);
@@ -185,7 +186,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
       break;
     }
     const Step& step = (last ? call.rests : call.schedule)->steps[static_cast<std::size_t>(i)];
-    Dense d{};
+    Dense entry{}, d{};
     d.rows = rows;
     d.panel_begin = panel_begin;
     d.panel_end = panel_end;
@@ -208,7 +209,13 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         d.bias = hidden[l - 1].b;
         d.y = shared.act[++turn & 1];
       }
-      if (k.int8 == nullptr || hidden.empty()) {
+      if (joined && l == 0) {
+        entry = d;
+        continue;
+      }
+      if (joined && l == 1) {
+        k.two_layers(entry, d);
+      } else if (k.int8 == nullptr || hidden.empty()) {
         k.dense(d);
       } else if (l == 0) {
         d.output = Output::gelu_float;

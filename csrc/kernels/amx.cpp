@@ -27,6 +27,7 @@ Kernels make(Precision precision) {
   k.pack = WeightsTiles::pack;
   k.input = input_bf16;
   k.dense = dense_bf16;
+  k.two_layers = k.int8 == nullptr ? two_layers_bf16 : nullptr;
   k.norm = norm<Avx512, StoreBf16>;
   k.tanh = tanh<Avx512>;
   k.normals = philox_normals;

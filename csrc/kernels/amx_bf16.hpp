@@ -128,6 +128,64 @@ class Epilogue {
       _tile_loadd(tile, from, stride);           \
   } while (false)
 
+// A block's sums, of 32 rows from `row` or fewer by a panel, into `to`; how many rows it has. between(half) is
+// called at each 32 inputs twice, while products are under way. x_once: activations pass through once, and
+// weights are read again; else the other way round.
+template <bool x_once, class Between>
+inline __attribute__((always_inline)) int block_sums(const Dense& d, int panel, int row, BlockSums& to, Between between) {
+  const std::size_t panel_bytes = WeightsTiles::packed_bytes(d.k, kBlockColumns);
+  const auto stride = static_cast<long>(d.x_stride);
+  const int slices = d.k / kTileK, blocks = (d.rows + kBlockRows - 1) / kBlockRows;
+  const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
+  const char* x = static_cast<const char*>(d.x) + row * d.x_stride;
+  const char* x_second = x + kTileRows * d.x_stride;
+  const int rows = std::min(d.rows - row, kBlockRows);
+  const bool second = rows > kTileRows;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int k = 0; k < slices; ++k) {
+    SORL_LOAD_TILE(x_once, 4, x, stride);
+    SORL_LOAD_TILE(!x_once, 6, w, kTileRowBytes);
+    _tile_dpbf16ps(0, 4, 6);
+    between(0);
+    SORL_LOAD_TILE(!x_once, 7, w + kTileBytes, kTileRowBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    if (second) {
+      SORL_LOAD_TILE(x_once, 5, x_second, stride);
+      _tile_dpbf16ps(2, 5, 6);
+    }
+    between(1);
+    if (second) _tile_dpbf16ps(3, 5, 7);
+    if (d.far) {
+      // The next panel, from the third-level cache to the second, spread over this one's blocks.
+      for (std::size_t line = row / kBlockRows; line < 2 * kTileBytes / kLine; line += blocks)
+        Avx512::prefetch_second(w + panel_bytes + line * kLine);
+    }
+    x += kTileRowBytes;
+    x_second += kTileRowBytes;
+    w += 2 * kTileBytes;
+  }
+  _tile_stored(0, to[0], kSumsBytes);
+  _tile_stored(1, to[0] + 16, kSumsBytes);
+  if (second) {
+    _tile_stored(2, to[16], kSumsBytes);
+    _tile_stored(3, to[16] + 16, kSumsBytes);
+  }
+  return rows;
+}
+
+// What each half of an interval between products does of `rows` rows of epilogues, spread over k inputs.
+struct Shares {
+  int half[2];
+  Shares(int rows, int k) {
+    const int slices = k / kTileK, share = (rows + slices - 1) / slices;
+    half[0] = share / 2;
+    half[1] = share - share / 2;
+  }
+};
+
 // More than 16 rows. rows_outer: 32 rows by one panel after another, the rows staying in the first-level cache;
 // else a panel stays there while all rows pass by.
 template <Output output, bool has_init, bool rows_outer>
@@ -135,51 +193,12 @@ __attribute__((noinline)) void many_rows(const Dense& d) {
   configure_tiles(kTileRows);
   alignas(64) BlockSums sums[2];
   Epilogue<output, has_init> before(d);
+  const Shares shares(kBlockRows, d.k);
   int turn = 0;
-  const std::size_t panel_bytes = WeightsTiles::packed_bytes(d.k, kBlockColumns);
-  const auto stride = static_cast<long>(d.x_stride);
-  const int slices = d.k / kTileK, share = (kBlockRows + slices - 1) / slices;
-  const int blocks = (d.rows + kBlockRows - 1) / kBlockRows;
   const auto block = [&](int panel, int row) {
-    const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
-    const char* x = static_cast<const char*>(d.x) + row * d.x_stride;
-    const char* x_second = x + kTileRows * d.x_stride;
-    const int rows = std::min(d.rows - row, kBlockRows);
-    const bool second = rows > kTileRows;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (int k = 0; k < slices; ++k) {
-      SORL_LOAD_TILE(!rows_outer, 4, x, stride);
-      SORL_LOAD_TILE(rows_outer, 6, w, kTileRowBytes);
-      _tile_dpbf16ps(0, 4, 6);
-      before.some(share / 2);
-      SORL_LOAD_TILE(rows_outer, 7, w + kTileBytes, kTileRowBytes);
-      _tile_dpbf16ps(1, 4, 7);
-      if (second) {
-        SORL_LOAD_TILE(!rows_outer, 5, x_second, stride);
-        _tile_dpbf16ps(2, 5, 6);
-      }
-      before.some(share - share / 2);
-      if (second) _tile_dpbf16ps(3, 5, 7);
-      if (d.far) {
-        // The next panel, from the third-level cache to the second, spread over this one's blocks.
-        for (std::size_t line = row / kBlockRows; line < 2 * kTileBytes / kLine; line += blocks)
-          Avx512::prefetch_second(w + panel_bytes + line * kLine);
-      }
-      x += kTileRowBytes;
-      x_second += kTileRowBytes;
-      w += 2 * kTileBytes;
-    }
-    before.rest();
     BlockSums& to = sums[turn ^= 1];
-    _tile_stored(0, to[0], kSumsBytes);
-    _tile_stored(1, to[0] + 16, kSumsBytes);
-    if (second) {
-      _tile_stored(2, to[16], kSumsBytes);
-      _tile_stored(3, to[16] + 16, kSumsBytes);
-    }
+    const int rows = block_sums<!rows_outer>(d, panel, row, to, [&](int i) { before.some(shares.half[i]); });
+    before.rest();
     before.begin(d, to, row, panel, rows);
   };
   if constexpr (rows_outer) {
@@ -188,6 +207,52 @@ __attribute__((noinline)) void many_rows(const Dense& d) {
   } else {
     for (int panel = d.panel_begin; panel < d.panel_end; ++panel)
       for (int row = 0; row < d.rows; row += kBlockRows) block(panel, row);
+  }
+  before.rest();
+}
+
+// Rows that go through two layers together.
+constexpr int kJoinedRows = 64;
+
+// A narrow layer and the one that reads it, of equally many panels. Beside the few products of the first there is
+// no time for its GELU, so that runs between the products of the second: while 64 rows go through that, block by
+// block, the next 64 go through the first.
+__attribute__((noinline)) void joined(const Dense& first, const Dense& second) {
+  configure_tiles(kTileRows);
+  alignas(64) BlockSums sums[2], sums_ahead[2];
+  Epilogue<Output::gelu, true> ahead(first);
+  Epilogue<Output::gelu, false> before(second);
+  const int panels = first.panel_end;
+  const auto blocks = [&](int begin) {  // of the 64 rows from `begin`, or of what is left of them
+    return (std::min(std::max(first.rows - begin, 0), kJoinedRows) + kBlockRows - 1) / kBlockRows;
+  };
+  int turn = 0, turn_ahead = 0;
+  // Block i of 64 rows from `begin`, a panel after another.
+  const auto enter = [&](int begin, int i, auto between) {
+    BlockSums& to = sums_ahead[turn_ahead ^= 1];
+    const int row = begin + i % blocks(begin) * kBlockRows, panel = i / blocks(begin);
+    const int rows = block_sums<true>(first, panel, row, to, between);
+    ahead.rest();
+    ahead.begin(first, to, row, panel, rows);
+  };
+  const Shares alone(kBlockRows, first.k), both(2 * kBlockRows, second.k);
+  for (int i = 0; i < panels * blocks(0); ++i) enter(0, i, [&](int h) { ahead.some(alone.half[h]); });
+  for (int begin = 0; begin < first.rows; begin += kJoinedRows) {
+    ahead.rest();
+    __asm__ volatile("" ::: "memory");  // GCC does not see that tiles are read from memory
+    const int next = begin + kJoinedRows;
+    for (int i = 0; i < panels * blocks(begin); ++i) {
+      if (i < panels * blocks(next)) enter(next, i, [](int) {});
+      BlockSums& to = sums[turn ^= 1];
+      const int row = begin + i % blocks(begin) * kBlockRows, panel = i / blocks(begin);
+      const int rows = block_sums<true>(second, panel, row, to, [&](int h) {
+        const int of_before = std::min(both.half[h], before.left());
+        before.some(of_before);
+        ahead.some(both.half[h] - of_before);
+      });
+      before.rest();
+      before.begin(second, to, row, panel, rows);
+    }
   }
   before.rest();
 }
@@ -264,6 +329,12 @@ void dense_bf16(const Dense& d) noexcept {
     case Output::gelu_next:
     case Output::gelu_float: return init ? dense_of<Output::gelu_float, true>(d) : dense_of<Output::gelu_float, false>(d);
   }
+}
+
+void two_layers_bf16(const Dense& first, const Dense& second) noexcept {
+  if (first.rows > kJoinedRows) return joined(first, second);
+  dense_bf16(first);
+  dense_bf16(second);
 }
 
 }  // namespace
