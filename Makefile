@@ -63,7 +63,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' --ends
 
 bench: .venv/installed
 	$(BIN)/python -m pytest bench/suite --benchmark-max-time=0.5 --benchmark-autosave $(ARGS)

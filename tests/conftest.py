@@ -13,6 +13,26 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--ends",
+        action="store_true",
+        help="of each test's parameters only the first and the last: make check",
+    )
+
+
+@pytest.hookimpl(trylast=True)  # after -m has taken the slow ones out
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("ends"):
+        return
+    ends = {}
+    for item in items:
+        ends.setdefault(item.nodeid.partition("[")[0], [item, item])[1] = item
+    kept = {item for pair in ends.values() for item in pair}
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
 def some_fast(values, *fast):
     """Return the values as parameters, all slow but those in `fast`: more of the same for `make test`."""
     return [v if v in fast else pytest.param(v, marks=pytest.mark.slow) for v in values]

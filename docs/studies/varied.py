@@ -38,11 +38,13 @@ class Way(NamedTuple):
     how: str = "fixed"  # or turns, coin, still
     candidates: int = 1
     rule: str = "argmax"
+    single: int = 0  # every so many actions one candidate is drawn and no rule asked; 0: never
 
     @property
     def name(self) -> str:
         """What the table calls it."""
         n = f", N = {self.candidates} {self.rule}" if self.candidates > 1 else ""
+        n += f", every {self.single}. action N = 1" if self.single else ""
         how = {
             "fixed": "",
             "turns": " in turn",
@@ -51,8 +53,16 @@ class Way(NamedTuple):
         }
         return " | ".join(self.steps) + how[self.how] + n
 
+    @property
+    def fixed(self) -> bool:
+        """Whether every action is made alike and the best of its candidates is taken."""
+        return self.how == "fixed" and self.rule != "better" and not self.single
 
-FIXED = [Way((s,)) for s in ("1", "2", SHORT, "4", "5", "8")]
+
+FIXED = [
+    *(Way((s,)) for s in ("1", "2", SHORT, "4", "5", "8")),
+    *(Way((s,), candidates=4, rule="medoid") for s in ("2", SHORT)),
+]
 VARIED = [
     Way(("2", "4"), "turns"),
     Way(("2", "4"), "coin"),
@@ -66,6 +76,12 @@ VARIED = [
     Way(("4", "2"), "still"),
     Way((SHORT,), candidates=4, rule="better"),
     Way(("2",), candidates=4, rule="better"),
+    *(
+        Way((s,), candidates=4, rule=rule, single=n)
+        for s in ("2", SHORT)
+        for rule in ("medoid", "better")
+        for n in (2, 4)
+    ),
 ]
 
 
@@ -104,16 +120,17 @@ class Player:
                 i = int(moved < STILL * mean)
             mean += (moved - mean) / (call + 1)
             steps = schedule_of(way.steps[i])
+            candidates = 1 if way.single and call % way.single == 0 else way.candidates
             action = self._sampler.act(
                 observation,
                 steps,
-                way.candidates,
+                candidates,
                 rule=way.rule,
                 seed=seed,
                 call=call,
                 row_offset=episode,
             )
-            evaluations += way.candidates * steps.count
+            evaluations += candidates * steps.count
             before = observation
             observation, _, succeeded, ended = self._simulator.step(action)
             success |= succeeded
@@ -173,14 +190,14 @@ def main() -> None:
         rows.append(
             {
                 "name": way.name,
-                "fixed": way.how == "fixed" and way.candidates == 1,
+                "fixed": way.fixed,
                 "evaluations": evaluations,
                 "success": n / len(results),
                 "outcomes": "".join(str(int(r.success)) for r in results),
             }
         )
         print(
-            f"{way.name:44} {evaluations:6.2f} evaluations  {n / len(results):4.0%} [{low:.0%}, {high:.0%}]"
+            f"{way.name:52} {evaluations:6.2f} evaluations  {n / len(results):4.0%} [{low:.0%}, {high:.0%}]"
         )
     print(
         "\nAgainst the best fixed way of as many evaluations or more:", *compare(rows), sep="\n  "
