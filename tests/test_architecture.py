@@ -152,6 +152,7 @@ def test_in_act_only_the_backends_of_torch_and_triton_reach_ops():
     assert found == {"act.backends.torch", "act.backends.triton"}
 
 
+@pytest.mark.slow
 def test_modules_do_not_import_each_other_in_a_circle():
     """Also not lazily, inside functions; what stands below TYPE_CHECKING is never imported."""
     modules = {module_of(p): p for p in sources()}

@@ -99,6 +99,7 @@ def test_anybody_elses_pin_stays(one_core, monkeypatch):
     assert cores.available_cores() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(ALL) < 2, reason="one core")
 def test_a_pin_made_after_openmps_was_undone_stays(monkeypatch):
     monkeypatch.setenv("OMP_PROC_BIND", "true")

@@ -75,6 +75,7 @@ def test_what_comes_under_another_name_is_found(monkeypatch):
     assert machine.versions()["torch"] == "of torch"
 
 
+@pytest.mark.slow
 def test_a_doctor_without_torch_imports_none():
     """A robot's: import, look around, choose what to check."""
     code = (
@@ -177,6 +178,7 @@ def test_the_definition_is_accepted(sizes):
     assert doctor.check_sampler(item, lambda text: None) == {"status": "ok", "reason": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", some_fast(["fp32", "fp16"], "fp16"))
 def test_the_gpu_sampler_is_accepted(precision):
     """In triton's interpreter."""

@@ -66,6 +66,7 @@ def test_a_harmless_failure_costs_no_child():
     assert before["pid"] == after["pid"]
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended():
     start = time.monotonic()
     outcomes = run("hang", "ok", silence=1.0)
@@ -74,6 +75,7 @@ def test_a_hang_is_ended():
     assert time.monotonic() - start < 40
 
 
+@pytest.mark.slow
 def test_what_a_hanging_child_started_ends_with_it():
     (outcome,) = run("hang with a child", silence=1.5)
     assert outcome["status"] == "hung"
@@ -85,6 +87,7 @@ def test_what_a_hanging_child_started_ends_with_it():
     assert gone(pid)
 
 
+@pytest.mark.slow
 def test_who_says_that_it_is_alive_is_not_hung():
     assert statuses(run("slow", silence=1.2)) == ["ok"]
 

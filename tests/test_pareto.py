@@ -376,6 +376,7 @@ def test_a_time_that_is_none_is_named(trained, tmp_path, seconds):
         write_report([trained["bc"]], tmp_path, seconds=seconds)
 
 
+@pytest.mark.slow
 def test_the_commands_take_runs_of_several_methods(trained, tmp_path, capsys):
     runs = [str(run) for run in trained.values()]
     argv = ["report", *runs, "--out", str(tmp_path), "--seconds", "0", "--no-progress"]

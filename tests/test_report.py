@@ -91,6 +91,7 @@ def test_an_evaluation_older_than_the_run_is_said_so(tmp_path, no_pictures):
         assert "(numpy fp32, seed" in text
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_an_earlier_policy_is_said_so(tmp_path, no_pictures):
     """The policy's digest says it better than counts of updates do, where both are there."""
     run = make_run(tmp_path / "run", steps=2000)
@@ -522,6 +523,7 @@ def test_no_folder_and_no_run_are_named(tmp_path):
         write_report([])
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     run = make_run(tmp_path / "run", steps=3000)
     (tmp_path / "file").write_text("in the way")

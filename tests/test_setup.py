@@ -63,6 +63,7 @@ def build(tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", some_fast(["x86_64", "aarch64", "i386"], "aarch64"))
 def test_the_compiler_says_which_sources_there_are(build, machine):
     done, compiled, lines = build(machine)
@@ -100,6 +101,7 @@ def test_no_compiler_at_all_is_named_with_the_switch(build):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_without_the_native_module_nothing_is_compiled(build):
     done, _, lines = build(SORL_FAST_NO_NATIVE="1", CC="/nowhere/gcc", CXX="/nowhere/g++")
     assert done.returncode == 0, done.stderr

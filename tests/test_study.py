@@ -192,6 +192,7 @@ def few_pictures(monkeypatch):
         monkeypatch.setattr(f"sorl_fast.report.study_page.{name}", lambda *_: None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_pictures")
 def test_a_lane_that_some_policy_cannot_act_in_is_left_out_and_said_so(study, tmp_path):
     path = write_study(study, tmp_path, backends=["numpy"], seconds=0.0)
@@ -201,6 +202,7 @@ def test_a_lane_that_some_policy_cannot_act_in_is_left_out_and_said_so(study, tm
     assert not (tmp_path / "figures" / "study-speed-cube-single-play-int8-numpy.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_pictures")
 def test_what_is_not_there_is_said(tmp_path):
     study = make_study(tmp_path / "s", tasks=(1,), seeds=(0,), int8=False)

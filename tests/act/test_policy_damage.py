@@ -320,6 +320,7 @@ def test_huge_claims_allocate_nothing(change):
     assert peak < 200_000
 
 
+@pytest.mark.slow
 def test_a_hostile_header_is_bounded():
     text = b'{"a":[' + b"[]," * ((1 << 20) // 3 - 10) + b"[]]}"
     tracemalloc.start()

@@ -113,6 +113,7 @@ def near_tie(policy, obs, noise, steps):
     return (best[:, -1] - best[:, -2] < 1e-4).any()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(
     policy=POLICIES,

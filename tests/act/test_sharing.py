@@ -141,6 +141,7 @@ def test_torch_samplers_share_the_copies_on_a_device():
     assert not copies[0][0][0][0].is_inference()
 
 
+@pytest.mark.slow
 def test_what_was_made_dies_with_the_policy():
     policy = make_policy()
     sampler = Sampler(policy, backend="torch")

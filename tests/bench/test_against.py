@@ -63,6 +63,7 @@ def run(python, tmp_path, *more):
     return code, json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_the_same_build_twice(other, tmp_path, capsys):
     code, found = run(other(), tmp_path)
     assert code == 0
@@ -84,6 +85,7 @@ def test_the_same_build_twice(other, tmp_path, capsys):
     assert "(2 lanes, 0 left out)" in said
 
 
+@pytest.mark.slow
 def test_a_slower_build_is_seen_from_both_sides(other, tmp_path, monkeypatch, capsys):
     slow = other(before_act_into("time.sleep(0.003)"))
     code, found = run(slow, tmp_path)
@@ -137,6 +139,7 @@ def test_a_build_that_hangs_is_ended(other, tmp_path, monkeypatch):
     assert "the other build did not answer within 8 s" in found["error"]
 
 
+@pytest.mark.slow
 def test_an_older_build_is_asked_in_a_way_that_it_has(other, tmp_path):
     code, found = run(other("del Sampler.act_into"), tmp_path)
     assert code == 0
@@ -154,6 +157,7 @@ Sampler.__init__ = init
 """
 
 
+@pytest.mark.slow
 def test_a_lane_that_only_one_build_has_is_left_out(other, tmp_path, monkeypatch, capsys):
     int8 = LANES[0]._replace(precision="int8")
     monkeypatch.setattr(shapes, "QUICK", (LANES[0], int8))

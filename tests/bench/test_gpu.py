@@ -155,6 +155,7 @@ def test_torch_compile_does_not_begin_what_it_cannot_end(monkeypatch):
         assert run._try(row, lambda: "begun", "not") == ("begun" if begins else "not")
 
 
+@pytest.mark.slow
 def test_a_way_that_the_check_refused_is_not_run(plain, monkeypatch):
     def examine(tasks, device, **_):
         wrong = selfcheck.Result("disagrees", "off by 1", {}, {})
@@ -173,6 +174,7 @@ def test_a_way_that_the_check_refused_is_not_run(plain, monkeypatch):
             assert row["note"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0.01, math.nan], ids=["off", "nan"])
 def test_wrong_actions_are_not_timed(wrong, plain, monkeypatch, events):
     right = bench.chain_call
@@ -189,6 +191,7 @@ def test_wrong_actions_are_not_timed(wrong, plain, monkeypatch, events):
             assert row["p50_us"] == 2000
 
 
+@pytest.mark.slow
 def test_a_wrong_update_is_not_timed(plain, monkeypatch):
     off = Implementation(lambda *args, precision: reference.critic_ensemble(*args) + 0.1)
     monkeypatch.setitem(ON_GPU["critic_ensemble"], "chain", off)
@@ -202,6 +205,7 @@ def test_a_wrong_update_is_not_timed(plain, monkeypatch):
     assert bad["max_error"] > 1e-3
 
 
+@pytest.mark.slow
 def test_one_that_fails_does_not_stop_the_others(plain, monkeypatch):
     def fail(*_):
         raise RuntimeError("out of\nresources")
@@ -240,6 +244,7 @@ def test_times_fractions_and_table(plain, events):
     json.dumps(run.result)
 
 
+@pytest.mark.slow
 def test_a_crash_keeps_what_came_before(plain, monkeypatch, tmp_path):
     def crash(self):
         raise KeyboardInterrupt
@@ -272,6 +277,7 @@ def test_routes_are_put_back():
     assert all(getattr(ops, name) is function for name, function in before.items())
 
 
+@pytest.mark.slow
 def test_a_failure_shows_in_the_exit_code(plain, monkeypatch, capsys):
     monkeypatch.setattr(bench, "DRY", SMALL._replace(updates=()))
     assert main(["gpu", "--dry-run"]) == 0

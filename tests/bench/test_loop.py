@@ -289,6 +289,7 @@ def test_bad_arguments(rivals, argv, message):
         loop.run(argv)
 
 
+@pytest.mark.slow
 def test_beside_a_deadline(capsys):
     """Each loop runs all periods, and what the calls with a deadline did is told."""
     assert (

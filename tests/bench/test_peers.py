@@ -85,6 +85,7 @@ def test_onnxruntime(policy):
         assert error_of(OnnxRuntime(1), policy, cell) < 1e-5
 
 
+@pytest.mark.slow
 def test_openvino(policy):
     pytest.importorskip("onnx")
     pytest.importorskip("openvino")

@@ -287,6 +287,7 @@ def test_ours_come_at_every_isa_the_default_first():
     assert {c.isa for c in sampler._ours({})} == {None}
 
 
+@pytest.mark.slow
 def test_the_picture(small, tmp_path):
     pytest.importorskip("matplotlib")
     path = tmp_path / "sampler.png"

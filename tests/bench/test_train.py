@@ -22,6 +22,7 @@ def test_a_contender_that_computes_something_else_is_not_timed():
             bench.check(metrics, expected, bench.EAGER)
 
 
+@pytest.mark.slow
 def test_rows_hold_what_readers_need(monkeypatch):
     monkeypatch.setattr(bench, "PAUSE", 0.0)
     setting = bench.make_setting(16, hidden=16, depth=2)
@@ -45,6 +46,7 @@ def test_rows_hold_what_readers_need(monkeypatch):
     assert bench.closing(result).count("no A") == 2
 
 
+@pytest.mark.slow
 def test_a_row_beyond_the_limit_fails_the_benchmark_and_is_named(monkeypatch, capsys, tmp_path):
     row = {
         "method": "sorl",

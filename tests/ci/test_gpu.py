@@ -68,6 +68,7 @@ def test_what_is_skipped_is_no_failure(run):
     assert run("", "exit(77)")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_part_ends_with_its_time_and_so_does_what_it_started(run, tmp_path):
     pid = tmp_path / "pid"
     child = "import subprocess, sys, time; " + kept("p0", 1)

@@ -63,6 +63,7 @@ def test_a_run_of_own_data_has_all_but_episodes(run):
     assert all(line in shown for p in result["parts"] for line in p["says"])
 
 
+@pytest.mark.slow
 def test_every_part_has_a_picture(run, monkeypatch):
     monkeypatch.undo()
     result = diagnose(run, SMALL, Shown())

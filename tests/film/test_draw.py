@@ -38,6 +38,7 @@ def test_words_that_fit_are_not_cut():
     assert fit(TITLE[1], 300)[0] == TITLE[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16])
 def test_a_film_is_as_long_as_its_longest_episode(count):
     shots = [shot(e, e % 2 == 0, 9 + 4 * e) for e in range(count)]

@@ -55,6 +55,7 @@ def assert_equal_steps(state, grads, number, **hyper):
 MANY = [(i % 3 + 1, 5) for i in range(40)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shapes",
     [[(1,)], [(5, 3), (3,)], [(2049,)], [(3000, 2), (7,), (2048,), ()], [(0,), (4,)], MANY],
@@ -102,6 +103,7 @@ def test_a_zero_gradient_is_no_division_by_zero():
     assert_equal_steps(state, grads, number=2)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=6),

@@ -43,6 +43,7 @@ def test_is_equal_bit_for_bit(seed, N, A):
         np.testing.assert_array_equal(drawn(*key), definition(*key), err_msg=str(key))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**64 - 1),

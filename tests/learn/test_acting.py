@@ -115,6 +115,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_fast([*OTHERS, "idql-mlp"], "bc", "idql"))
 def test_what_it_trains_acts_on_numpy_and_torch(name, own_file, tmp_path, capsys):
     method, out = name.removesuffix("-mlp"), tmp_path / "run"

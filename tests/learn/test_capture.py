@@ -158,6 +158,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_fast(CONFIGS, "min", "odd batch"))
 def test_replays_equal_a_loop_written_by_hand(name):
     changes = CONFIGS[name]
@@ -256,6 +257,7 @@ def test_updates_that_go_on_elsewhere_are_the_same(made):
     assert np.isfinite(before).all()
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_bits_and_others_do_not():
     states = []
     for seed in (3, 3, 4):
@@ -351,6 +353,7 @@ def assert_same_run(a, b):
         assert np.array_equal(x.tensors[name], y.tensors[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", some_fast([1, 15, 22], 15), ids=lambda k: f"after{k}")
 def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at, on_gpu):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
@@ -363,6 +366,7 @@ def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at, on_gpu):
     assert [n for n in checkpoint.tensors if n.startswith("random/")] == ["random/host"]
 
 
+@pytest.mark.slow
 def test_it_is_the_training_of_its_seed(own_file, tmp_path, on_gpu):
     """The loop draws minibatches from the whole data set and learns."""
     result = train(agent(), config(own_file, tmp_path / "run", steps=60), progress=False)
@@ -377,6 +381,7 @@ def test_it_is_the_training_of_its_seed(own_file, tmp_path, on_gpu):
         assert not np.array_equal(tensors[name], x.numpy()), name
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_resumes_exactly(own_file, tmp_path, on_gpu, monkeypatch):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
     run, make_update = tmp_path / "stopped", CapturedUpdates.make

@@ -15,6 +15,7 @@ def go_on(run, own_file, a=None, **changes):
     return train(a or agent(), config(own_file, run, **changes), resume=None, progress=False)
 
 
+@pytest.mark.slow
 def test_it_starts_goes_on_and_finds_it_done(own_file, tmp_path):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
     run = tmp_path / "parts"

@@ -138,6 +138,7 @@ def test_the_config_goes_round():
     assert TrainConfig.from_dict(json.loads(json.dumps(plain.to_dict()))) == plain
 
 
+@pytest.mark.slow
 def test_a_training_without_an_evaluation_says_how_its_policy_acts(own_file, tmp_path):
     said = str(train(agent(), config(own_file, tmp_path / "run")))
     assert "acts: with 1 Euler step and one candidate, unless a call says more (steps=" in said

@@ -174,6 +174,7 @@ def test_a_normaliser_changes_nothing(mine):
     np.testing.assert_allclose(plain.threshold, normalised.threshold, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_training_writes_it_and_says_it(mine, tmp_path, capsys):
     a = agent(normalize_obs=True)
     result = train(a, config(mine, tmp_path / "whole"), progress=False)

@@ -39,6 +39,7 @@ def killed(run, checkpoint):
             shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", some_fast([7, 15, 30, 33], 15, 33))
 def test_logs_of_a_resumed_run_are_those_of_an_uninterrupted_one(own_file, tmp_path, stop_at):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
@@ -50,6 +51,7 @@ def test_logs_of_a_resumed_run_are_those_of_an_uninterrupted_one(own_file, tmp_p
     assert len(logs(run)[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_an_older_version_resumes(own_file, tmp_path, monkeypatch):
     real = train_module.save_checkpoint
 
@@ -101,6 +103,7 @@ def mean_moves(run, observations):
     return np.array([np.abs(sampler.act(x, steps=4, seed=3) - actions).mean() for x in others])
 
 
+@pytest.mark.slow
 def test_an_observation_that_was_constant_moves_an_action_about_as_others_do(
     own_file, tmp_path, monkeypatch
 ):

@@ -50,6 +50,7 @@ def precision(request, monkeypatch):
     ops.configure()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", some_fast([1, 15, 33], 33), ids=lambda k: f"after{k}")
 def test_resume_is_bit_for_bit(own_file, tmp_path, stop_at, precision):
     def once(out, **changes):
@@ -74,6 +75,7 @@ def test_resume_in_another_precision_is_refused(own_file, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_resume_with_a_normaliser_is_bit_for_bit(own_file, tmp_path):
     a = agent(normalize_obs=True)
     train(a, config(own_file, tmp_path / "whole"), progress=False)
@@ -133,6 +135,7 @@ def test_zero_updates_still_leave_a_policy(own_file, tmp_path):
     assert policy_file.load(tmp_path / "run" / "policy.safetensors").obs_dim == 4
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_files_and_other_seeds_do_not(own_file, tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         train(agent(), config(own_file, tmp_path / name, seed=seed), progress=False)
@@ -259,6 +262,7 @@ def test_a_run_that_stopped_before_its_first_checkpoint(own_file, tmp_path):
         train(agent(), config(own_file, run), progress=False)
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_was_cut_short_is_made_up_for(own_file, tmp_path, monkeypatch):
     class Broken(FakeEvaluator):
         def run(self, *args, **kwargs):
@@ -295,6 +299,7 @@ def test_an_evaluation_that_fails_loses_no_update(own_file, tmp_path, monkeypatc
     assert final_state(tmp_path / "run").step == 40
 
 
+@pytest.mark.slow
 def test_one_training_at_a_time_in_a_folder(own_file, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "LOCK_SECONDS", 0.0)
     run = config(own_file, tmp_path / "run")
@@ -371,6 +376,7 @@ def test_a_log_gets_a_line_a_log_interval_and_no_bar(
         assert line.endswith(" updates/s")
 
 
+@pytest.mark.slow
 def test_a_nonfinite_loss_stops_and_names_the_culprit(own_file, tmp_path, monkeypatch):
     real = train_module.Learner.update
 

@@ -116,6 +116,7 @@ def linked(tmp_path, compiler, source, flags, name="code"):
     return library
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "least"),
     [(_native, 5), (_bench, 2)],  # enter, two products, forward, backward; enter, burn

@@ -461,6 +461,7 @@ def opcheck_cases(precision="fp32"):
     yield "adam_ema_step", (params, grads, [], first, second, targets, *rates)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
 @pytest.mark.parametrize("precision", [p for p in ("fp32", "bf16") if native.isas(p)])
 @pytest.mark.parametrize("name", [name for name, _ in opcheck_cases()])

@@ -42,6 +42,7 @@ def actor():
     return ShortcutActor(fresh_layers(Layout.actor(4, 2, 32, 2), torch.Generator()))
 
 
+@pytest.mark.slow
 def test_copies_go_when_their_network_goes(packs):
     net = actor()
     owner = weakref.ref(net.layers().packings)
@@ -56,6 +57,7 @@ def test_copies_go_when_their_network_goes(packs):
     assert packs[0]() is None
 
 
+@pytest.mark.slow
 def test_a_gradient_needs_no_network_any_more(packs):
     net = actor()
     params = flat(net.layers())

@@ -58,6 +58,7 @@ def session():
     return TritonSession(make_policy(H=64, depth=1), "fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("implementation", "module", "name"),
     [

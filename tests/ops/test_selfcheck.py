@@ -76,6 +76,7 @@ def test_an_honest_low_precision_is_accepted(operation, precision):
 
 
 # of those in fp32 the first use, below, examines all but what follows a schedule
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "task",
     [t for t in tasks(NET, ("fp16", "fp32")) if t.precision == "fp16" or t.operation == SCHEDULED],
@@ -87,6 +88,7 @@ def test_the_kernels_are_accepted(task):
     assert found["reason"] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", ["fused", "chain", "reference"])
 def test_a_critic_without_action_is_examined_like_any_other(implementation):
     pytest.importorskip("triton")

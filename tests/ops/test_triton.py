@@ -241,6 +241,7 @@ def test_on_a_gpu_that_is_only_imagined_nothing_asks_for_numbers():
     assert not critic.packings.copies
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [True, False], ids=["save", "forward"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_registration_of_the_forwards(save, precision):
@@ -256,6 +257,7 @@ def test_registration_of_the_forwards(save, precision):
     check(ops.triton_critic_ensemble.default, (*critic, x, z, 2, "fp32", save))
 
 
+@pytest.mark.slow
 def test_registration_of_the_backwards():
     ops = torch.ops.sorl_fast
     x, z = normal(3, 5), normal(3, 3)
@@ -313,6 +315,7 @@ def exactly(x):
     return x.double() if isinstance(x, torch.Tensor) else x
 
 
+@pytest.mark.slow
 def test_registration_of_best_of_n():
     actor, critic = packed(layers(depth=1)), packed(layers(depth=1, E=2), True)
     actor, critic = (([p.detach() for p in ps], *rest) for ps, *rest in (actor, critic))

@@ -105,6 +105,7 @@ def test_the_kernel_draws_numpys_noise(ran, cell):
     assert key.tolist() == [-3, 7, 2**32 - 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["tf32", "fp16"])
 def test_precisions(ran, precision):
     obs, noise = observations(9), normals(1, 9, 1, 2)
@@ -120,6 +121,7 @@ def test_precisions(ran, precision):
     assert options["want_q"] is True
 
 
+@pytest.mark.slow
 def test_statuses_are_numpys():
     policy = make_policy(H=H, E=1)
     w, b = (np.zeros_like(part) for part in policy.critic[-1])
@@ -164,6 +166,7 @@ def test_with_one_candidate_q_rejects_nothing():
     np.testing.assert_array_equal(action, acting.act(obs, 1, noise=noise))
 
 
+@pytest.mark.slow
 def test_rows_without_an_action_hold_the_last_good_one_from_before_the_call():
     acting = sampler()
     good = acting.act(observations(3), 2, 2, seed=1)
@@ -178,6 +181,7 @@ def test_rows_without_an_action_hold_the_last_good_one_from_before_the_call():
     np.testing.assert_allclose(action[1:3], clean[1:3], rtol=0, atol=SPLIT)
 
 
+@pytest.mark.slow
 def test_tensors_in_tensors_out():
     acting = sampler()
     obs = observations(5)
@@ -268,6 +272,7 @@ class Crossings(TorchDispatchMode):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fused", "chain", "reference"])
 @pytest.mark.parametrize("draw", [True, False], ids=["key", "noise"])
 def test_a_call_never_waits_for_a_gpu(way, draw, monkeypatch):
@@ -343,6 +348,7 @@ def test_each_size_of_call_is_recorded_once_and_replayed():
         assert torch.equal(info.status, exact.status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", [POLICY, NARROW], ids=["fused", "chain"])
 def test_replays_hold_and_pass_on_the_last_good_action(policy):
     session, _ = recorded(policy)

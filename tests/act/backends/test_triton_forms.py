@@ -86,6 +86,7 @@ def test_statuses_are_numpys(form):
     assert (two.status[::7] == Status.NONFINITE_OBS | Status.HELD).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh", "tanh reading", "diffusion"])
 def test_what_overflows_does_not_hide_behind_tanh_or_a_clip(name):
     policy = form_policy(FORMS[name], H=64, depth=1)
@@ -97,6 +98,7 @@ def test_what_overflows_does_not_hide_behind_tanh_or_a_clip(name):
     assert (info.status == Status.NONFINITE_RESULT | Status.HELD).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["direct", "tanh", "diffusion"])
 @pytest.mark.parametrize("H", [64, 8], ids=["fused", "chain"])
 def test_at_temperature_0_added_noise_is_not_read(name, H):

@@ -129,6 +129,7 @@ class Recorder:
         return function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fused", "chain", "reference"])
 def test_one_recording_serves_every_key(way, monkeypatch):
     monkeypatch.setattr(ops, "sampling_implementation", lambda *a: way)
