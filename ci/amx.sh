@@ -4,15 +4,15 @@
 # first tile instruction and its switches of context are real, and the instructions are somebody else's
 # reading of the manual (tests/native/tile_emulator.cpp is ours). It says nothing of speed.
 #
-#   ci/amx.sh [TEST...]     (default: test_isas test_products test_burn test_c_api test_deadline test_threads
-#                            test_realtime), as root, on Debian x86-64; some minutes
+#   ci/amx.sh [TEST...]     (default: test_isas test_products test_training test_burn test_c_api test_deadline
+#                            test_threads test_realtime), as root, on Debian x86-64; some minutes
 #
 # Not a part of .ci/run: a Bochs with AMX is younger than Debian 12, and needs mending.
 # BUILD (build/amx) keeps what was downloaded and built.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${BUILD:-$root/build/amx}
-tests=(${@:-test_isas test_products test_burn test_c_api test_deadline test_threads test_realtime})
+tests=(${@:-test_isas test_products test_training test_burn test_c_api test_deadline test_threads test_realtime})
 mkdir -p "$build"
 cd "$build"
 
@@ -84,7 +84,7 @@ busybox grep -o -m1 -w amx_tile /proc/cpuinfo
 for t in /tests/test_*; do
   echo "== $t"
   arguments=
-  case $t in *realtime) arguments="200 amx" ;; *products) arguments=amx ;; esac
+  case $t in *realtime) arguments="200 amx" ;; *products | *training) arguments=amx ;; esac
   $t $arguments && echo "passed: $t"
 done
 busybox sleep 1

@@ -22,9 +22,18 @@ struct Last {
 };
 constexpr int last_of(int n) { return (n - 1) % kBlock + 1; }  // of n > 0 elements
 
+// Whether lines that a product will write are fetched. Beside tiles, whose products leave few slots, it costs more than
+// the stores wait; what is read is fetched there too.
+#if defined(__AMX_TILE__)
+constexpr bool kFetchOutputs = false;
+#else
+constexpr bool kFetchOutputs = true;
+#endif
+
 // Brings shares i to n of a block near.
 template <Fetch how, class T>
 SORL_INLINE void fetch(const T* block, int i, int n) {
+  if constexpr (how == Fetch::write && !kFetchOutputs) return;
   constexpr int kBytes = kArea * int(sizeof(T)) / kShares;
   const char* p = reinterpret_cast<const char*>(block);
   for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<how>(p + at);
