@@ -27,6 +27,7 @@ from .config import DEFAULT_METHOD
 from .cores import available_cores
 from .errors import BadInput
 from .machine import cpu_model
+from .simulate.paired import sign_test
 
 PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
@@ -43,6 +44,8 @@ class Rate(NamedTuple):
     ci_low: float  # 95% interval
     ci_high: float
     rule: str = str(ARGMAX)
+    outcomes: str = ""  # "1" or "0" an episode; empty where the evaluation states none
+    seed: int | None = None  # the episodes': equal seeds are the same starts and noise
 
     @property
     def cell(self) -> tuple[int | str, int, str]:
@@ -111,17 +114,37 @@ def choose(options: Iterable[Option], budget_us: float) -> Option | None:
 
 
 def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
-    """Return the cheaper options whose interval of success overlaps the choice's, cheapest first.
+    """Return the cheaper options that the evaluation cannot tell from the choice, cheapest first.
 
-    The evaluation cannot tell them from the choice. One option a cell, its fastest.
+    As `compare` says. One option a cell, its fastest.
     """
     cells: dict[tuple[str, int | str, int, str], Option] = {}
     for option in sorted(options, key=lambda option: option.p99_us):
         rate, best = option.rate, choice.rate
-        overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
-        if overlaps and option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best):
+        other = option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best)
+        if other and not compare(rate, best).differ:
             cells.setdefault((option.run, *rate.cell), option)
     return list(cells.values())
+
+
+class Comparison(NamedTuple):
+    """Whether an evaluation tells two cells apart, and by what."""
+
+    differ: bool
+    how: str
+
+
+def compare(a: Rate, b: Rate) -> Comparison:
+    """Tell two cells apart at 5%: by McNemar's exact test where both have outcomes of the same episodes.
+
+    Else by whether their 95% intervals overlap, which tells far fewer cells apart.
+    """
+    n = min(len(a.outcomes), len(b.outcomes))
+    if n and a.seed is not None and a.seed == b.seed:
+        p = sign_test(*([digit == "1" for digit in rate.outcomes[:n]] for rate in (a, b)))
+        return Comparison(p < 0.05, f"exact paired test of the same {n} episodes: p = {p:.2g}")
+    overlap = a.ci_low <= b.ci_high and b.ci_low <= a.ci_high
+    return Comparison(not overlap, f"the 95% intervals {'' if overlap else 'do not '}overlap")
 
 
 class Evaluation(NamedTuple):
@@ -153,7 +176,11 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     rows = values.get("rows") if isinstance(values, dict) else None
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"evaluation {path} has no rows; {redo}")
-    rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
+    seed = values.get("seed")
+    rates = tuple(
+        _rate(row, f"evaluation {path}: row {i}", policy)._replace(seed=seed)
+        for i, row in enumerate(rows)
+    )
     if len({rate.cell for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
     precision = values.get("precision", "fp32")  # older files do not say
@@ -200,7 +227,10 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
         rule = str(rule_of(row.get("rule", str(ARGMAX))))
     except BadInput:
         raise refuse("rule", "a rule of choosing") from None
-    return Rate(**{name: row[name] for name in Rate._fields[:-1]}, rule=rule)
+    outcomes = row.get("outcomes", "")  # older files have none
+    if not isinstance(outcomes, str) or set(outcomes) - {"0", "1"}:
+        raise refuse("outcomes", "a digit, 0 or 1, for each episode")
+    return Rate(*(row[name] for name in Rate._fields[:5]), rule, outcomes)
 
 
 class _Candidate(NamedTuple):
@@ -475,7 +505,7 @@ def text(result: Recommendation) -> str:
     )
     for option in not_worse(options, choice):
         lines.append(
-            "Not told apart by this evaluation (the 95% intervals overlap), and cheaper: "
+            f"Not told apart by this evaluation ({compare(option.rate, choice.rate).how}), and cheaper: "
             f"{_named(option, several)}: success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
     if choice.precision != choice.evaluated:

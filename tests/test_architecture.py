@@ -42,7 +42,7 @@ ALLOWED = {
     "report": {"act", "data", "envs", "film", "learn", "machine", "ops", "simulate"},
     "diagnose": {"act", "data", "envs", "learn", "report", "simulate"},
     "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
-    "recommend": {"act", "machine"},
+    "recommend": {"act", "machine", "simulate.paired"},
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {

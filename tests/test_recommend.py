@@ -17,6 +17,7 @@ from sorl_fast.recommend import (
     Recommendation,
     by_success,
     choose,
+    compare,
     not_worse,
     recommend,
     text,
@@ -129,6 +130,44 @@ def test_not_worse_names_cheaper_cells_with_overlapping_intervals_once():
     dearer = option(8, 16, 0.88, 500.0)
     same_cell = Option(choice.rate, "bf16", 1, 1.0, 2.0)
     assert not_worse([choice, near, near_fast, far, dearer, same_cell], choice) == [near_fast]
+
+
+def paired(M, outcomes, seed=0):
+    """A cell of these outcomes, with an interval that overlaps every other's."""
+    return Rate(M, 1, outcomes.count("1") / len(outcomes), 0.0, 1.0, outcomes=outcomes, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("other", "seed", "differ", "how"),
+    [
+        # 7 won and none lost: p = 2 / 2^7 = 0.0156
+        pytest.param("1" * 17 + "0" * 8, 0, True, "the same 25 episodes: p = 0.016", id="7 to 0"),
+        # 5 to 0: p = 2 / 2^5 = 0.0625
+        pytest.param("1" * 19 + "0" * 6, 0, False, "the same 25 episodes: p = 0.062", id="5 to 0"),
+        pytest.param(
+            "1" * 17 + "0" * 8, 1, False, "the 95% intervals overlap", id="other episodes"
+        ),
+        pytest.param("1" * 17, 0, False, "the same 17 episodes: p = 1", id="as many as both have"),
+    ],
+)
+def test_cells_of_the_same_episodes_are_told_apart_by_the_paired_test(other, seed, differ, how):
+    best, rate = paired(5, "1" * 24 + "0"), paired(2, other, seed)
+    found = compare(rate, best)
+    assert found.differ == differ
+    assert how in found.how
+    choice = Option(best, "fp32", 1, 20.0, 40.0)
+    cheaper = Option(rate, "fp32", 1, 10.0, 20.0)
+    assert not_worse([choice, cheaper], choice) == ([] if differ else [cheaper])
+    said = text(Recommendation("cube", (cheaper, choice), 500.0, choice))
+    assert (f"Not told apart by this evaluation ({found.how}), and cheaper" in said) != differ
+
+
+def test_the_outcomes_are_read_from_the_evaluation(run_folder):
+    rows = [row(1, 1, 0.68) | {"outcomes": "10"}, row(4, 1, 0.96)]
+    write_evaluation(run_folder, {"env": "toy-v0", "seed": 3, "rows": rows})
+    policy = policy_file.load(run_folder / "policy.safetensors")
+    first, second = module.read_evaluation(run_folder / "evaluation.json", policy).rates
+    assert (first.outcomes, first.seed, second.outcomes) == ("10", 3, "")
 
 
 def test_text_names_the_choice_and_the_overlap():
@@ -321,6 +360,7 @@ def test_bad_evaluation(run_folder, content, message):
         *(("success", v) for v in (-0.1, 1.1, "1", None)),
         *(("ci_low", v) for v in (-0.1, None)),
         *(("ci_high", v) for v in (2, None)),
+        *(("outcomes", v) for v in ("012", 1, None)),
     ],
 )
 def test_bad_row(run_folder, name, value):
