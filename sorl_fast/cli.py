@@ -1,6 +1,6 @@
 """Arguments -> config -> one call.
 
-Exit codes: 0 well, 1 a backend disagrees (doctor), 2 bad input, 3 diverged, 75 stopped and saved.
+Exit codes: 0 well, 1 a backend disagrees or nothing fits, 2 bad input, 3 diverged, 75 stopped, saved.
 """
 
 import argparse
@@ -298,7 +298,7 @@ def _recommend(args: argparse.Namespace) -> int:
     with show_progress(" options", shown=args.progress) as progress:
         result = recommend(args.runs, args.budget_us, evaluation=args.evaluation, progress=progress)
     print(text(result))
-    return 0
+    return 0 if result.choice is not None else 1
 
 
 def _inspect(args: argparse.Namespace) -> int:
@@ -514,7 +514,7 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
         help="the method, steps, candidates, precision and threads for a time budget",
         description="Time every evaluated cell of the runs on this machine, name the most successful one "
         "whose p99 is within the budget, and print the Pareto front of p99 and success. Several runs "
-        "may be of several methods, evaluated in one environment.",
+        "may be of several methods, evaluated in one environment. Exits with 1 where nothing fits.",
     )
     sub.add_argument(
         "runs",

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from .simulate.paired import sign_test
 
 PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
+UNSTEADY = 10  # p99 / p50; on an idle machine about 1.5
 
 Progress = Callable[[int, int], None]
 
@@ -66,11 +68,25 @@ class Option(NamedTuple):
     run: str = "RUN"  # as it was given
     backend: str = "native"  # what was timed
     chunk: int = 1  # h, actions of a call
+    file: str = "RUN/policy.safetensors"  # the run's policy
 
     @property
     def actions_per_second(self) -> float:
         """At the median call."""
         return 1e6 * self.chunk / self.p50_us
+
+    @property
+    def python(self) -> str:
+        """The call from Python, of a `sorl_fast.Sampler` and an observation `obs`."""
+        rate = self.rate
+        quoted = json.dumps(self.file, ensure_ascii=False)
+        backend = "" if self.backend == "native" else f', backend="{self.backend}"'
+        steps = f'"{rate.steps}"' if isinstance(rate.steps, str) else rate.steps
+        rule = f', rule="{rate.rule}"' if rate.candidates > 1 else ""
+        return (
+            f'Sampler.load({quoted}{backend}, precision="{self.precision}", threads={self.threads})'
+            f".act(obs, steps={steps}, candidates={rate.candidates}{rule})"
+        )
 
     def __str__(self) -> str:
         return (
@@ -230,7 +246,8 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
     outcomes = row.get("outcomes", "")  # older files have none
     if not isinstance(outcomes, str) or set(outcomes) - {"0", "1"}:
         raise refuse("outcomes", "a digit, 0 or 1, for each episode")
-    return Rate(*(row[name] for name in Rate._fields[:5]), rule, outcomes)
+    measured = {name: row[name] for name in Rate._fields[:5]}
+    return Rate(**measured, rule=rule, outcomes=outcomes)
 
 
 class _Candidate(NamedTuple):
@@ -241,6 +258,7 @@ class _Candidate(NamedTuple):
     policy: Policy
     file: Path  # of its evaluation
     base: Evaluation
+    path: Path  # of its policy
 
 
 def recommend(
@@ -298,7 +316,7 @@ def recommend(
     work: list[tuple[_Candidate, str, int, Sampler, list[tuple[Rate, str]]]] = []
     reasons: dict[tuple[str, str], list[str]] = {}
     for candidate in candidates:
-        _, _, policy, file, base = candidate
+        _, _, policy, file, base, _ = candidate
         samplers, left_out = _samplers(policy, _backend(policy, backend), precisions, threads)
         for (precision, count), sampler in samplers.items():
             rates = _rates_in(precision, base, file, policy)
@@ -312,7 +330,9 @@ def recommend(
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             method, run, chunk = candidate.method, candidate.run, candidate.policy.chunk
             about = (evaluated, method, run, sampler.backend)
-            options.append(Option(rate, precision, count, *times, *about, chunk))
+            options.append(
+                Option(rate, precision, count, *times, *about, chunk, str(candidate.path))
+            )
             if progress is not None:
                 progress(len(options), total)
     place = {candidate.run: i for i, candidate in enumerate(candidates)}
@@ -394,7 +414,7 @@ def _candidates(
             )
         if any(os.fspath(run) == other.run for other in found):
             raise BadInput(f"{os.fspath(run)} is given twice; give each run once")
-        found.append(_Candidate(os.fspath(run), _method(path.parent), policy, file, base))
+        found.append(_Candidate(os.fspath(run), _method(path.parent), policy, file, base, path))
     return found
 
 
@@ -490,6 +510,7 @@ def text(result: Recommendation) -> str:
     lines += ["", "The Pareto front: no other option is both faster at p99 and better"]
     lines += _table(sorted(front, key=lambda option: option.p99_us), several, mark)
     lines.append("")
+    lines += _unsteady(options)
     if choice is None:
         nearest = min(options, key=lambda option: option.p99_us)
         lines.append(
@@ -515,7 +536,24 @@ def text(result: Recommendation) -> str:
             f"assumed. To be sure: sorl-fast eval {choice.run} --precision {choice.precision}{rules}, with "
             "the same --steps, --candidates and --episodes"
         )
+    lines += [
+        "In Python, after `from sorl_fast import Sampler`, with an observation obs:",
+        choice.python,
+    ]
     return "\n".join(lines)
+
+
+def _unsteady(options: Iterable[Option]) -> list[str]:
+    """Return a line where p99 says more of what else runs here than of the policy."""
+    ratios = [option.p99_us / option.p50_us for option in options]
+    middle = median(ratios)
+    if middle <= UNSTEADY:
+        return []
+    return [
+        f"p99 is {middle:.0f} times p50 in the median of the {len(ratios)} options, and over {UNSTEADY} "
+        f"times in {sum(ratio > UNSTEADY for ratio in ratios)} of them: other programs run here; repeat "
+        "it when the machine is idle."
+    ]
 
 
 def _named(option: Option, several: bool) -> str:

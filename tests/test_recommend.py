@@ -1,12 +1,14 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 from forms import FORMS, form_policy
 from hypothesis import given
 from hypothesis import strategies as st
 from policies import make_policy
 
+from sorl_fast import cli
 from sorl_fast import recommend as module
 from sorl_fast.act import policy_file, timing
 from sorl_fast.act.sampler import Sampler
@@ -211,6 +213,66 @@ def test_recommend_joins_every_cell_with_its_time(run_folder):
     assert result.choice.p99_us == min(o.p99_us for o in result.options if o.rate.steps == 4)
     assert result.env == "toy-v0"
     assert text(result).startswith("Success in toy-v0")
+
+
+@pytest.mark.parametrize(
+    ("steps", "candidates", "rule", "call"),
+    [
+        (4, 1, "argmax", "act(obs, steps=4, candidates=1)"),
+        (4, 2, "medoid:1/2", 'act(obs, steps=4, candidates=2, rule="medoid:1/2")'),
+        ("1/2,1/4,1/4", 2, "argmax", 'steps="1/2,1/4,1/4", candidates=2, rule="argmax")'),
+    ],
+)
+def test_the_last_line_acts_as_recommended(run_folder, capsys, steps, candidates, rule, call):
+    pytest.importorskip("sorl_fast._native")
+    rows = [row(steps, candidates, 0.9) | {"rule": rule}]
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": rows})
+    policy = policy_file.load(run_folder / "policy.safetensors")
+    obs = np.linspace(-1, 1, policy.obs_dim, dtype=np.float32)
+    assert cli.main(["recommend", str(run_folder), "--budget-us", "1e9", "--no-progress"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert call in line
+    made = []
+
+    class Spy(Sampler):
+        def __init__(self, policy, backend, precision, threads):
+            made.append((backend, precision, threads))
+            super().__init__(policy, backend, precision, threads)
+
+        def act(self, obs, *args, **more):
+            return super().act(obs, *args, seed=3, call=0, **more)
+
+    action = eval(line, {"Sampler": Spy, "obs": obs})
+    ((backend, precision, threads),) = made
+    assert backend is None  # the default is what was timed
+    same = Sampler(policy, backend, precision, threads)
+    wanted = same.act(obs, steps, candidates, rule=rule, seed=3, call=0)
+    np.testing.assert_array_equal(action, wanted)
+    assert f'precision="{precision}", threads={threads}' in line
+
+
+def test_the_line_names_a_backend_that_is_not_native():
+    numpy = option()._replace(backend="numpy", file='a "b"/p.safetensors')
+    assert numpy.python.startswith('Sampler.load("a \\"b\\"/p.safetensors", backend="numpy", prec')
+
+
+def test_nothing_that_fits_exits_with_1(run_folder, capsys):
+    pytest.importorskip("sorl_fast._native")
+    assert cli.main(["recommend", str(run_folder), "--budget-us", "1e-3", "--no-progress"]) == 1
+    out = capsys.readouterr().out
+    assert "Nothing fits 0.001 us" in out
+    assert "Sampler" not in out
+
+
+def test_times_of_a_busy_machine_are_called_so():
+    busy = [Option(rate(M), "fp32", 1, 10.0, p99) for M, p99 in ((1, 20.0), (2, 500.0), (4, 600.0))]
+    said = text(Recommendation("cube", tuple(busy), 1e9, busy[2]))
+    assert (
+        "p99 is 50 times p50 in the median of the 3 options, and over 10 times in 2 of them" in said
+    )
+    assert "repeat it when the machine is idle" in said
+    idle = [o._replace(p99_us=100.0) for o in busy]
+    assert "idle" not in text(Recommendation("cube", tuple(idle), 1e9, idle[2]))
 
 
 def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_path):
