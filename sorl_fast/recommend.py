@@ -28,6 +28,7 @@ from .config import DEFAULT_METHOD
 from .cores import available_cores
 from .errors import BadInput
 from .machine import cpu_model
+from .run_path import refuse_sweep
 from .simulate.paired import sign_test
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -391,7 +392,10 @@ def _candidates(
     found: list[_Candidate] = []
     for run in runs:
         path = Path(run).expanduser()
-        path = path / "policy.safetensors" if path.is_dir() else path
+        if path.is_dir():
+            path, folder = path / "policy.safetensors", path
+            if not path.is_file():
+                refuse_sweep(folder)
         policy = load(path)
         file = Path(evaluation or path.parent / "evaluation.json")
         base = read_evaluation(file, policy)
