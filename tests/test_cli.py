@@ -16,6 +16,7 @@ from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
 from sorl_fast.diagnose.arguments import DiagnoseConfig
+from sorl_fast.envs import similar_task
 from sorl_fast.flags import given, make, path_argument
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
@@ -79,6 +80,33 @@ def test_bad_input_exits_with_2_and_a_message(argv, says, capsys):
 def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
     assert cli.main(["eval", str(tmp_path)]) == 2
     assert "no policy.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "meant"),
+    [
+        ("cube-single-play-task2", "cube-single-play-singletask-task2-v0"),
+        ("cube-single-play-v0", "cube-single-play-singletask-task1-v0"),
+        ("cube-single-task3", "cube-single-play-singletask-task3-v0"),
+        ("scene-task4", "scene-play-singletask-task4-v0"),
+        ("cube-sngle-play-singletask-task5-v0", "cube-single-play-singletask-task5-v0"),
+        ("cube-double-play-singeltask-task2-v0", "cube-double-play-singletask-task2-v0"),
+        ("Pointmaze-Medium-Navigate-task1", "pointmaze-medium-navigate-singletask-task1-v0"),
+        ("antmaze-medium-navigate-singletask-v0", None),  # known, though without a preset
+        ("my-robot", None),
+        ("ant", None),
+    ],
+)
+def test_a_mistyped_environment_is_answered_with_the_one_meant(env, meant, capsys):
+    assert similar_task(env) == meant
+    argv = ["train", "--env", env, "--data", "d.npz", "--out", "o"]
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    asked = ", so q_coef" if meant is None else f": did you mean {meant}? If not, q_coef"
+    assert f"environment {env!r} has no preset{asked} must be given: add --q-coef" in err
+    # of one's own data any name is right
+    assert cli.main([*argv, "--q-coef", "10"]) == 2
+    assert "no data file d.npz" in capsys.readouterr().err
 
 
 def run_at(folder):
