@@ -1,6 +1,6 @@
 """Arguments -> config -> one call.
 
-Exit codes: 0 well, 1 a backend disagrees (doctor), 2 bad input, 3 diverged, 75 stopped and saved.
+Exit codes: 0 well, 1 a backend disagrees or nothing fits, 2 bad input, 3 diverged, 75 stopped, saved.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from .flags import add_flags, flags_of, given, make, path_argument
 from .flags import add_progress as _add_progress
 from .progress import at_terminal, say
 from .progress import progress as show_progress
+from .run_path import policy_path
 from .stopping import stoppable
 from .sweep.arguments import add_arguments, read
 from .version import __version__
@@ -212,24 +213,9 @@ def _check_flags(argv: Sequence[str], method: str) -> None:
             )
 
 
-def _policy_path(run: str) -> tuple[Path, Path | None]:
-    """Return the policy file of RUN, and the run's folder if RUN is one."""
-    path = Path(run)
-    if path.is_dir():
-        policy = path / "policy.safetensors"
-        if not policy.is_file():
-            raise BadInput(
-                f"{path} has no policy.safetensors; train it with `sorl-fast train --out {path}`"
-            )
-        return policy, path
-    if not path.is_file():
-        raise BadInput(f"no run folder or policy file {path}")
-    return path, None
-
-
 def _eval(args: argparse.Namespace) -> int:
     config = make(EvalConfig, given(args, EvalConfig))
-    policy, folder = _policy_path(args.run)
+    policy, folder = policy_path(args.run)
     with _extra("train"):
         from .act.policy_file import load
         from .learn.checkpoint import checkpoint_folders
@@ -298,13 +284,13 @@ def _recommend(args: argparse.Namespace) -> int:
     with show_progress(" options", shown=args.progress) as progress:
         result = recommend(args.runs, args.budget_us, evaluation=args.evaluation, progress=progress)
     print(text(result))
-    return 0
+    return 0 if result.choice is not None else 1
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from .act.policy_file import describe, load
 
-    path, _ = _policy_path(args.file)
+    path, _ = policy_path(args.file)
     print(json.dumps(describe(load(path)), indent=1))
     return 0
 
@@ -314,7 +300,7 @@ def _export(args: argparse.Namespace) -> int:
         from .export.command import export
 
         way = (args.steps, args.candidates, args.rule, args.noise, args.precision)
-        print(export(_policy_path(args.run)[0], args.out, *way))
+        print(export(policy_path(args.run)[0], args.out, *way))
     return 0
 
 
@@ -507,14 +493,14 @@ def make_parser(method: str | None = None) -> argparse.ArgumentParser:
     _add_progress(sub)
     sub.set_defaults(run_command=_report)
 
-    _add_progress(add_film(commands, _policy_path))
+    _add_progress(add_film(commands, policy_path))
 
     sub = commands.add_parser(
         "recommend",
         help="the method, steps, candidates, precision and threads for a time budget",
         description="Time every evaluated cell of the runs on this machine, name the most successful one "
         "whose p99 is within the budget, and print the Pareto front of p99 and success. Several runs "
-        "may be of several methods, evaluated in one environment.",
+        "may be of several methods, evaluated in one environment. Exits with 1 where nothing fits.",
     )
     sub.add_argument(
         "runs",

@@ -51,7 +51,9 @@ def check_list(name: str, value: tuple[Any, ...]) -> None:
         sizes = name.endswith("steps")
         ok = all((sizes and isinstance(v, str)) or (isinstance(v, int) and v >= 1) for v in value)
         bound = "one or more integers of at least 1" + ", or step sizes such as 1/2,1/4,1/4" * sizes
-    check(len(value) > 0 and ok, name, value, bound)
+    if not (value and ok):  # shown as on a command line
+        shown = " ".join(map(str, value)) or "()"
+        raise BadInput(f"{name} is {shown}, but must be {bound}. Set --{name.replace('_', '-')}.")
 
 
 def is_power_of_two(n: int) -> bool:
@@ -263,7 +265,7 @@ class EvalConfig:
     """One evaluation: a grid of cells (steps M, candidates N, rule), each over the same seeded starts."""
 
     # fmt: off
-    steps: tuple[int | str, ...] | None = option(None, help="steps M, or step sizes such as 1/2,1/4,1/4, a row of cells each; left out: those of 1 2 4 8 that the policy acts with, or else its own")
+    steps: tuple[int | str, ...] | None = option(None, help="steps M, from 1 to twice the finest grid that the policy was trained for (--m-disc), or step sizes such as 1/2,1/4,1/4, a row of cells each; left out: those of 1 2 4 8 that the policy acts with, or else its own")
     candidates: tuple[int, ...] | None = option(None, help="candidates N of best-of-N, a column of cells each; left out: 1 4 8, or 1 where the policy has no critic")
     rules: tuple[str, ...] | None = option(None, help="rules of choosing among N > 1 candidates: argmax, medoid, nearest, better, soft, centre, with a parameter after a colon; left out: argmax, and the policy's own choice where its file has one")
     episodes: int = option(50, help="episodes a cell")

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -27,9 +28,12 @@ from .config import DEFAULT_METHOD
 from .cores import available_cores
 from .errors import BadInput
 from .machine import cpu_model
+from .run_path import refuse_sweep
+from .simulate.paired import sign_test
 
 PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = (1, 2)
+UNSTEADY = 10  # p99 / p50; on an idle machine about 1.5
 
 Progress = Callable[[int, int], None]
 
@@ -43,6 +47,8 @@ class Rate(NamedTuple):
     ci_low: float  # 95% interval
     ci_high: float
     rule: str = str(ARGMAX)
+    outcomes: str = ""  # "1" or "0" an episode; empty where the evaluation states none
+    seed: int | None = None  # the episodes': equal seeds are the same starts and noise
 
     @property
     def cell(self) -> tuple[int | str, int, str]:
@@ -63,11 +69,25 @@ class Option(NamedTuple):
     run: str = "RUN"  # as it was given
     backend: str = "native"  # what was timed
     chunk: int = 1  # h, actions of a call
+    file: str = "RUN/policy.safetensors"  # the run's policy
 
     @property
     def actions_per_second(self) -> float:
         """At the median call."""
         return 1e6 * self.chunk / self.p50_us
+
+    @property
+    def python(self) -> str:
+        """The call from Python, of a `sorl_fast.Sampler` and an observation `obs`."""
+        rate = self.rate
+        quoted = json.dumps(self.file, ensure_ascii=False)
+        backend = "" if self.backend == "native" else f', backend="{self.backend}"'
+        steps = f'"{rate.steps}"' if isinstance(rate.steps, str) else rate.steps
+        rule = f', rule="{rate.rule}"' if rate.candidates > 1 else ""
+        return (
+            f'Sampler.load({quoted}{backend}, precision="{self.precision}", threads={self.threads})'
+            f".act(obs, steps={steps}, candidates={rate.candidates}{rule})"
+        )
 
     def __str__(self) -> str:
         return (
@@ -111,17 +131,37 @@ def choose(options: Iterable[Option], budget_us: float) -> Option | None:
 
 
 def not_worse(options: Iterable[Option], choice: Option) -> list[Option]:
-    """Return the cheaper options whose interval of success overlaps the choice's, cheapest first.
+    """Return the cheaper options that the evaluation cannot tell from the choice, cheapest first.
 
-    The evaluation cannot tell them from the choice. One option a cell, its fastest.
+    As `compare` says. One option a cell, its fastest.
     """
     cells: dict[tuple[str, int | str, int, str], Option] = {}
     for option in sorted(options, key=lambda option: option.p99_us):
         rate, best = option.rate, choice.rate
-        overlaps = rate.ci_low <= best.ci_high and best.ci_low <= rate.ci_high
-        if overlaps and option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best):
+        other = option.p99_us < choice.p99_us and (option.run, rate) != (choice.run, best)
+        if other and not compare(rate, best).differ:
             cells.setdefault((option.run, *rate.cell), option)
     return list(cells.values())
+
+
+class Comparison(NamedTuple):
+    """Whether an evaluation tells two cells apart, and by what."""
+
+    differ: bool
+    how: str
+
+
+def compare(a: Rate, b: Rate) -> Comparison:
+    """Tell two cells apart at 5%: by McNemar's exact test where both have outcomes of the same episodes.
+
+    Else by whether their 95% intervals overlap, which tells far fewer cells apart.
+    """
+    n = min(len(a.outcomes), len(b.outcomes))
+    if n and a.seed is not None and a.seed == b.seed:
+        p = sign_test(*([digit == "1" for digit in rate.outcomes[:n]] for rate in (a, b)))
+        return Comparison(p < 0.05, f"exact paired test of the same {n} episodes: p = {p:.2g}")
+    overlap = a.ci_low <= b.ci_high and b.ci_low <= a.ci_high
+    return Comparison(not overlap, f"the 95% intervals {'' if overlap else 'do not '}overlap")
 
 
 class Evaluation(NamedTuple):
@@ -153,7 +193,11 @@ def read_evaluation(path: str | os.PathLike[str], policy: Policy) -> Evaluation:
     rows = values.get("rows") if isinstance(values, dict) else None
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"evaluation {path} has no rows; {redo}")
-    rates = tuple(_rate(row, f"evaluation {path}: row {i}", policy) for i, row in enumerate(rows))
+    seed = values.get("seed")
+    rates = tuple(
+        _rate(row, f"evaluation {path}: row {i}", policy)._replace(seed=seed)
+        for i, row in enumerate(rows)
+    )
     if len({rate.cell for rate in rates}) < len(rates):
         raise BadInput(f"evaluation {path} has a cell of steps and candidates twice; {redo}")
     precision = values.get("precision", "fp32")  # older files do not say
@@ -200,7 +244,11 @@ def _rate(row: Any, where: str, policy: Policy) -> Rate:
         rule = str(rule_of(row.get("rule", str(ARGMAX))))
     except BadInput:
         raise refuse("rule", "a rule of choosing") from None
-    return Rate(**{name: row[name] for name in Rate._fields[:-1]}, rule=rule)
+    outcomes = row.get("outcomes", "")  # older files have none
+    if not isinstance(outcomes, str) or set(outcomes) - {"0", "1"}:
+        raise refuse("outcomes", "a digit, 0 or 1, for each episode")
+    measured = {name: row[name] for name in Rate._fields[:5]}
+    return Rate(**measured, rule=rule, outcomes=outcomes)
 
 
 class _Candidate(NamedTuple):
@@ -211,6 +259,7 @@ class _Candidate(NamedTuple):
     policy: Policy
     file: Path  # of its evaluation
     base: Evaluation
+    path: Path  # of its policy
 
 
 def recommend(
@@ -268,7 +317,7 @@ def recommend(
     work: list[tuple[_Candidate, str, int, Sampler, list[tuple[Rate, str]]]] = []
     reasons: dict[tuple[str, str], list[str]] = {}
     for candidate in candidates:
-        _, _, policy, file, base = candidate
+        _, _, policy, file, base, _ = candidate
         samplers, left_out = _samplers(policy, _backend(policy, backend), precisions, threads)
         for (precision, count), sampler in samplers.items():
             rates = _rates_in(precision, base, file, policy)
@@ -282,7 +331,9 @@ def recommend(
             times = act_time(sampler, rate.steps, rate.candidates, seconds, rule=rate.rule)
             method, run, chunk = candidate.method, candidate.run, candidate.policy.chunk
             about = (evaluated, method, run, sampler.backend)
-            options.append(Option(rate, precision, count, *times, *about, chunk))
+            options.append(
+                Option(rate, precision, count, *times, *about, chunk, str(candidate.path))
+            )
             if progress is not None:
                 progress(len(options), total)
     place = {candidate.run: i for i, candidate in enumerate(candidates)}
@@ -341,7 +392,10 @@ def _candidates(
     found: list[_Candidate] = []
     for run in runs:
         path = Path(run).expanduser()
-        path = path / "policy.safetensors" if path.is_dir() else path
+        if path.is_dir():
+            path, folder = path / "policy.safetensors", path
+            if not path.is_file():
+                refuse_sweep(folder)
         policy = load(path)
         file = Path(evaluation or path.parent / "evaluation.json")
         base = read_evaluation(file, policy)
@@ -364,7 +418,7 @@ def _candidates(
             )
         if any(os.fspath(run) == other.run for other in found):
             raise BadInput(f"{os.fspath(run)} is given twice; give each run once")
-        found.append(_Candidate(os.fspath(run), _method(path.parent), policy, file, base))
+        found.append(_Candidate(os.fspath(run), _method(path.parent), policy, file, base, path))
     return found
 
 
@@ -460,6 +514,7 @@ def text(result: Recommendation) -> str:
     lines += ["", "The Pareto front: no other option is both faster at p99 and better"]
     lines += _table(sorted(front, key=lambda option: option.p99_us), several, mark)
     lines.append("")
+    lines += _unsteady(options)
     if choice is None:
         nearest = min(options, key=lambda option: option.p99_us)
         lines.append(
@@ -475,7 +530,7 @@ def text(result: Recommendation) -> str:
     )
     for option in not_worse(options, choice):
         lines.append(
-            "Not told apart by this evaluation (the 95% intervals overlap), and cheaper: "
+            f"Not told apart by this evaluation ({compare(option.rate, choice.rate).how}), and cheaper: "
             f"{_named(option, several)}: success {option.rate.success:.1%}, p99 {option.p99_us:.1f} us."
         )
     if choice.precision != choice.evaluated:
@@ -485,7 +540,24 @@ def text(result: Recommendation) -> str:
             f"assumed. To be sure: sorl-fast eval {choice.run} --precision {choice.precision}{rules}, with "
             "the same --steps, --candidates and --episodes"
         )
+    lines += [
+        "In Python, after `from sorl_fast import Sampler`, with an observation obs:",
+        choice.python,
+    ]
     return "\n".join(lines)
+
+
+def _unsteady(options: Iterable[Option]) -> list[str]:
+    """Return a line where p99 says more of what else runs here than of the policy."""
+    ratios = [option.p99_us / option.p50_us for option in options]
+    middle = median(ratios)
+    if middle <= UNSTEADY:
+        return []
+    return [
+        f"p99 is {middle:.0f} times p50 in the median of the {len(ratios)} options, and over {UNSTEADY} "
+        f"times in {sum(ratio > UNSTEADY for ratio in ratios)} of them: other programs run here; repeat "
+        "it when the machine is idle."
+    ]
 
 
 def _named(option: Option, several: bool) -> str:

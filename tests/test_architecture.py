@@ -42,7 +42,8 @@ ALLOWED = {
     "report": {"act", "data", "envs", "film", "learn", "machine", "ops", "simulate"},
     "diagnose": {"act", "data", "envs", "learn", "report", "simulate"},
     "sweep": {"act", "data", "envs", "learn", "simulate", "cli"},
-    "recommend": {"act", "machine"},
+    "recommend": {"act", "machine", "run_path", "simulate.paired"},
+    "run_path": set(),
     "machine": {"ops"},
     "doctor": {"act", "data", "learn", "machine", "ops"},
     "cli": {
@@ -58,7 +59,7 @@ ALLOWED = {
             "ops",
             "simulate",
         ),
-        *("report", "recommend", "machine", "doctor", "sweep", "diagnose"),
+        *("report", "recommend", "run_path", "machine", "doctor", "sweep", "diagnose"),
     },
     "bench": {
         "act",
@@ -79,7 +80,10 @@ ALLOWED = {
     },
     "kernels": set(),
 }
-LAZY = {"act": {"ops"}}  # only inside the function that makes a torch or triton backend
+LAZY = {
+    "act": {"ops"},  # only inside the function that makes a torch or triton backend
+    "run_path": {"report"},  # only to explain a folder that is no run's
+}
 
 
 def sources():

@@ -16,6 +16,7 @@ from sorl_fast import __version__, cli
 from sorl_fast.act.policy_file import save
 from sorl_fast.config import CollectConfig, EvalConfig, ExpertConfig, TrainConfig
 from sorl_fast.diagnose.arguments import DiagnoseConfig
+from sorl_fast.envs import similar_task
 from sorl_fast.flags import given, make, path_argument
 from sorl_fast.learn.algorithms import METHODS, find_method
 from sorl_fast.learn.algorithms.sorl import SorlConfig
@@ -79,6 +80,79 @@ def test_bad_input_exits_with_2_and_a_message(argv, says, capsys):
 def test_an_empty_folder_is_not_a_run(tmp_path, capsys):
     assert cli.main(["eval", str(tmp_path)]) == 2
     assert "no policy.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("env", "meant"),
+    [
+        ("cube-single-play-task2", "cube-single-play-singletask-task2-v0"),
+        ("cube-single-play-v0", "cube-single-play-singletask-task1-v0"),
+        ("cube-single-task3", "cube-single-play-singletask-task3-v0"),
+        ("scene-task4", "scene-play-singletask-task4-v0"),
+        ("cube-sngle-play-singletask-task5-v0", "cube-single-play-singletask-task5-v0"),
+        ("cube-double-play-singeltask-task2-v0", "cube-double-play-singletask-task2-v0"),
+        ("Pointmaze-Medium-Navigate-task1", "pointmaze-medium-navigate-singletask-task1-v0"),
+        ("antmaze-medium-navigate-singletask-v0", None),  # known, though without a preset
+        ("my-robot", None),
+        ("ant", None),
+    ],
+)
+def test_a_mistyped_environment_is_answered_with_the_one_meant(env, meant, capsys):
+    assert similar_task(env) == meant
+    argv = ["train", "--env", env, "--data", "d.npz", "--out", "o"]
+    assert cli.main(argv) == 2
+    err = capsys.readouterr().err
+    asked = ", so q_coef" if meant is None else f": did you mean {meant}? If not, q_coef"
+    assert f"environment {env!r} has no preset{asked} must be given: add --q-coef" in err
+    # of one's own data any name is right
+    assert cli.main([*argv, "--q-coef", "10"]) == 2
+    assert "no data file d.npz" in capsys.readouterr().err
+
+
+def run_at(folder):
+    folder.mkdir(parents=True)
+    (folder / "policy.safetensors").touch()
+
+
+def test_a_run_that_is_not_there_is_answered_with_what_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["eval", "run/s1"]) == 2
+    says = "no run folder or policy file run/s1. `sorl-fast train --out run/s1` makes one"
+    assert says in capsys.readouterr().err
+    for name in ("s1", "s2"):
+        run_at(tmp_path / "runs" / name)
+    assert cli.main(["eval", "run/s1"]) == 2
+    assert "policy file run/s1. Did you mean runs/s1?" in capsys.readouterr().err
+    for there in ("other", "runs/other"):
+        assert cli.main(["inspect", there]) == 2
+        assert f"policy file {there}. There are runs/s1, runs/s2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["eval"], ["inspect"], ["recommend", "--budget-us", "500"]])
+def test_a_sweeps_folder_is_answered_with_its_runs(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for seed in range(8):
+        run_at(tmp_path / f"study/toy/sorl/seed{seed}")
+        (tmp_path / f"study/toy/sorl/seed{seed}/config.json").touch()
+    assert cli.main([command[0], "study", *command[1:]]) == 2
+    err = capsys.readouterr().err
+    assert (
+        "study is a sweep's folder, not a run's. Give one of its runs: study/toy/sorl/seed0" in err
+    )
+    assert err.endswith("study/toy/sorl/seed5 and 2 more\n")
+
+
+def test_values_of_a_list_are_shown_as_they_were_written(capsys):
+    assert cli.main(["eval", "RUN", "--steps", "4", "0"]) == 2
+    err = capsys.readouterr().err
+    assert "steps is 4 0, but must be one or more integers of at least 1, or step sizes" in err
+
+
+def test_the_help_of_eval_says_which_steps_there_are():
+    (field,) = [f for f in dataclasses.fields(EvalConfig) if f.name == "steps"]
+    assert (
+        "from 1 to twice the finest grid that the policy was trained for" in field.metadata["help"]
+    )
 
 
 def test_an_evaluation_in_another_precision_replaces_none(tmp_path, monkeypatch, capsys):

@@ -387,7 +387,7 @@ def test_the_commands_take_runs_of_several_methods(trained, tmp_path, capsys):
     assert cli.main([*argv, "--again"]) == 0
     capsys.readouterr()
     argv = ["recommend", runs[1], "--budget-us", "0.001", "--no-progress"]
-    assert cli.main(argv) == 0
+    assert cli.main(argv) == 1
     assert "Nothing fits 0.001 us: the fastest is M = 1, N = 1" in capsys.readouterr().out
 
 

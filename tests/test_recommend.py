@@ -1,12 +1,14 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 from forms import FORMS, form_policy
 from hypothesis import given
 from hypothesis import strategies as st
 from policies import make_policy
 
+from sorl_fast import cli
 from sorl_fast import recommend as module
 from sorl_fast.act import policy_file, timing
 from sorl_fast.act.sampler import Sampler
@@ -17,6 +19,7 @@ from sorl_fast.recommend import (
     Recommendation,
     by_success,
     choose,
+    compare,
     not_worse,
     recommend,
     text,
@@ -131,6 +134,44 @@ def test_not_worse_names_cheaper_cells_with_overlapping_intervals_once():
     assert not_worse([choice, near, near_fast, far, dearer, same_cell], choice) == [near_fast]
 
 
+def paired(M, outcomes, seed=0):
+    """A cell of these outcomes, with an interval that overlaps every other's."""
+    return Rate(M, 1, outcomes.count("1") / len(outcomes), 0.0, 1.0, outcomes=outcomes, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("other", "seed", "differ", "how"),
+    [
+        # 7 won and none lost: p = 2 / 2^7 = 0.0156
+        pytest.param("1" * 17 + "0" * 8, 0, True, "the same 25 episodes: p = 0.016", id="7 to 0"),
+        # 5 to 0: p = 2 / 2^5 = 0.0625
+        pytest.param("1" * 19 + "0" * 6, 0, False, "the same 25 episodes: p = 0.062", id="5 to 0"),
+        pytest.param(
+            "1" * 17 + "0" * 8, 1, False, "the 95% intervals overlap", id="other episodes"
+        ),
+        pytest.param("1" * 17, 0, False, "the same 17 episodes: p = 1", id="as many as both have"),
+    ],
+)
+def test_cells_of_the_same_episodes_are_told_apart_by_the_paired_test(other, seed, differ, how):
+    best, rate = paired(5, "1" * 24 + "0"), paired(2, other, seed)
+    found = compare(rate, best)
+    assert found.differ == differ
+    assert how in found.how
+    choice = Option(best, "fp32", 1, 20.0, 40.0)
+    cheaper = Option(rate, "fp32", 1, 10.0, 20.0)
+    assert not_worse([choice, cheaper], choice) == ([] if differ else [cheaper])
+    said = text(Recommendation("cube", (cheaper, choice), 500.0, choice))
+    assert (f"Not told apart by this evaluation ({found.how}), and cheaper" in said) != differ
+
+
+def test_the_outcomes_are_read_from_the_evaluation(run_folder):
+    rows = [row(1, 1, 0.68) | {"outcomes": "10"}, row(4, 1, 0.96)]
+    write_evaluation(run_folder, {"env": "toy-v0", "seed": 3, "rows": rows})
+    policy = policy_file.load(run_folder / "policy.safetensors")
+    first, second = module.read_evaluation(run_folder / "evaluation.json", policy).rates
+    assert (first.outcomes, first.seed, second.outcomes) == ("10", 3, "")
+
+
 def test_text_names_the_choice_and_the_overlap():
     options = (option(1, 1, 0.75, 100.0), option(8, 8, 0.9, 400.0, "bf16", 2))
     out = text(Recommendation("cube", options, 500.0, options[1]))
@@ -172,6 +213,66 @@ def test_recommend_joins_every_cell_with_its_time(run_folder):
     assert result.choice.p99_us == min(o.p99_us for o in result.options if o.rate.steps == 4)
     assert result.env == "toy-v0"
     assert text(result).startswith("Success in toy-v0")
+
+
+@pytest.mark.parametrize(
+    ("steps", "candidates", "rule", "call"),
+    [
+        (4, 1, "argmax", "act(obs, steps=4, candidates=1)"),
+        (4, 2, "medoid:1/2", 'act(obs, steps=4, candidates=2, rule="medoid:1/2")'),
+        ("1/2,1/4,1/4", 2, "argmax", 'steps="1/2,1/4,1/4", candidates=2, rule="argmax")'),
+    ],
+)
+def test_the_last_line_acts_as_recommended(run_folder, capsys, steps, candidates, rule, call):
+    pytest.importorskip("sorl_fast._native")
+    rows = [row(steps, candidates, 0.9) | {"rule": rule}]
+    write_evaluation(run_folder, {"env": "toy-v0", "rows": rows})
+    policy = policy_file.load(run_folder / "policy.safetensors")
+    obs = np.linspace(-1, 1, policy.obs_dim, dtype=np.float32)
+    assert cli.main(["recommend", str(run_folder), "--budget-us", "1e9", "--no-progress"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert call in line
+    made = []
+
+    class Spy(Sampler):
+        def __init__(self, policy, backend, precision, threads):
+            made.append((backend, precision, threads))
+            super().__init__(policy, backend, precision, threads)
+
+        def act(self, obs, *args, **more):
+            return super().act(obs, *args, seed=3, call=0, **more)
+
+    action = eval(line, {"Sampler": Spy, "obs": obs})
+    ((backend, precision, threads),) = made
+    assert backend is None  # the default is what was timed
+    same = Sampler(policy, backend, precision, threads)
+    wanted = same.act(obs, steps, candidates, rule=rule, seed=3, call=0)
+    np.testing.assert_array_equal(action, wanted)
+    assert f'precision="{precision}", threads={threads}' in line
+
+
+def test_the_line_names_a_backend_that_is_not_native():
+    numpy = option()._replace(backend="numpy", file='a "b"/p.safetensors')
+    assert numpy.python.startswith('Sampler.load("a \\"b\\"/p.safetensors", backend="numpy", prec')
+
+
+def test_nothing_that_fits_exits_with_1(run_folder, capsys):
+    pytest.importorskip("sorl_fast._native")
+    assert cli.main(["recommend", str(run_folder), "--budget-us", "1e-3", "--no-progress"]) == 1
+    out = capsys.readouterr().out
+    assert "Nothing fits 0.001 us" in out
+    assert "Sampler" not in out
+
+
+def test_times_of_a_busy_machine_are_called_so():
+    busy = [Option(rate(M), "fp32", 1, 10.0, p99) for M, p99 in ((1, 20.0), (2, 500.0), (4, 600.0))]
+    said = text(Recommendation("cube", tuple(busy), 1e9, busy[2]))
+    assert (
+        "p99 is 50 times p50 in the median of the 3 options, and over 10 times in 2 of them" in said
+    )
+    assert "repeat it when the machine is idle" in said
+    idle = [o._replace(p99_us=100.0) for o in busy]
+    assert "idle" not in text(Recommendation("cube", tuple(idle), 1e9, idle[2]))
 
 
 def test_recommend_takes_a_policy_file_and_another_evaluation(run_folder, tmp_path):
@@ -321,6 +422,7 @@ def test_bad_evaluation(run_folder, content, message):
         *(("success", v) for v in (-0.1, 1.1, "1", None)),
         *(("ci_low", v) for v in (-0.1, None)),
         *(("ci_high", v) for v in (2, None)),
+        *(("outcomes", v) for v in ("012", 1, None)),
     ],
 )
 def test_bad_row(run_folder, name, value):

@@ -359,11 +359,21 @@ def describe(policy: Policy) -> dict[str, Any]:
     _check_is_policy("describe(policy)", policy)
     return _fields(policy) | {
         "steps": list(policy.train_steps),
+        "acts_with": _acts_with(policy),
         "actor_parameters": sum(a.size for layer in policy.actor for a in layer),
         "critic_parameters": sum(a.size for layer in policy.critic for a in layer),
         "bytes": len(policy.file_bytes),
         "sha256": policy.digest,
     }
+
+
+def _acts_with(policy: Policy) -> str:
+    """Return the steps that a call may ask for, in words: "steps" are those of the training only."""
+    trained = ", ".join(map(str, policy.train_steps))
+    if policy.finest is None:
+        return f"M = {trained}, no other"
+    most = 2 * policy.finest
+    return f"any M from 1 to {most}, or a schedule of at most {most} step sizes (trained for {trained})"
 
 
 def _fields(policy: Policy) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..action_map import OF_DATA, ActionMap
 from ..batch import Batch
-from ..envs import RECIPES, dataset_name, how_to_collect, refuse_images
+from ..envs import RECIPES, dataset_name, how_to_collect, refuse_images, similar_task
 from ..errors import BadInput
 from .actions import action_map_of, unit_actions
 from .chunks import ENDS, chunk_transitions
@@ -300,9 +300,14 @@ def _ogbench_files(env: str, folder: Path, download: bool) -> str:
     """Check the two files of a single task's data set, those that are there; return its name."""
     name = dataset_name(env)
     if name == env:
+        similar = similar_task(env)
+        hint = (
+            "`sorl-fast envs --tasks` lists them."
+            if similar is None
+            else f"did you mean {similar}?"
+        )
         raise BadInput(
-            f"env {env!r} is not an OGBench single-task name; add the task, for example "
-            f"{env.removesuffix('-v0')}-singletask-task1-v0, or give --data a .npz of your own"
+            f"env {env!r} is not an OGBench single-task name: {hint} Or give --data a .npz of your own"
         )
     refuse_images(env)
     for path in (folder / f"{name}.npz", folder / f"{name}-val.npz"):
@@ -313,6 +318,8 @@ def _ogbench_files(env: str, folder: Path, download: bool) -> str:
             if name in RECIPES:
                 commands = how_to_collect(name, str(folder))
                 make = f"Make it with `{commands}`, or l{make[1:]}"
+            elif (similar := similar_task(env)) is not None:
+                make = f"Did you mean {similar}? Or l{make[1:]}"
             raise BadInput(f"no data file {path}. {make}")
     return name
 

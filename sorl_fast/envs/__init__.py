@@ -3,6 +3,7 @@
 Everything is found by an environment's name. Nothing here imports a simulator before one is opened.
 """
 
+import difflib
 import re
 from collections.abc import Sequence
 
@@ -23,12 +24,36 @@ RECIPES: dict[str, Recipe] = {r.dataset: r for f in FAMILIES.values() for r in f
 """Every data set that can be collected here, by name."""
 
 _SINGLETASK = re.compile(r"^(?P<name>.+)-singletask(-task[1-5])?-v0$")
+_ALIKE = (
+    0.9  # two letters of twenty; OGBench has names that are not known here, which are less alike
+)
+_TYPED = re.compile(r"(?P<stem>.+?)(-singletask)?(-task(?P<task>[1-5]))?(-v\d+)?")
 
 
 def dataset_name(env: str) -> str:
     """Return the OGBench data set of an environment: its name without `-singletask[-taskK]`."""
     match = _SINGLETASK.match(env)
     return f"{match['name']}-v0" if match else env
+
+
+def similar_task(env: str) -> str | None:
+    """Return the single task that a mistyped or incomplete name may mean; None: none, or it is one.
+
+    A data set's name, such as cube-single-play-v0, or its beginning means a task of it; of tasks of equal
+    likeness the first.
+    """
+    stems = list(dict.fromkeys([*PRESETS, *(name.removesuffix("-v0") for name in RECIPES)]))
+    match = _SINGLETASK.match(env)
+    if match and match["name"] in stems:
+        return None
+    typed = _TYPED.fullmatch(env.lower())
+    stem, task = (typed["stem"], typed["task"] or "1") if typed else (env, "1")
+    begins = [name for name in stems if name == stem or name.startswith(f"{stem}-")]
+    close = begins[:1] or difflib.get_close_matches(stem, stems, 1, _ALIKE)
+    if close:
+        return f"{close[0]}-singletask-task{task}-v0"
+    tasks = [f"{name}-singletask-task{k}-v0" for name in stems for k in range(1, 6)]
+    return next(iter(difflib.get_close_matches(env.lower(), tasks, 1, _ALIKE)), None)
 
 
 def refuse_images(env: str) -> None:

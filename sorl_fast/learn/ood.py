@@ -97,13 +97,13 @@ def said(test: OodTest | None, rate: float, data: DataPair) -> str:
     """Return the line that `train` prints of the test."""
     if test is not None:
         return (
-            f"out of distribution: {test.measured:.2%} of held-out validation observations (asked for: "
-            f"{rate:.2%})"
+            f"out-of-distribution bit: its threshold flags {test.measured:.2%} of held-out validation "
+            f"observations (asked for: {rate:.2%})"
         )
     why = "there are no validation data"
     if data.val is not None:
         why = f"{len(data.val)} validation observations are too few for a rate of {rate:g}"
-    return f"out of distribution: no observation will be marked, for {why}"
+    return f"out-of-distribution bit: no observation will be marked, for {why}"
 
 
 def _raw(data: DataPair, part: TransitionData, begin: int, end: int) -> Tensor:

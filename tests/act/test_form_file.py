@@ -30,6 +30,7 @@ def test_a_form_goes_round(form, E, tmp_path):
     assert unpack(dumps(policy))[1]["format"] == 2
     text = json.dumps(describe(policy))
     assert f'"kind": "{form.kind}"' in text
+    assert f'"acts_with": "M = {", ".join(map(str, form.steps))}, no other"' in text
     assert again.digest == policy.digest
     obs = np.linspace(-1, 1, 4)
     np.testing.assert_array_equal(Sampler(again).act(obs, seed=1), Sampler(policy).act(obs, seed=1))

@@ -172,6 +172,9 @@ def test_describe():
     text = describe(POLICY)
     json.dumps(text)
     assert text["steps"] == [1, 2, 4, 8]
+    assert text["acts_with"] == (
+        "any M from 1 to 16, or a schedule of at most 16 step sizes (trained for 1, 2, 4, 8)"
+    )
     assert text["actor_parameters"] == (7 * 8 + 8) + (8 * 8 + 8) + (8 * 2 + 2)
     assert text["critic_parameters"] == 2 * ((6 * 8 + 24) + (8 * 8 + 24) + (8 + 1))
     assert text["sha256"] == unpack()[1]["sha256"] == policy_file.digest(POLICY)

@@ -346,6 +346,12 @@ def test_an_empty_file_is_named(tmp_path):
             "humanoidmaze-medium-navigate-singletask-v0",
             "expert --env humanoid .*; sorl-fast collect",
         ),
+        (
+            "cube-sngle-play-singletask-task2-v0",
+            "Did you mean cube-single-play-singletask-task2-v0",
+        ),
+        ("cube-single-play-v0", "did you mean cube-single-play-singletask-task1-v0"),
+        ("my-robot", "sorl-fast envs --tasks` lists them. Or give --data a .npz of your own"),
         ("antmaze-ultra-navigate-singletask-v0", r"npz\. Let ogbench download it with --download"),
     ],
 )

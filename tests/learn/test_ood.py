@@ -179,7 +179,7 @@ def test_a_training_writes_it_and_says_it(mine, tmp_path, capsys):
     a = agent(normalize_obs=True)
     result = train(a, config(mine, tmp_path / "whole"), progress=False)
     policy = policy_file.load(result.policy)
-    told = f"out of distribution: {policy.ood.measured:.2%} of held-out validation observations"
+    told = f"out-of-distribution bit: its threshold flags {policy.ood.measured:.2%} of held-out"
     assert told in capsys.readouterr().err
     train(a, config(mine, tmp_path / "parts", steps=7), progress=False)
     train(a, config(mine, tmp_path / "parts"), resume=True, progress=False)

@@ -368,7 +368,7 @@ def test_a_log_gets_a_line_a_log_interval_and_no_bar(
         return
     said, *lines = err.splitlines()
     assert "\r" not in err
-    assert said.startswith("out of distribution: ")  # is no progress, and said to all
+    assert said.startswith("out-of-distribution bit: ")  # is no progress, and said to all
     assert len(lines) == (5 if shown else 0)
     assert not shown or lines.pop(0).startswith("sorl: updates 1 to 40, ")
     for step, line in zip((10, 20, 30, 40), lines, strict=False):

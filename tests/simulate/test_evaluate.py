@@ -112,7 +112,7 @@ def test_rollout_keys_the_noise_by_step_and_episode_and_sees_every_success():
         ({"rules": ("medoid", "medoid:2/4")}, ["medoid:1/2", "twice"]),
         ({"rules": ()}, ["rules is ()", "one or more names"]),
         ({"steps": ()}, ["steps is ()", "at least 1"]),
-        ({"candidates": (0,)}, ["candidates is (0,)", "at least 1"]),
+        ({"candidates": (0,)}, ["candidates is 0,", "at least 1"]),
         ({"episodes": 0}, ["episodes is 0", "at least 1"]),
         ({"seed": -1}, ["seed is -1", "2^63"]),
         ({"seed": 2**63}, ["seed is 9223372036854775808", "2^63"]),

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from ...config import MethodConfig
-from ...envs import find_preset
+from ...envs import find_preset, similar_task
 from ...errors import BadInput
 from ..method import Method
 
@@ -57,8 +57,11 @@ def method_config(method: str, env: str, given: Mapping[str, Any]) -> MethodConf
     for field in fields(config):  # type: ignore[arg-type]  # every subclass is a dataclass
         if field.default is MISSING and field.name not in values:
             flag = field.name.replace("_", "-")
+            similar = similar_task(env)
+            # with data of one's own any name is right, so that this is asked and not refused
+            hint = ", so" if similar is None else f": did you mean {similar}? If not,"
             raise BadInput(
-                f"environment {env!r} has no preset, so {field.name} must be given: add --{flag} "
+                f"environment {env!r} has no preset{hint} {field.name} must be given: add --{flag} "
                 f"({field.metadata['hint']}). `sorl-fast envs` lists the environments that have "
                 "presets"
             )
