@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .figures import PICTURES
 from .pareto import front_lines, front_of, front_text, points_of
 from .plotting import data_uri, png
 from .runs import (
+    Cell,
     Run,
     Setting,
     by_environment,
@@ -90,9 +91,14 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
         notes.append(
             "The settings judge success at different times (post and pre): not comparable as they are."
         )
-    if any(cell.episodes < 50 for s in settings for cell in s.cells):
-        notes.append("Cells have fewer than 50 episodes: read the intervals, not the percentages.")
-    return notes
+    return notes + few_episodes(cell for s in settings for cell in s.cells)
+
+
+def few_episodes(cells: Iterable[Cell]) -> list[str]:
+    """Return a note where some cell's percentage says little, else none."""
+    if all(cell.episodes >= 50 for cell in cells):
+        return []
+    return ["Cells have fewer than 50 episodes: read the intervals, not the percentages."]
 
 
 def _grid(setting: Setting) -> dict[str, Any]:

@@ -292,8 +292,26 @@ def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:
     mean = sum(rates) / n
     t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
     half = t * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (n - 1) / n)
-    low, high = wilson(sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows))
-    return mean, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+    bounds = max(0.0, mean - half), min(1.0, mean + half)
+    return mean, *widened(mean, bounds, *counted(rows))
+
+
+def counted(rows: Iterable[Line]) -> tuple[int, int]:
+    """Return the successes and the episodes of all rows together."""
+    counts = [(row["successes"], row["episodes"]) for row in rows]
+    return sum(s for s, _ in counts), sum(n for _, n in counts)
+
+
+def widened(
+    value: float, bounds: tuple[float, float], successes: float, n: int
+) -> tuple[float, float]:
+    """Return an interval in [0, 1], each end moved out to that of Wilson's of `successes` in `n`.
+
+    Seeds that agree by chance, all failing in 3 episodes each, would otherwise have an interval of width 0.
+    `value` lies within whatever is returned.
+    """
+    low, high = wilson(successes, n)
+    return min(low, value, bounds[0]), max(high, value, bounds[1])
 
 
 def cells_of(evaluations: Iterable[Line]) -> tuple[Cell, ...]:
