@@ -11,12 +11,14 @@ from reported import CUBE, Page, evaluation, make_run, row
 
 from sorl_fast.act import policy_file
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.algorithms.fql import FqlConfig
 from sorl_fast.report import figures, page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
     Run,
     Setting,
     cells_of,
+    group_settings,
     learning_curves,
     load_run,
 )
@@ -406,6 +408,42 @@ def test_settings_that_cannot_be_compared_are_said_so(tmp_path):
     text = Page(write_report([cube, scene])).text
     assert "in different environments" in text
     assert "at different times (post and pre)" in text
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_method_of_one_setting_is_its_name_and_runs_are_told_apart(tmp_path):
+    runs = [
+        make_run(tmp_path / "sorl" / "seed0", steps=300, log=False, periodic=False),
+        make_run(tmp_path / "wide" / "seed0", steps=300, hidden=512, log=False, periodic=False),
+        make_run(tmp_path / "fql" / "seed0", steps=200, log=False, periodic=False),
+        make_run(tmp_path / "fql" / "seed1", 1, steps=200, log=False, periodic=False),
+    ]
+    for run in runs[2:]:
+        config = json.loads((run / "config.json").read_text())
+        config |= {"method": "fql", "agent": FqlConfig(alpha=300.0).to_dict()}
+        (run / "config.json").write_text(json.dumps(config))
+    settings = group_settings([load_run(run) for run in runs])
+    assert [s.label for s in settings] == ["SORL, hidden 256", "SORL, hidden 512", "FQL"]
+    one_each = group_settings([load_run(run) for run in runs[1:3]])
+    assert [s.label for s in one_each] == ["SORL", "FQL"]
+    (alone,) = group_settings([load_run(runs[0])])
+    assert alone.label == CUBE
+    text = Page(write_report(runs, tmp_path / "out")).text
+    for name in ("sorl/seed0", "wide/seed0", "fql/seed0", "seed1"):
+        words = f" {name} has no log lines: no losses are shown for it. A `--log-every` above the"
+        assert words in text, name
+    assert "There is no film of sorl/seed0, wide/seed0, fql/seed0, seed1." in text
+    assert "alpha" in text[text.index(" Settings ") :]  # which keeps everything
+
+
+def test_settings_of_several_environments_have_theirs_in_their_names(tmp_path):
+    cube = make_run(tmp_path / "a", steps=300, periodic=False)
+    scene = make_run(tmp_path / "b", steps=300, env="scene", periodic=False)
+    config = json.loads((scene / "config.json").read_text())
+    config |= {"method": "fql", "agent": FqlConfig(alpha=300.0).to_dict()}
+    (scene / "config.json").write_text(json.dumps(config))
+    settings = group_settings([load_run(run) for run in (cube, scene)])
+    assert [s.label for s in settings] == [f"SORL, env {CUBE}", "FQL, env scene"]
 
 
 def test_one_seed_twice_is_refused(tmp_path):

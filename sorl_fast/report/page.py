@@ -31,6 +31,7 @@ from .runs import (
     group_settings,
     load_run,
     other_rules,
+    short_names,
 )
 from .speeds import with_speeds
 from .table import columns_of, rate, span
@@ -53,8 +54,9 @@ _SEVERAL_SEEDS = (
 def _notes(settings: Sequence[Setting]) -> list[str]:
     """What a reader must know before believing a number."""
     notes = []
+    names = _names(settings)
     for run in (run for setting in settings for run in setting.runs):
-        name = run.folder.name
+        name = names[run.folder]
         if run.evaluation is None:
             notes.append(
                 f"{name} has not been evaluated: no success is shown for it. Run "
@@ -80,7 +82,10 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
                 "or is still training."
             )
         if not run.log:
-            notes.append(f"{name} has no log lines: no losses are shown for it.")
+            notes.append(
+                f"{name} has no log lines: no losses are shown for it. A `--log-every` above the number of "
+                "updates writes none."
+            )
     for setting in settings:
         counts = {cell.seeds for cell in setting.cells}
         if len(counts) > 1:
@@ -92,6 +97,11 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
             "The settings judge success at different times (post and pre): not comparable as they are."
         )
     return notes + few_episodes(cell for s in settings for cell in s.cells)
+
+
+def _names(settings: Sequence[Setting]) -> dict[Path, str]:
+    """Return what each run's folder is called in a sentence."""
+    return short_names([run.folder for setting in settings for run in setting.runs])
 
 
 def few_episodes(cells: Iterable[Cell]) -> list[str]:
@@ -193,17 +203,18 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 def _films(settings: Sequence[Setting]) -> tuple[list[dict[str, str]], list[str]]:
     """Return the runs' strips of films, and lines on those that there are not."""
     shown, lines, without = [], [], []
+    named = _names(settings)
     for run in (run for setting in settings for run in setting.runs):
         found = read_strip(run.folder, run.policy)
         if found is None:
             without.append(run.folder)
         elif isinstance(found, str):
-            lines.append(f"{run.folder.name} {found}")
+            lines.append(f"{named[run.folder]} {found}")
         else:
-            name, caption = run.folder.name, found[1]
+            name, caption = named[run.folder], found[1]
             shown.append({"name": name, "caption": caption, "uri": data_uri(found[0])})
     if without:
-        names = ", ".join(folder.name for folder in without)
+        names = ", ".join(named[folder] for folder in without)
         lines.append(
             f"There is no film of {names}. `sorl-fast film {without[0]}` makes one, of episodes that "
             "succeed and that fail."

@@ -267,8 +267,8 @@ def write_study(
 
 
 _AGGREGATES = (
-    "Over all tasks and seeds. The bars are 95% intervals: none where a task has one seed. Methods that have "
-    "not been run on the same tasks are not comparable here."
+    "Over all tasks and seeds. The bars are 95% intervals: none where a task has one seed. Methods that "
+    "have not been run on the same tasks are not comparable here."
 )
 _PROFILES = (
     "The part of runs, task by task and seed by seed, that reach more than a success; bands 95%."
