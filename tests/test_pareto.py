@@ -135,7 +135,8 @@ def test_the_table_names_method_cell_speed_success_seeds_and_runs(settings, trai
     head, *lines = front_lines(settings)
     assert head == ["method", "M", "N", "actions/s", "success", "95% interval", "seeds", "run"]
     both = f"{trained['sorl']}, {trained['sorl-1']}"
-    assert lines[0] == ["BC", "1", "1", "9,000", "20.0%", "11.2-33.0%", "1", str(trained["bc"])]
+    interval = "11.2-33.0% n=50"  # SORL's two seeds have 100
+    assert lines[0] == ["BC", "1", "1", "9,000", "20.0%", interval, "1", str(trained["bc"])]
     assert [line[:5] + line[6:] for line in lines[1:]] == [
         ["SORL", "2", "1", "4,500", "61.0%", "2", both],
         ["SORL", "4", "4", "562", "91.0%", "2", both],

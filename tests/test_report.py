@@ -603,6 +603,28 @@ def test_the_terminal_table():
     ]
 
 
+def test_cells_of_different_numbers_of_episodes_say_theirs(tmp_path, no_pictures):
+    rows = [
+        row(4, 8, 2, episodes=5) | {"outcomes": "11000"},
+        row(4, 8, 3, episodes=5, rule="medoid:1/2") | {"outcomes": "11100"},
+        row(4, 1, 5, episodes=25) | {"outcomes": "1" * 5 + "0" * 20},
+    ]
+    lines = terminal_table(evaluation(rows)).splitlines()
+    assert "40% [12, 77] n=5 " in lines[-3]
+    assert "20% [9, 39] n=25 " in lines[-3]
+    paired = "+20 against argmax (p = 1), -40 against N = 1 over the 5 common episodes (p = 0.5)"
+    assert lines[-1] == f"M = 4, N = 8, medoid:1/2: {paired}"
+    assert "n=" not in terminal_table(evaluation(rows[:2]))
+    run = make_run(tmp_path / "run", steps=300, periodic=False)
+    (run / "evaluation.json").write_text(json.dumps(evaluation(rows)))
+    text = Page(write_report([run])).text
+    assert "M = 4 20% [9, 39] n=25 40% [12, 77] n=5 60%" in text
+    front = text[text.index("The Pareto front") : text.index("Every cell")]
+    assert re.search(r"% n=5 ", front)
+    (run / "evaluation.json").write_text(json.dumps(evaluation(rows[:2])))
+    assert "n=5" not in Page(write_report([run])).text
+
+
 def test_the_page_shows_a_diagnosis_or_its_command(tmp_path, no_pictures):
     runs = [make_run(tmp_path / name, seed, steps=3000) for seed, name in enumerate("ab")]
     page = write_report(runs).read_text()

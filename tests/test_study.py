@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -147,6 +148,23 @@ def test_the_page_warns_of_few_episodes_and_says_its_one_rule(agreeing, tmp_path
     assert "0.0 [0.0, 39.0]" in text
     assert "0.0 [0.0, 39.0]" in said[0]
     assert "[0.0, 0.0]" not in text + said[0]
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_tasks_of_different_numbers_of_episodes_say_theirs(agreeing, tmp_path):
+    make_run(
+        tmp_path / "s" / "cube-single-play-task1" / "c" / "seed0",
+        0,
+        2000,
+        env(1),
+        episodes=5,
+        level=0.0,
+    )
+    shutil.copytree(agreeing, tmp_path / "s", dirs_exist_ok=True)
+    text = Page(write_study(tmp_path / "s", seconds=0.0)).text
+    assert "0% [0, 39] n=6, 2 seeds" in text
+    assert "0% [0, 43] n=5, 1 seed" in text
+    assert "n=6" not in Page(write_study(agreeing, tmp_path / "out", seconds=0.0)).text
 
 
 def test_tasks_seeds_and_curves(study):

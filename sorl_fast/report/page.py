@@ -34,7 +34,7 @@ from .runs import (
     short_names,
 )
 from .speeds import with_speeds
-from .table import columns_of, rate, span
+from .table import columns_of, counted_span, counts_differ, rate
 
 _TIMING = {
     "post": "on the state after each action (success_timing=post, as in the paper)",
@@ -123,6 +123,7 @@ def _grid(setting: Setting) -> dict[str, Any]:
         "episodes": episodes_of(setting.cells) if setting.cells else "0",
         "columns": list(columns.values()),
         "lines": lines,
+        "differ": counts_differ(cell.episodes for cell in setting.cells),
         "ruled": bool(other_rules(setting.cells)),
         "front": [point.cell for point in front_of(points_of([setting]))],
         "cells": setting.cells,
@@ -342,6 +343,10 @@ def _file_name(env: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", env)
 
 
+def _span(cell: Cell, differ: bool = False) -> str:
+    return counted_span(cell.percent, cell.episodes, differ)
+
+
 def rendered(name: str, values: Mapping[str, Any]) -> str:
     """Return a page: one of this room's templates, filled."""
     from jinja2 import Environment, StrictUndefined
@@ -350,7 +355,7 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"span": lambda cell: span(*cell.percent), "rate": rate}
+    environment.filters |= {"span": _span, "rate": rate}
     template = environment.from_string(room.joinpath(name).read_text("utf-8"))
     style = room.joinpath("style.css").read_text("utf-8")
     return template.render(version=__version__, style=style, **values)

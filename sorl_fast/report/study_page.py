@@ -35,6 +35,7 @@ from .study import (
     scores_of,
     with_lane_speeds,
 )
+from .table import counts_differ
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -245,6 +246,7 @@ def write_study(
         "folder": str(folder),
         "study": study,
         "versus": versus,
+        "differ": counts_differ(cell.episodes for _, cells in table for cell in cells if cell),
         "notes": [*study.missing, *few_episodes(c for _, cells in table for c in cells if c)],
         "per_task": table,
         "aggregates": [(title, aggregates(study, family, versus)) for title, family in parts],
@@ -300,6 +302,7 @@ def front_table(timed: Mapping[Lane, Sequence[Setting]], family: str) -> list[li
         for p in points_of(settings)
     ]
     front = front_of([p for _, p in points])
+    differ = counts_differ(p.cell.episodes for p in front)
     lines = [["method", "cell", "precision", "backend", "actions/s", "success", "95% interval"]]
     for p in front:
         lane = next(lane for lane, other in points if other is p)
@@ -311,7 +314,7 @@ def front_table(timed: Mapping[Lane, Sequence[Setting]], family: str) -> list[li
                 *(
                     rate_text(p.cell.actions_per_second),
                     f"{success:.1f}%",
-                    f"{low:.1f}-{high:.1f}%",
+                    f"{low:.1f}-{high:.1f}%" + f" n={p.cell.episodes}" * differ,
                 ),
             ]
         )
