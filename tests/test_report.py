@@ -497,6 +497,14 @@ def test_validation_lines_join_the_training_line_and_a_repeated_step_wins(tmp_pa
     ]
 
 
+def test_a_command_is_listed_once(tmp_path):
+    run = make_run(tmp_path / "run", steps=300)
+    result = json.loads((run / "evaluation.json").read_text())
+    commands = ["sorl-fast eval run --no-progress", "sorl-fast eval run"]
+    (run / "evaluation.json").write_text(json.dumps(result | {"commands": commands}))
+    assert page.commands_of(load_run(run))[2:] == ["sorl-fast eval run"]
+
+
 def remove(name: str):
     return lambda run: (run / name).unlink()
 

@@ -195,7 +195,7 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
                     "data": _data_words(run),
                     "versions": dict(run.config.get("versions") or {}),
                     "eval_versions": dict(evaluation.get("versions") or {}),
-                    "commands": _commands(run),
+                    "commands": commands_of(run),
                 }
             )
     return lines
@@ -223,12 +223,16 @@ def _films(settings: Sequence[Setting]) -> tuple[list[dict[str, str]], list[str]
     return shown, lines
 
 
-def _commands(run: Run) -> list[str]:
-    """Return the command lines of the training, its resumptions too, and of the evaluation."""
+def commands_of(run: Run) -> list[str]:
+    """Return the command lines of the training, its resumptions too, and of the evaluation, each once.
+
+    Without --no-progress, which changes what a terminal shows alone.
+    """
     found: list[Any] = []
     for values in (run.config, run.evaluation or {}):
         found += values.get("commands") or [values.get("command")]
-    return [str(text) for text in found if text]
+    texts = (str(text).replace(" --no-progress", "") for text in found if text)
+    return list(dict.fromkeys(texts))
 
 
 def _config_table(settings: Sequence[Setting]) -> list[tuple[str, list[str], bool]]:

@@ -15,7 +15,7 @@ from ..errors import BadInput
 from ..learn.algorithms import METHODS
 from .aggregate import mean, profile
 from .figures import draw_scaling
-from .page import few_episodes, rendered
+from .page import commands_of, few_episodes, rendered
 from .pareto import draw_pareto, front_of, points_of, rate_text
 from .plotting import COLOURS, GREY, data_uri, dress, panels, percent_axis, png, thousands
 from .runs import Setting, widened
@@ -327,12 +327,7 @@ def _commands(study: Study) -> list[tuple[str, list[str]]]:
     for family in study.families:
         for method in study.methods:
             for member in study.of(method, family)[:1]:
-                lines: list[Any] = []
-                for values in (member.run.config, member.run.evaluation or {}):
-                    lines += values.get("commands") or [values.get("command")]
-                found.append(
-                    (f"{family}, {method}", list(dict.fromkeys(str(x) for x in lines if x)))
-                )
+                found.append((f"{family}, {method}", commands_of(member.run)))
     return found
 
 
