@@ -230,17 +230,24 @@ def test_the_scaling_picture_has_a_line_a_rule():
         ("M = 4", "--", True, [(1, 20), (8, 80)]),
         ("M = 4", ":", True, [(1, 20), (8, 60)]),
     ]
-    handles = figure.legends[0].legend_handles
-    legend = dict(zip((t.get_text() for t in figure.legends[0].get_texts()), handles, strict=True))
+    (own, other) = (ax.get_legend() for ax in figure.axes)  # each panel names its own series
+    assert [text.get_text() for text in own.get_texts()] == ["N = 1", "N = 8"]
+    legend = dict(zip((t.get_text() for t in other.get_texts()), other.legend_handles, strict=True))
     assert list(legend) == [
-        *("N = 1", "N = 8", "M = 1", "M = 2", f"M = {UNEVEN}", "M = 4"),
+        *("M = 1", "M = 2", f"M = {UNEVEN}", "M = 4"),
         *("argmax", "medoid:1/2", "soft:1"),
     ]
     styles = [legend[name].get_linestyle() for name in ("argmax", "medoid:1/2", "soft:1")]
     assert styles == ["-", "--", ":"]
     figure.draw_without_rendering()
-    box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    for ax in figure.axes:
+        box = ax.get_legend().get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 < ax.xaxis.get_tightbbox().y0
+    for ax in figure.axes:
+        for container in ax.containers:
+            for x in container.lines[0].get_xdata():
+                assert abs(x / 2.0 ** round(math.log2(x)) - 1) < 0.06
     caption = caption_of("scaling", settings)
     assert "a rule takes one. The paper's is argmax" in caption
     assert "medoid:1/2, soft:1" in caption
@@ -250,7 +257,7 @@ def test_without_other_rules_none_is_named():
     settings = ruled_settings()
     plain = [Setting(CUBE, settings[0].runs, tuple(c for c in settings[0].cells if c.is_plain))]
     figure = figures.draw_scaling(plain)
-    assert "argmax" not in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "argmax" not in [t.get_text() for ax in figure.axes for t in ax.get_legend().get_texts()]
     assert "rule" not in caption_of("scaling", plain)
 
 
@@ -316,6 +323,24 @@ def test_the_losses_picture_speaks_of_the_losses_that_are_there(keys, says):
     legend = [text.get_text() for text in figures.draw_losses(settings).legends[0].get_texts()]
     words = {"training": "fm_loss" in keys, "validation": "val_fm_loss" in keys}
     assert legend == [word for word, there in words.items() if there]
+
+
+@pytest.mark.parametrize(
+    ("method", "agent", "normalised"),
+    [
+        ("sorl", {}, True),
+        ("fql", {"normalize_q_loss": False}, False),
+        ("fql", {"normalize_q_loss": True}, True),
+    ],
+)
+def test_the_losses_caption_says_what_is_normalised_and_what_grows(method, agent, normalised):
+    config = {"train": {"env": CUBE}, "method": method, "agent": agent}
+    log = [{"step": 1, "q_loss": -1.0, "val_critic_loss": 2.0}]
+    caption = caption_of(
+        "losses", [Setting(CUBE, (Run(Path("r"), config, log, [], None, True),), ())]
+    )
+    assert ("is divided by its own mean |Q|" in caption) == normalised
+    assert "on validation data it grows as they themselves grow" in caption
 
 
 @pytest.mark.slow
