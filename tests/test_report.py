@@ -454,6 +454,14 @@ def test_a_method_of_one_setting_is_its_name_and_runs_are_told_apart(tmp_path):
     (alone,) = group_settings([load_run(runs[0])])
     assert alone.label == CUBE
     text = Page(write_report(runs, tmp_path / "out")).text
+    paper = text[text.index("Beside the paper") : text.index("Every cell")]
+    assert "setting the paper's M N ours seeds episodes our data" in paper  # its own method's first
+    assert "SORL, hidden 512 97 ± 1% 1 1 " in paper
+    assert "FQL 96% 1 1 " in paper
+    assert (
+        "method cube-single-play " in paper
+    )  # the paper's methods in lines: a page has no more room
+    assert "SORL 97 ± 1% " in paper
     for name in ("sorl/seed0", "wide/seed0", "fql/seed0", "seed1"):
         words = f" {name} has no log lines: no losses are shown for it. A `--log-every` above the"
         assert words in text, name

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..atomic import write_bytes
 from ..envs import find_preset
+from ..envs.family import Preset
 from ..errors import BadInput
 from ..film.strip import read_strip
 from ..learn.algorithms import METHODS, find_method
@@ -144,6 +145,7 @@ def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             {
                 "label": setting.label,
                 "preset": preset,
+                "published": _published(preset, setting.method),
                 "cells": cells,
                 "candidates": smallest,
                 "seeds": len(setting.runs),
@@ -151,6 +153,23 @@ def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
                 "data": _data_words(setting.runs[0]),
             }
         )
+    return lines
+
+
+def _published(preset: Preset, method: str) -> str:
+    """Return a figure of the paper's table in words; "-" where it has none."""
+    result = preset.paper.get(method)
+    return "-" if result is None else result.words
+
+
+def _published_table(presets: Sequence[Preset]) -> list[list[str]]:
+    """Return the paper's figures: a head, then a line a method, a column a family."""
+    families = list({preset.name: preset for preset in presets}.values())
+    lines = [["method", *(preset.name for preset in families)]]
+    for method in METHODS:
+        figures = [_published(preset, method) for preset in families]
+        if set(figures) - {"-"}:
+            lines.append([find_method(method).title.partition(":")[0], *figures])
     return lines
 
 
@@ -374,6 +393,7 @@ def _render(
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     films, no_films = _films(settings)
+    paper = _paper(settings)
     values: dict[str, Any] = {
         "films": films,
         "no_films": no_films,
@@ -393,8 +413,8 @@ def _render(
             for env, some in by_environment(settings).items()
             if points_of(some)
         ],
-        "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
-        "paper": _paper(settings),
+        "paper": paper,
+        "published": _published_table([line["preset"] for line in paper]),
         "diagnoses": why,
         "runs": _runs(settings),
         "config": _config_table(settings),

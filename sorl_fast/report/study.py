@@ -274,11 +274,8 @@ def beside(study: Study) -> list[Beside]:
             result = preset.paper.get(run.method)
             if result is None:
                 continue
-            std = "" if result.std is None else f" ± {result.std:g}"
             ours = _percent(*bounded(rows, mean)) if rows else "not run yet"
-            lines.append(
-                Beside(family, method, f"{result.success:g}{std}%", ours, _differing(members))
-            )
+            lines.append(Beside(family, method, result.words, ours, _differing(members)))
     return lines
 
 
