@@ -219,7 +219,9 @@ def test_a_report_times_every_cell_once(trained, tmp_path, monkeypatch):
     assert re.search(r"^SORL +1 +1 +100,000 ", said[0], re.MULTILINE) is None  # BC beats it
     assert re.search(r"^BC +1 +1 +100,000 +20.0%", said[0], re.MULTILINE)
     assert "The Pareto front" in path.read_text()
-    assert "no other cell of any method given is both faster and more successful" in path.read_text()
+    assert (
+        "no other cell of any method given is both faster and more successful" in path.read_text()
+    )
     assert "Speeds measured on" in path.read_text()
     # what is stored is used, and what is new is timed
     del calls[:]
