@@ -135,7 +135,8 @@ def test_the_table_names_method_cell_speed_success_seeds_and_runs(settings, trai
     head, *lines = front_lines(settings)
     assert head == ["method", "M", "N", "actions/s", "success", "95% interval", "seeds", "run"]
     both = f"{trained['sorl']}, {trained['sorl-1']}"
-    assert lines[0] == ["BC", "1", "1", "9,000", "20.0%", "11.2-33.0%", "1", str(trained["bc"])]
+    interval = "11.2-33.0% n=50"  # SORL's two seeds have 100
+    assert lines[0] == ["BC", "1", "1", "9,000", "20.0%", interval, "1", str(trained["bc"])]
     assert [line[:5] + line[6:] for line in lines[1:]] == [
         ["SORL", "2", "1", "4,500", "61.0%", "2", both],
         ["SORL", "4", "4", "562", "91.0%", "2", both],
@@ -218,6 +219,9 @@ def test_a_report_times_every_cell_once(trained, tmp_path, monkeypatch):
     assert re.search(r"^SORL +1 +1 +100,000 ", said[0], re.MULTILINE) is None  # BC beats it
     assert re.search(r"^BC +1 +1 +100,000 +20.0%", said[0], re.MULTILINE)
     assert "The Pareto front" in path.read_text()
+    assert (
+        "no other cell of any method given is both faster and more successful" in path.read_text()
+    )
     assert "Speeds measured on" in path.read_text()
     # what is stored is used, and what is new is timed
     del calls[:]

@@ -11,12 +11,14 @@ from reported import CUBE, Page, evaluation, make_run, row
 
 from sorl_fast.act import policy_file
 from sorl_fast.errors import BadInput
+from sorl_fast.learn.algorithms.fql import FqlConfig
 from sorl_fast.report import figures, page, terminal_table, write_report
 from sorl_fast.report.figures import draw_learning
 from sorl_fast.report.runs import (
     Run,
     Setting,
     cells_of,
+    group_settings,
     learning_curves,
     load_run,
 )
@@ -228,17 +230,24 @@ def test_the_scaling_picture_has_a_line_a_rule():
         ("M = 4", "--", True, [(1, 20), (8, 80)]),
         ("M = 4", ":", True, [(1, 20), (8, 60)]),
     ]
-    handles = figure.legends[0].legend_handles
-    legend = dict(zip((t.get_text() for t in figure.legends[0].get_texts()), handles, strict=True))
+    (own, other) = (ax.get_legend() for ax in figure.axes)  # each panel names its own series
+    assert [text.get_text() for text in own.get_texts()] == ["N = 1", "N = 8"]
+    legend = dict(zip((t.get_text() for t in other.get_texts()), other.legend_handles, strict=True))
     assert list(legend) == [
-        *("N = 1", "N = 8", "M = 1", "M = 2", f"M = {UNEVEN}", "M = 4"),
+        *("M = 1", "M = 2", f"M = {UNEVEN}", "M = 4"),
         *("argmax", "medoid:1/2", "soft:1"),
     ]
     styles = [legend[name].get_linestyle() for name in ("argmax", "medoid:1/2", "soft:1")]
     assert styles == ["-", "--", ":"]
     figure.draw_without_rendering()
-    box = figure.legends[0].get_window_extent()
-    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    for ax in figure.axes:
+        box = ax.get_legend().get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 < ax.xaxis.get_tightbbox().y0
+    for ax in figure.axes:
+        for container in ax.containers:
+            for x in container.lines[0].get_xdata():
+                assert abs(x / 2.0 ** round(math.log2(x)) - 1) < 0.06
     caption = caption_of("scaling", settings)
     assert "a rule takes one. The paper's is argmax" in caption
     assert "medoid:1/2, soft:1" in caption
@@ -248,7 +257,7 @@ def test_without_other_rules_none_is_named():
     settings = ruled_settings()
     plain = [Setting(CUBE, settings[0].runs, tuple(c for c in settings[0].cells if c.is_plain))]
     figure = figures.draw_scaling(plain)
-    assert "argmax" not in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "argmax" not in [t.get_text() for ax in figure.axes for t in ax.get_legend().get_texts()]
     assert "rule" not in caption_of("scaling", plain)
 
 
@@ -314,6 +323,24 @@ def test_the_losses_picture_speaks_of_the_losses_that_are_there(keys, says):
     legend = [text.get_text() for text in figures.draw_losses(settings).legends[0].get_texts()]
     words = {"training": "fm_loss" in keys, "validation": "val_fm_loss" in keys}
     assert legend == [word for word, there in words.items() if there]
+
+
+@pytest.mark.parametrize(
+    ("method", "agent", "normalised"),
+    [
+        ("sorl", {}, True),
+        ("fql", {"normalize_q_loss": False}, False),
+        ("fql", {"normalize_q_loss": True}, True),
+    ],
+)
+def test_the_losses_caption_says_what_is_normalised_and_what_grows(method, agent, normalised):
+    config = {"train": {"env": CUBE}, "method": method, "agent": agent}
+    log = [{"step": 1, "q_loss": -1.0, "val_critic_loss": 2.0}]
+    caption = caption_of(
+        "losses", [Setting(CUBE, (Run(Path("r"), config, log, [], None, True),), ())]
+    )
+    assert ("is divided by its own mean |Q|" in caption) == normalised
+    assert "on validation data it grows as they themselves grow" in caption
 
 
 @pytest.mark.slow
@@ -408,6 +435,50 @@ def test_settings_that_cannot_be_compared_are_said_so(tmp_path):
     assert "at different times (post and pre)" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
+def test_a_method_of_one_setting_is_its_name_and_runs_are_told_apart(tmp_path):
+    runs = [
+        make_run(tmp_path / "sorl" / "seed0", steps=300, log=False, periodic=False),
+        make_run(tmp_path / "wide" / "seed0", steps=300, hidden=512, log=False, periodic=False),
+        make_run(tmp_path / "fql" / "seed0", steps=200, log=False, periodic=False),
+        make_run(tmp_path / "fql" / "seed1", 1, steps=200, log=False, periodic=False),
+    ]
+    for run in runs[2:]:
+        config = json.loads((run / "config.json").read_text())
+        config |= {"method": "fql", "agent": FqlConfig(alpha=300.0).to_dict()}
+        (run / "config.json").write_text(json.dumps(config))
+    settings = group_settings([load_run(run) for run in runs])
+    assert [s.label for s in settings] == ["SORL, hidden 256", "SORL, hidden 512", "FQL"]
+    one_each = group_settings([load_run(run) for run in runs[1:3]])
+    assert [s.label for s in one_each] == ["SORL", "FQL"]
+    (alone,) = group_settings([load_run(runs[0])])
+    assert alone.label == CUBE
+    text = Page(write_report(runs, tmp_path / "out")).text
+    paper = text[text.index("Beside the paper") : text.index("Every cell")]
+    assert "setting the paper's M N ours seeds episodes our data" in paper  # its own method's first
+    assert "SORL, hidden 512 97 ± 1% 1 1 " in paper
+    assert "FQL 96% 1 1 " in paper
+    assert (
+        "method cube-single-play " in paper
+    )  # the paper's methods in lines: a page has no more room
+    assert "SORL 97 ± 1% " in paper
+    for name in ("sorl/seed0", "wide/seed0", "fql/seed0", "seed1"):
+        words = f" {name} has no log lines: no losses are shown for it. A `--log-every` above the"
+        assert words in text, name
+    assert "There is no film of sorl/seed0, wide/seed0, fql/seed0, seed1." in text
+    assert "alpha" in text[text.index(" Settings ") :]  # which keeps everything
+
+
+def test_settings_of_several_environments_have_theirs_in_their_names(tmp_path):
+    cube = make_run(tmp_path / "a", steps=300, periodic=False)
+    scene = make_run(tmp_path / "b", steps=300, env="scene", periodic=False)
+    config = json.loads((scene / "config.json").read_text())
+    config |= {"method": "fql", "agent": FqlConfig(alpha=300.0).to_dict()}
+    (scene / "config.json").write_text(json.dumps(config))
+    settings = group_settings([load_run(run) for run in (cube, scene)])
+    assert [s.label for s in settings] == [f"SORL, env {CUBE}", "FQL, env scene"]
+
+
 def test_one_seed_twice_is_refused(tmp_path):
     runs = [make_run(tmp_path / name, steps=3000) for name in ("a", "b")]
     with pytest.raises(BadInput, match=r"a and .*b are the same setting with the same seed \(0\)"):
@@ -457,6 +528,14 @@ def test_validation_lines_join_the_training_line_and_a_repeated_step_wins(tmp_pa
         {"step": 500, "fm_loss": 3.0, "seconds": 1.0, "val_fm_loss": 4.0},
         {"step": 1000, "fm_loss": 2.0},
     ]
+
+
+def test_a_command_is_listed_once(tmp_path):
+    run = make_run(tmp_path / "run", steps=300)
+    result = json.loads((run / "evaluation.json").read_text())
+    commands = ["sorl-fast eval run --no-progress", "sorl-fast eval run"]
+    (run / "evaluation.json").write_text(json.dumps(result | {"commands": commands}))
+    assert page.commands_of(load_run(run))[2:] == ["sorl-fast eval run"]
 
 
 def remove(name: str):
@@ -563,6 +642,28 @@ def test_the_terminal_table():
         "M = 1      12% [6, 24] 7,200/s   20% [11, 33] 9.6/s",
         "M = 4   100% [93, 100] 1,800/s                    -",
     ]
+
+
+def test_cells_of_different_numbers_of_episodes_say_theirs(tmp_path, no_pictures):
+    rows = [
+        row(4, 8, 2, episodes=5) | {"outcomes": "11000"},
+        row(4, 8, 3, episodes=5, rule="medoid:1/2") | {"outcomes": "11100"},
+        row(4, 1, 5, episodes=25) | {"outcomes": "1" * 5 + "0" * 20},
+    ]
+    lines = terminal_table(evaluation(rows)).splitlines()
+    assert "40% [12, 77] n=5 " in lines[-3]
+    assert "20% [9, 39] n=25 " in lines[-3]
+    paired = "+20 against argmax (p = 1), -40 against N = 1 over the 5 common episodes (p = 0.5)"
+    assert lines[-1] == f"M = 4, N = 8, medoid:1/2: {paired}"
+    assert "n=" not in terminal_table(evaluation(rows[:2]))
+    run = make_run(tmp_path / "run", steps=300, periodic=False)
+    (run / "evaluation.json").write_text(json.dumps(evaluation(rows)))
+    text = Page(write_report([run])).text
+    assert "M = 4 20% [9, 39] n=25 40% [12, 77] n=5 60%" in text
+    front = text[text.index("The Pareto front") : text.index("Every cell")]
+    assert re.search(r"% n=5 ", front)
+    (run / "evaluation.json").write_text(json.dumps(evaluation(rows[:2])))
+    assert "n=5" not in Page(write_report([run])).text
 
 
 def test_the_page_shows_a_diagnosis_or_its_command(tmp_path, no_pictures):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sorl_fast import cli
 from sorl_fast.act import policy_file
 from sorl_fast.errors import BadInput
 from sorl_fast.learn.algorithms.fql import FqlConfig
-from sorl_fast.report import write_study
+from sorl_fast.report import study_page, write_study
 from sorl_fast.report.study import (
     aggregates,
     beside,
@@ -25,6 +26,7 @@ from sorl_fast.report.study import (
     pooled,
     scores_of,
 )
+from sorl_fast.simulate.evaluate import wilson
 
 METHODS = {"sorl": 1.0, "sorl-sc_every=2": 0.8, "fql": 0.5}
 
@@ -110,6 +112,61 @@ def test_aggregates_are_of_those_scores(study):
     assert lines["fql"].improvement is None
 
 
+@pytest.fixture(scope="module")
+def agreeing(tmp_path_factory):
+    """A study of two methods, one task, two seeds and 3 episodes each, which all fail."""
+    folder = tmp_path_factory.mktemp("agreeing")
+    for method in ("a", "b"):
+        for seed in (0, 1):
+            run = folder / "cube-single-play-task1" / method / f"seed{seed}"
+            make_run(run, seed, 2000, env(1), ((1, 2), (1,)), episodes=3, level=0.0)
+    return folder
+
+
+def test_seeds_that_agree_by_chance_have_an_interval_of_their_episodes(agreeing):
+    loaded = load_study(agreeing)
+    low, high = wilson(0, 6)
+    for line in aggregates(loaded, None, "a"):
+        assert line.mean == line.iqm == (0.0, (low, high))
+    assert line.improvement == (0.5, wilson(1, 2))  # two runs of each: two pairs, a tie a half
+    members = loaded.of("a")
+    cell = pooled(members, "f", [m.run.evaluation for m in members]).cells[0]
+    assert (cell.success, cell.low, cell.high) == (0.0, low, high)
+    (line, _) = beside(loaded)
+    assert line.ours == f"0.0% [0.0, {100 * high:.1f}]"
+    for draw, n in ((study_page.draw_curves, 6), (study_page.draw_profiles, 2)):
+        (ax,) = draw(loaded).axes
+        edges = ax.collections[0].get_paths()[0].vertices[:, 1]
+        assert (edges.min(), edges.max()) == pytest.approx((0, 100 * wilson(0, n)[1]))
+
+
+def test_the_page_warns_of_few_episodes_and_says_its_one_rule(agreeing, tmp_path):
+    said = []
+    text = Page(write_study(agreeing, tmp_path, seconds=0.0, say=said.append)).text
+    assert "Cells have fewer than 50 episodes" in text
+    assert "No interval on this page is narrower than Wilson's over all episodes pooled" in text
+    assert "0.0 [0.0, 39.0]" in text
+    assert "0.0 [0.0, 39.0]" in said[0]
+    assert "[0.0, 0.0]" not in text + said[0]
+
+
+@pytest.mark.usefixtures("few_pictures")
+def test_tasks_of_different_numbers_of_episodes_say_theirs(agreeing, tmp_path):
+    make_run(
+        tmp_path / "s" / "cube-single-play-task1" / "c" / "seed0",
+        0,
+        2000,
+        env(1),
+        episodes=5,
+        level=0.0,
+    )
+    shutil.copytree(agreeing, tmp_path / "s", dirs_exist_ok=True)
+    text = Page(write_study(tmp_path / "s", seconds=0.0)).text
+    assert "0% [0, 39] n=6, 2 seeds" in text
+    assert "0% [0, 43] n=5, 1 seed" in text
+    assert "n=6" not in Page(write_study(agreeing, tmp_path / "out", seconds=0.0)).text
+
+
 def test_tasks_seeds_and_curves(study):
     loaded = load_study(study)
     table = dict(per_task(loaded))
@@ -155,6 +212,7 @@ def test_the_page(page):
     ):
         assert words in shown.text, words
     assert "has no interval" not in shown.text
+    assert "fewer than 50 episodes" not in shown.text
     pictures = sorted(p.name for p in (path.parent / "figures").iterdir())
     assert pictures == [
         f"study-{name}.png"

@@ -14,6 +14,12 @@ class Result(NamedTuple):
     success: float
     std: float | None = None  # over the seeds; None: not kept here
 
+    @property
+    def words(self) -> str:
+        """`97 ± 1%`, or `96%` where no deviation was published."""
+        std = "" if self.std is None else f" ± {self.std:g}"
+        return f"{self.success:g}{std}%"
+
 
 def published(
     bc: float, iql: float, rebrac: float, idql: float, fql: float, sorl: tuple[float, float]

@@ -107,7 +107,9 @@ def film(
             *(f"episode {shot.episode}: {shot.fate}" for shot in shots),
         ]
         if folder is not None:
-            caption = f"Episodes of {len(outcomes)} with {way}, seed {config.seed}: {out.name}."
+            caption = (
+                f"Some of {len(outcomes)} episodes with {way}, seed {config.seed}: {out.name}."
+            )
             still = strip_bytes(strip(shots, every, title), found["policy"], caption)
             write_bytes(Path(folder, STRIP), still)
             lines.append(f"{Path(folder, STRIP)}: for `sorl-fast report`")

@@ -120,7 +120,28 @@ def _has_losses(settings: Sequence[Setting], prefix: str) -> bool:
 def _say_losses(settings: Sequence[Setting]) -> str:
     of = {"": "on training minibatches", "val_": "on the validation file"}
     words = [text for prefix, text in of.items() if _has_losses(settings, prefix)]
-    return f"{' and '.join(words)}.".capitalize()
+    found = [f"{' and '.join(words)}.".capitalize()]
+    normalised = [s for s in settings if _has_normalised_q(s)]
+    if normalised:
+        methods = dict.fromkeys(find_method(s.method).title.partition(":")[0] for s in normalised)
+        found.append(
+            f"The actor's Q loss ({', '.join(methods)}) is divided by its own mean |Q|, so it stays near "
+            "-1 while values are positive and near 1 while they are negative."
+        )
+    log = [line for setting in settings for run in setting.runs for line in run.log]
+    if _series(log, "val_critic_loss")[0]:
+        found.append(
+            "A TD loss is a squared error of values: on validation data it grows as they themselves grow."
+        )
+    return " ".join(found)
+
+
+def _has_normalised_q(setting: Setting) -> bool:
+    """Whether a log has a Q loss that is divided by its mean |Q|: FQL's is only where it is asked for."""
+    always = setting.method in ("sorl", "rebrac")
+    asked = setting.runs[0].config.get("agent", {}).get("normalize_q_loss", False)
+    log = [line for run in setting.runs for line in run.log]
+    return (always or asked) and any(_series(log, key)[0] for key in ("q_loss", "val_q_loss"))
 
 
 def _losses_legend(figure: Figure, ax: Axes, settings: Sequence[Setting]) -> None:
@@ -272,7 +293,8 @@ def draw_scaling(settings: Sequence[Setting]) -> Figure | None:
         else:
             title, other, lines = "parallel scaling", "M", all_steps
             xlabel = f"candidates N, {'one' if rules else 'best'} of N"
-        gap = min(0.09, 0.6 / max(1, len(curves) - 1))
+        # all within 6% of their M or N, in logarithm, so that none seems to be at another
+        gap = min(0.04, 0.16 / max(1, len(curves) - 1))
         for rank, curve in enumerate(curves):
             look = _look(lines, curve.of)
             if against == "M":  # N has greys: a colour is an M in every picture
@@ -286,7 +308,7 @@ def draw_scaling(settings: Sequence[Setting]) -> Figure | None:
         _doubling_axis(ax, sorted({x for curve in curves for x, _ in curve.points}))
         percent_axis(ax)
         dress(ax, _titled(settings, setting, title), xlabel, "success, %")
-    _scaling_legend(figure, axes, rules)
+        _scaling_legend(figure, ax, rules if against == "N" else ())
     cells = [cell for view in views for curve in view.curves for _, cell in curve.points]
     head(figure, settings, cells)
     return figure
@@ -312,23 +334,30 @@ def _draw_curve(ax: Axes, curve: _Curve, dodge: float, label: str, look: dict[st
     )
 
 
-def _scaling_legend(figure: Figure, axes: Sequence[Axes], rules: Sequence[str]) -> None:
-    """Name each N, each M and, where there are several, each rule once."""
+def _scaling_legend(figure: Figure, ax: Axes, rules: Sequence[str]) -> None:
+    """Name below a panel its own series: each N or M and, where there are several, each rule once."""
+    from matplotlib.transforms import offset_copy
+
     entries: dict[str, Any] = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+        entries.setdefault(label, handle)
     if rules:
         styles: dict[str, Any] = {str(ARGMAX): "-"}
         styles |= {rule: _STYLES[i % len(_STYLES)] for i, rule in enumerate(rules)}
         for rule, style in styles.items():
-            (entries[rule],) = axes[0].plot([], [], color=GREY, linestyle=style)
+            (entries[rule],) = ax.plot([], [], color=GREY, linestyle=style)
     longest = max(len(label) for label in entries)
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside lower center",
-        ncols=max(1, min(8, int(figure.get_figwidth() * 15 / (longest + 8)))),
+    ax.legend(
+        [*entries.values()],
+        [*entries],
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=offset_copy(
+            ax.transAxes, figure, y=-32, units="points"
+        ),  # below the axis' label
+        ncols=max(1, min(5, 75 // (longest + 9))),
+        columnspacing=1,
+        handlelength=1.6,
         frameon=False,
         fontsize=9,
     )

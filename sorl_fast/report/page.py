@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_bytes
 from ..envs import find_preset
+from ..envs.family import Preset
 from ..errors import BadInput
 from ..film.strip import read_strip
 from ..learn.algorithms import METHODS, find_method
@@ -23,6 +24,7 @@ from .figures import PICTURES
 from .pareto import front_lines, front_of, front_text, points_of
 from .plotting import data_uri, png
 from .runs import (
+    Cell,
     Run,
     Setting,
     by_environment,
@@ -30,9 +32,10 @@ from .runs import (
     group_settings,
     load_run,
     other_rules,
+    short_names,
 )
 from .speeds import with_speeds
-from .table import columns_of, rate, span
+from .table import columns_of, counted_span, counts_differ, rate
 
 _TIMING = {
     "post": "on the state after each action (success_timing=post, as in the paper)",
@@ -52,8 +55,9 @@ _SEVERAL_SEEDS = (
 def _notes(settings: Sequence[Setting]) -> list[str]:
     """What a reader must know before believing a number."""
     notes = []
+    names = _names(settings)
     for run in (run for setting in settings for run in setting.runs):
-        name = run.folder.name
+        name = names[run.folder]
         if run.evaluation is None:
             notes.append(
                 f"{name} has not been evaluated: no success is shown for it. Run "
@@ -79,7 +83,10 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
                 "or is still training."
             )
         if not run.log:
-            notes.append(f"{name} has no log lines: no losses are shown for it.")
+            notes.append(
+                f"{name} has no log lines: no losses are shown for it. A `--log-every` above the number of "
+                "updates writes none."
+            )
     for setting in settings:
         counts = {cell.seeds for cell in setting.cells}
         if len(counts) > 1:
@@ -90,9 +97,19 @@ def _notes(settings: Sequence[Setting]) -> list[str]:
         notes.append(
             "The settings judge success at different times (post and pre): not comparable as they are."
         )
-    if any(cell.episodes < 50 for s in settings for cell in s.cells):
-        notes.append("Cells have fewer than 50 episodes: read the intervals, not the percentages.")
-    return notes
+    return notes + few_episodes(cell for s in settings for cell in s.cells)
+
+
+def _names(settings: Sequence[Setting]) -> dict[Path, str]:
+    """Return what each run's folder is called in a sentence."""
+    return short_names([run.folder for setting in settings for run in setting.runs])
+
+
+def few_episodes(cells: Iterable[Cell]) -> list[str]:
+    """Return a note where some cell's percentage says little, else none."""
+    if all(cell.episodes >= 50 for cell in cells):
+        return []
+    return ["Cells have fewer than 50 episodes: read the intervals, not the percentages."]
 
 
 def _grid(setting: Setting) -> dict[str, Any]:
@@ -107,6 +124,7 @@ def _grid(setting: Setting) -> dict[str, Any]:
         "episodes": episodes_of(setting.cells) if setting.cells else "0",
         "columns": list(columns.values()),
         "lines": lines,
+        "differ": counts_differ(cell.episodes for cell in setting.cells),
         "ruled": bool(other_rules(setting.cells)),
         "front": [point.cell for point in front_of(points_of([setting]))],
         "cells": setting.cells,
@@ -127,6 +145,7 @@ def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
             {
                 "label": setting.label,
                 "preset": preset,
+                "published": _published(preset, setting.method),
                 "cells": cells,
                 "candidates": smallest,
                 "seeds": len(setting.runs),
@@ -134,6 +153,23 @@ def _paper(settings: Sequence[Setting]) -> list[dict[str, Any]]:
                 "data": _data_words(setting.runs[0]),
             }
         )
+    return lines
+
+
+def _published(preset: Preset, method: str) -> str:
+    """Return a figure of the paper's table in words; "-" where it has none."""
+    result = preset.paper.get(method)
+    return "-" if result is None else result.words
+
+
+def _published_table(presets: Sequence[Preset]) -> list[list[str]]:
+    """Return the paper's figures: a head, then a line a method, a column a family."""
+    families = list({preset.name: preset for preset in presets}.values())
+    lines = [["method", *(preset.name for preset in families)]]
+    for method in METHODS:
+        figures = [_published(preset, method) for preset in families]
+        if set(figures) - {"-"}:
+            lines.append([find_method(method).title.partition(":")[0], *figures])
     return lines
 
 
@@ -178,7 +214,7 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
                     "data": _data_words(run),
                     "versions": dict(run.config.get("versions") or {}),
                     "eval_versions": dict(evaluation.get("versions") or {}),
-                    "commands": _commands(run),
+                    "commands": commands_of(run),
                 }
             )
     return lines
@@ -187,17 +223,18 @@ def _runs(settings: Sequence[Setting]) -> list[dict[str, Any]]:
 def _films(settings: Sequence[Setting]) -> tuple[list[dict[str, str]], list[str]]:
     """Return the runs' strips of films, and lines on those that there are not."""
     shown, lines, without = [], [], []
+    named = _names(settings)
     for run in (run for setting in settings for run in setting.runs):
         found = read_strip(run.folder, run.policy)
         if found is None:
             without.append(run.folder)
         elif isinstance(found, str):
-            lines.append(f"{run.folder.name} {found}")
+            lines.append(f"{named[run.folder]} {found}")
         else:
-            name, caption = run.folder.name, found[1]
+            name, caption = named[run.folder], found[1]
             shown.append({"name": name, "caption": caption, "uri": data_uri(found[0])})
     if without:
-        names = ", ".join(folder.name for folder in without)
+        names = ", ".join(named[folder] for folder in without)
         lines.append(
             f"There is no film of {names}. `sorl-fast film {without[0]}` makes one, of episodes that "
             "succeed and that fail."
@@ -205,12 +242,16 @@ def _films(settings: Sequence[Setting]) -> tuple[list[dict[str, str]], list[str]
     return shown, lines
 
 
-def _commands(run: Run) -> list[str]:
-    """Return the command lines of the training, its resumptions too, and of the evaluation."""
+def commands_of(run: Run) -> list[str]:
+    """Return the command lines of the training, its resumptions too, and of the evaluation, each once.
+
+    Without --no-progress, which changes what a terminal shows alone.
+    """
     found: list[Any] = []
     for values in (run.config, run.evaluation or {}):
         found += values.get("commands") or [values.get("command")]
-    return [str(text) for text in found if text]
+    texts = (str(text).replace(" --no-progress", "") for text in found if text)
+    return list(dict.fromkeys(texts))
 
 
 def _config_table(settings: Sequence[Setting]) -> list[tuple[str, list[str], bool]]:
@@ -325,6 +366,10 @@ def _file_name(env: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", env)
 
 
+def _span(cell: Cell, differ: bool = False) -> str:
+    return counted_span(cell.percent, cell.episodes, differ)
+
+
 def rendered(name: str, values: Mapping[str, Any]) -> str:
     """Return a page: one of this room's templates, filled."""
     from jinja2 import Environment, StrictUndefined
@@ -333,7 +378,7 @@ def rendered(name: str, values: Mapping[str, Any]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"span": lambda cell: span(*cell.percent), "rate": rate}
+    environment.filters |= {"span": _span, "rate": rate}
     template = environment.from_string(room.joinpath(name).read_text("utf-8"))
     style = room.joinpath("style.css").read_text("utf-8")
     return template.render(version=__version__, style=style, **values)
@@ -348,6 +393,7 @@ def _render(
     several = any(len(setting.runs) > 1 for setting in settings)
     timings = sorted({run.timing for s in settings for run in s.runs if run.timing})
     films, no_films = _films(settings)
+    paper = _paper(settings)
     values: dict[str, Any] = {
         "films": films,
         "no_films": no_films,
@@ -367,8 +413,8 @@ def _render(
             for env, some in by_environment(settings).items()
             if points_of(some)
         ],
-        "names": {name: find_method(name).title.partition(":")[0] for name in METHODS},
-        "paper": _paper(settings),
+        "paper": paper,
+        "published": _published_table([line["preset"] for line in paper]),
         "diagnoses": why,
         "runs": _runs(settings),
         "config": _config_table(settings),

@@ -15,6 +15,7 @@ from ..learn.algorithms import METHODS
 from ..simulate.episodes import cell_of
 from .plotting import COLOURS, DPI, GREY, MARKERS, decades, dress, head, panels, percent_axis, wrap
 from .runs import Cell, Setting, other_rules, series_names
+from .table import counts_differ
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +58,7 @@ def front_lines(settings: Sequence[Setting]) -> list[list[str]]:
     """
     front = front_of(points_of(settings))
     ruled = bool(other_rules(point.cell for point in front))
+    differ = counts_differ(point.cell.episodes for point in front)
     lines = [
         [
             *("method", "M", "N", *["rule"] * ruled),
@@ -69,7 +71,9 @@ def front_lines(settings: Sequence[Setting]) -> list[list[str]]:
             [
                 *(name, str(cell.steps), str(cell.candidates), *[cell.rule] * ruled),
                 rate_text(cell.actions_per_second),
-                *(f"{success:.1f}%", f"{low:.1f}-{high:.1f}%", str(cell.seeds)),
+                f"{success:.1f}%",
+                f"{low:.1f}-{high:.1f}%" + f" n={cell.episodes}" * differ,
+                str(cell.seeds),
                 ", ".join(str(run.folder) for run in setting.runs if _has(run.evaluation, cell)),
             ]
         )

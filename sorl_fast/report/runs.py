@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -292,8 +292,26 @@ def _interval(rows: Sequence[Line]) -> tuple[float, float, float]:
     mean = sum(rates) / n
     t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
     half = t * math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (n - 1) / n)
-    low, high = wilson(sum(row["successes"] for row in rows), sum(row["episodes"] for row in rows))
-    return mean, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
+    bounds = max(0.0, mean - half), min(1.0, mean + half)
+    return mean, *widened(mean, bounds, *counted(rows))
+
+
+def counted(rows: Iterable[Line]) -> tuple[int, int]:
+    """Return the successes and the episodes of all rows together."""
+    counts = [(row["successes"], row["episodes"]) for row in rows]
+    return sum(s for s, _ in counts), sum(n for _, n in counts)
+
+
+def widened(
+    value: float, bounds: tuple[float, float], successes: float, n: int
+) -> tuple[float, float]:
+    """Return an interval in [0, 1], each end moved out to that of Wilson's of `successes` in `n`.
+
+    Seeds that agree by chance, all failing in 3 episodes each, would otherwise have an interval of width 0.
+    `value` lies within whatever is returned.
+    """
+    low, high = wilson(successes, n)
+    return min(low, value, bounds[0]), max(high, value, bounds[1])
 
 
 def cells_of(evaluations: Iterable[Line]) -> tuple[Cell, ...]:
@@ -330,15 +348,15 @@ def group_settings(runs: Sequence[Run]) -> list[Setting]:
                     f"({seed}), which would count one experiment twice. Give only one of them"
                 )
             seeds[seed] = run.folder
-    described = [_described(group[0]) for group in groups.values()]
     settings = []
-    for group, label in zip(groups.values(), _differences(described), strict=True):
+    for group in groups.values():
         evaluations = [run.evaluation for run in group if run.evaluation is not None]
         backends = {str(e["backend"]) for e in evaluations if e.get("backend")}
-        label = label or str(group[0].train["env"])
         cells = cells_of(evaluations)
-        settings.append(Setting(label, tuple(group), cells, " and ".join(sorted(backends))))
-    return settings
+        settings.append(Setting("", tuple(group), cells, " and ".join(sorted(backends))))
+    alone = len(settings) == 1
+    labels = [settings[0].env] if alone else series_names(settings)
+    return [replace(s, label=label) for s, label in zip(settings, labels, strict=True)]
 
 
 def _differences(described: Sequence[Mapping[str, str]]) -> list[str]:
@@ -349,14 +367,32 @@ def _differences(described: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def series_names(settings: Sequence[Setting]) -> list[str]:
-    """Name each setting by its method, and by what sets it apart where a method has several."""
+    """Name each setting by its method, and by what sets it apart where a method has several.
+
+    Where they are in several environments, by its own as well.
+    """
     names = []
+    apart = len({setting.env for setting in settings}) > 1
     for setting in settings:
         alike = [other for other in settings if other.method == setting.method]
         rank = next(i for i, other in enumerate(alike) if other is setting)
         own = _differences([_described(other.runs[0]) for other in alike])[rank]
+        if apart and len({other.env for other in alike}) == 1:  # else it is among the differences
+            own = ", ".join(words for words in (f"env {setting.env}", own) if words)
         title = find_method(setting.method).title.partition(":")[0]
         names.append(f"{title}, {own}" if own else title)
+    return names
+
+
+def short_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """Return each folder's name, with as many of those above it as tell it from the others."""
+    names = {}
+    for folder in folders:
+        parts = folder.parts
+        for n in range(1, len(parts) + 1):
+            if not any(other.parts[-n:] == parts[-n:] for other in folders if other != folder):
+                break
+        names[folder] = str(Path(*parts[-n:])) if parts else str(folder)
     return names
 
 

@@ -21,8 +21,8 @@ from ..errors import BadInput
 from ..simulate.episodes import Cell as Way
 from ..simulate.episodes import cell_of
 from ..simulate.evaluate import wilson
-from .aggregate import improvement, interval, iqm, mean, point
-from .runs import Cell, Line, Run, Setting, cells_of, load_run
+from .aggregate import Scores, Statistic, improvement, interval, iqm, mean, point
+from .runs import Cell, Line, Run, Setting, cells_of, counted, load_run, widened
 from .speeds import Job, Progress, Store, timed
 
 PUBLISHED_UPDATES, PUBLISHED_SEEDS, PUBLISHED_TASKS = 1_000_000, 8, 5
@@ -120,16 +120,54 @@ def plain_way(rows: Iterable[Line]) -> Way | None:
     return max((c for c in plain if c.candidates == fewest), key=lambda c: int(c.steps))
 
 
-def scores_of(members: Sequence[Member]) -> dict[str, list[float]]:
-    """Return task -> each seed's success in the plain cell that all of the members' evaluations have."""
+Rows = dict[str, list[Line]]  # task -> each seed's row of an evaluation
+Bounded = tuple[float, tuple[float, float] | None]  # a value and its interval
+
+
+def rows_of(members: Sequence[Member]) -> Rows:
+    """Return task -> each seed's row of the plain cell that all of the members' evaluations have."""
     evaluations = {id(m): m.run.evaluation for m in members if m.run.evaluation is not None}
     way = _shared_way([e["rows"] for e in evaluations.values()])
-    scores: dict[str, list[float]] = {}
+    found: Rows = {}
     for member in members:
         if id(member) in evaluations and way is not None:
-            rows = evaluations[id(member)]["rows"]
-            scores.setdefault(member.env, []).append(_success(rows, way))
-    return scores
+            found.setdefault(member.env, []).append(_row(evaluations[id(member)]["rows"], way))
+    return found
+
+
+def scores(rows: Rows) -> dict[str, list[float]]:
+    """Return task -> each seed's success."""
+    return {task: [float(row["success"]) for row in some] for task, some in rows.items()}
+
+
+def scores_of(members: Sequence[Member]) -> dict[str, list[float]]:
+    """Return task -> each seed's success in the plain cell that all of the members' evaluations have."""
+    return scores(rows_of(members))
+
+
+def bounded(rows: Rows, statistic: Statistic) -> Bounded:
+    """Return a statistic of success and its 95% interval; no interval where a task has one seed.
+
+    The wider, at each end, of the stratified bootstrap's over seeds and Wilson's of all episodes pooled.
+    """
+    own = scores(rows)
+    value, bounds = point(own, statistic), interval(own, statistic)
+    if bounds is None:
+        return value, None
+    return value, widened(value, bounds, *counted(row for some in rows.values() for row in some))
+
+
+def bounded_improvement(x: Scores, y: Scores) -> Bounded:
+    """Return the probability that X improves on Y and its 95% interval, as `bounded` does.
+
+    What is counted are not episodes but runs held against one another: Wilson's is of as many as can be
+    paired off, each run in one pair.
+    """
+    value, bounds = improvement(x, y)
+    if bounds is None:
+        return value, None
+    pairs = sum(min(len(x[task]), len(y[task])) for task in x.keys() & y.keys())
+    return value, widened(value, bounds, value * pairs, pairs)
 
 
 def _shared_way(evaluations: Sequence[Sequence[Line]]) -> Way | None:
@@ -140,24 +178,24 @@ def _shared_way(evaluations: Sequence[Sequence[Line]]) -> Way | None:
     return plain_way([row for row in evaluations[0] if cell_of(row) in shared])
 
 
-def _success(rows: Iterable[Line], way: Way) -> float:
-    return float(next(row["success"] for row in rows if cell_of(row) == way))
+def _row(rows: Iterable[Line], way: Way) -> Line:
+    return next(row for row in rows if cell_of(row) == way)
 
 
-def curve_of(members: Sequence[Member]) -> dict[int, dict[str, list[float]]]:
-    """Return updates -> task -> each seed's success then, at those updates that every run has."""
+def curve_of(members: Sequence[Member]) -> dict[int, Rows]:
+    """Return updates -> task -> each seed's row then, at those updates that every run has."""
     logged = [{line["step"]: line["rows"] for line in m.run.evals} for m in members]
     with_any = [(m, lines) for m, lines in zip(members, logged, strict=True) if lines]
     if not with_any:
         return {}
     steps = sorted(set.intersection(*({*lines} for _, lines in with_any)))
     way = _shared_way([lines[step] for _, lines in with_any for step in steps])
-    found: dict[int, dict[str, list[float]]] = {}
+    found: dict[int, Rows] = {}
     for step in steps if way is not None else ():
         assert way is not None
         tasks = found.setdefault(step, {})
         for member, lines in with_any:
-            tasks.setdefault(member.env, []).append(_success(lines[step], way))
+            tasks.setdefault(member.env, []).append(_row(lines[step], way))
     return found
 
 
@@ -170,9 +208,9 @@ class Aggregate(NamedTuple):
     method: str
     tasks: int
     runs: int
-    mean: tuple[float, tuple[float, float] | None]
-    iqm: tuple[float, tuple[float, float] | None]
-    improvement: tuple[float, tuple[float, float] | None] | None  # over the chosen method
+    mean: Bounded
+    iqm: Bounded
+    improvement: Bounded | None  # over the chosen method
 
 
 def aggregates(study: Study, family: str | None, versus: str) -> list[Aggregate]:
@@ -180,18 +218,18 @@ def aggregates(study: Study, family: str | None, versus: str) -> list[Aggregate]
     other = scores_of(study.of(versus, family))
     lines = []
     for method in study.methods:
-        scores = scores_of(study.of(method, family))
-        if not scores:
+        rows = rows_of(study.of(method, family))
+        if not rows:
             continue
-        shared = scores.keys() & other.keys()
+        compared = method != versus and rows.keys() & other.keys()
         lines.append(
             Aggregate(
                 method,
-                len(scores),
-                sum(map(len, scores.values())),
-                (point(scores, mean), interval(scores, mean)),
-                (point(scores, iqm), interval(scores, iqm)),
-                improvement(scores, other) if shared and method != versus else None,
+                len(rows),
+                sum(map(len, rows.values())),
+                bounded(rows, mean),
+                bounded(rows, iqm),
+                bounded_improvement(scores(rows), other) if compared else None,
             )
         )
     return lines
@@ -232,17 +270,12 @@ def beside(study: Study) -> list[Beside]:
                 continue
             assert preset is not None
             run = members[0].run
-            scores = scores_of(members)
+            rows = rows_of(members)
             result = preset.paper.get(run.method)
             if result is None:
                 continue
-            std = "" if result.std is None else f" ± {result.std:g}"
-            ours = (
-                _percent(point(scores, mean), interval(scores, mean)) if scores else "not run yet"
-            )
-            lines.append(
-                Beside(family, method, f"{result.success:g}{std}%", ours, _differing(members))
-            )
+            ours = _percent(*bounded(rows, mean)) if rows else "not run yet"
+            lines.append(Beside(family, method, result.words, ours, _differing(members)))
     return lines
 
 
@@ -282,22 +315,19 @@ def _percent(value: float, bounds: tuple[float, float] | None) -> str:
 def pooled(members: Sequence[Member], family: str, evaluations: Sequence[Line]) -> Setting:
     """Return a method's runs in a family as one setting: cells are the means over tasks and seeds.
 
-    A cell's interval is of the stratified bootstrap, or with one seed a task Wilson's over all episodes.
+    A cell's interval is that of `bounded`, or with one seed a task Wilson's over all episodes.
     """
     cells = []
     for cell in cells_of(evaluations):
-        scores: dict[str, list[float]] = {}
-        rows = []
+        rows: Rows = {}
         for evaluation in evaluations:
             for row in evaluation["rows"]:
                 if cell_of(row) == cell.way:
-                    scores.setdefault(str(evaluation["env"]), []).append(row["success"])
-                    rows.append(row)
-        bounds = interval(scores, mean)
+                    rows.setdefault(str(evaluation["env"]), []).append(row)
+        value, bounds = bounded(rows, mean)
         if bounds is None:
-            counts = [sum(row[key] for row in rows) for key in ("successes", "episodes")]
-            bounds = wilson(*counts)
-        value, seeds = point(scores, mean), max(map(len, scores.values()))
+            bounds = wilson(*counted(row for some in rows.values() for row in some))
+        seeds = max(map(len, rows.values()))
         low, high = min(bounds[0], value), max(bounds[1], value)
         cells.append(cell._replace(success=value, low=low, high=high, seeds=seeds))
     runs = tuple(m.run for m in members)

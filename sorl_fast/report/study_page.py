@@ -13,19 +13,21 @@ from ..atomic import write_bytes
 from ..cells import cell_name
 from ..errors import BadInput
 from ..learn.algorithms import METHODS
-from .aggregate import interval, mean, point, profile
+from .aggregate import mean, profile
 from .figures import draw_scaling
-from .page import rendered
+from .page import commands_of, few_episodes, rendered
 from .pareto import draw_pareto, front_of, points_of, rate_text
 from .plotting import COLOURS, GREY, data_uri, dress, panels, percent_axis, png, thousands
-from .runs import Setting
+from .runs import Setting, widened
 from .speeds import Progress, clock_of
 from .study import (
     ALL,
+    Bounded,
     Lane,
     Study,
     aggregates,
     beside,
+    bounded,
     curve_of,
     lanes,
     load_study,
@@ -33,6 +35,7 @@ from .study import (
     scores_of,
     with_lane_speeds,
 )
+from .table import counts_differ
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,10 +87,16 @@ def draw_profiles(study: Study) -> Figure | None:
             look = _look(study, method)
             ax.step(100 * taus, 100 * value, where="post", label=method, linewidth=1.6, **look)
             if band is not None:
-                low, high = (100 * edge for edge in band)
+                runs = sum(map(len, own.values()))  # what is counted here, not episodes
+                lows, highs = 100 * np.transpose(
+                    [
+                        widened(part, (low, high), part * runs, runs)
+                        for part, low, high in zip(value, *band, strict=True)
+                    ]
+                )
                 colour = look["color"]
                 ax.fill_between(
-                    100 * taus, low, high, step="post", color=colour, alpha=0.13, linewidth=0
+                    100 * taus, lows, highs, step="post", color=colour, alpha=0.13, linewidth=0
                 )
         percent_axis(ax)
         dress(ax, title, "success above, %", "part of runs, %")
@@ -108,16 +117,16 @@ def draw_curves(study: Study) -> Figure | None:
     for ax, (family, curves) in zip(axes, shown, strict=True):
         for method, curve in curves.items():
             look = _look(study, method)
+            values, bounds = zip(*(bounded(rows, mean) for rows in curve.values()), strict=True)
             ax.plot(
                 [*curve],
-                [100 * point(scores, mean) for scores in curve.values()],
+                [100 * value for value in values],
                 label=method,
                 marker="o",
                 markersize=3,
                 linewidth=1.6,
                 **look,
             )
-            bounds = [interval(scores, mean) for scores in curve.values()]
             if all(b is not None for b in bounds):
                 low, high = (
                     100 * np.array([b[i] for b in bounds if b is not None]) for i in (0, 1)
@@ -232,11 +241,14 @@ def write_study(
     parts: list[tuple[str, str | None]] = [(family, family) for family in study.families]
     parts += [(ALL, None)] if len(parts) > 1 else []
     fronts = {family: front_table(timed, family) for family in study.families}
+    table = per_task(study)
     values = {
         "folder": str(folder),
         "study": study,
         "versus": versus,
-        "per_task": per_task(study),
+        "differ": counts_differ(cell.episodes for _, cells in table for cell in cells if cell),
+        "notes": [*study.missing, *few_episodes(c for _, cells in table for c in cells if c)],
+        "per_task": table,
         "aggregates": [(title, aggregates(study, family, versus)) for title, family in parts],
         "percent": _percent,
         "pictures": shown,
@@ -257,8 +269,8 @@ def write_study(
 
 
 _AGGREGATES = (
-    "Over all tasks and seeds. The bars are 95% intervals of the stratified bootstrap: none where a task "
-    "has one seed. Methods that have not been run on the same tasks are not comparable here."
+    "Over all tasks and seeds. The bars are 95% intervals: none where a task has one seed. Methods that "
+    "have not been run on the same tasks are not comparable here."
 )
 _PROFILES = (
     "The part of runs, task by task and seed by seed, that reach more than a success; bands 95%."
@@ -272,7 +284,7 @@ _SPEED = (
 )
 
 
-def _percent(value: tuple[float, tuple[float, float] | None] | None) -> str:
+def _percent(value: Bounded | None) -> str:
     if value is None:
         return "-"
     found, bounds = value
@@ -290,6 +302,7 @@ def front_table(timed: Mapping[Lane, Sequence[Setting]], family: str) -> list[li
         for p in points_of(settings)
     ]
     front = front_of([p for _, p in points])
+    differ = counts_differ(p.cell.episodes for p in front)
     lines = [["method", "cell", "precision", "backend", "actions/s", "success", "95% interval"]]
     for p in front:
         lane = next(lane for lane, other in points if other is p)
@@ -301,7 +314,7 @@ def front_table(timed: Mapping[Lane, Sequence[Setting]], family: str) -> list[li
                 *(
                     rate_text(p.cell.actions_per_second),
                     f"{success:.1f}%",
-                    f"{low:.1f}-{high:.1f}%",
+                    f"{low:.1f}-{high:.1f}%" + f" n={p.cell.episodes}" * differ,
                 ),
             ]
         )
@@ -314,12 +327,7 @@ def _commands(study: Study) -> list[tuple[str, list[str]]]:
     for family in study.families:
         for method in study.methods:
             for member in study.of(method, family)[:1]:
-                lines: list[Any] = []
-                for values in (member.run.config, member.run.evaluation or {}):
-                    lines += values.get("commands") or [values.get("command")]
-                found.append(
-                    (f"{family}, {method}", list(dict.fromkeys(str(x) for x in lines if x)))
-                )
+                found.append((f"{family}, {method}", commands_of(member.run)))
     return found
 
 
@@ -338,4 +346,8 @@ def text(study: Study, versus: str) -> str:
         "  ".join([*map(str.ljust, row[:2], widths[:2]), *map(str.rjust, row[2:], widths[2:])])
         for row in rows
     ]
-    return "\n".join(["Success in %, 95% intervals of the stratified bootstrap over seeds", *lines])
+    words = (
+        "Success in %, 95% intervals: the stratified bootstrap's over seeds, or Wilson's over all episodes "
+        "where that is wider"
+    )
+    return "\n".join([words, *lines])

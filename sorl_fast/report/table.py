@@ -19,6 +19,16 @@ def span(mean: float, low: float, high: float) -> str:
     return f"{mean:.0f}% [{low:.0f}, {high:.0f}]"
 
 
+def counts_differ(counts: Iterable[int]) -> bool:
+    """Whether the cells of a table have different numbers of episodes: each then says its own."""
+    return len(set(counts)) > 1
+
+
+def counted_span(percent: tuple[float, float, float], episodes: int, differ: bool) -> str:
+    """Return `span`, with the number of episodes where cells `differ` in it."""
+    return span(*percent) + f" n={episodes}" * differ
+
+
 def rate(number: float) -> str:
     """Return a number of actions a second."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.1f}"
@@ -44,9 +54,10 @@ def terminal_table(evaluation: Mapping[str, Any]) -> str:
     cells = sorted(rows, key=cell_order)
     columns = columns_of(cells)
     table = [["", *columns.values()]]
+    differ = counts_differ(row["episodes"] for row in rows.values())
     for M in dict.fromkeys(cell.steps for cell in cells):
         found = [rows.get(Cell(M, *column)) for column in columns]
-        table.append([f"M = {M}", *("-" if row is None else _text(row) for row in found)])
+        table.append([f"M = {M}", *("-" if row is None else _text(row, differ) for row in found)])
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     episodes = episodes_text([row["episodes"] for row in rows.values()])
     chunked = any("calls_per_second" in row for row in rows.values())
@@ -72,8 +83,9 @@ def columns_of(ways: Iterable[Cell]) -> dict[tuple[int, str], str]:
     return {(N, rule): f"N = {N}" + f" {rule}" * (several and N > 1) for N, rule in columns}
 
 
-def _text(row: Row) -> str:
-    percent = span(*(100 * row[name] for name in ("success", "ci_low", "ci_high")))
+def _text(row: Row, differ: bool) -> str:
+    values = 100 * row["success"], 100 * row["ci_low"], 100 * row["ci_high"]
+    percent = counted_span(values, row["episodes"], differ)
     calls = f" ({rate(row['calls_per_second'])})" if "calls_per_second" in row else ""
     return f"{percent} {rate(row['actions_per_second'])}{calls}/s"
 
@@ -81,7 +93,8 @@ def _text(row: Row) -> str:
 def paired_tests(rows: Sequence[Row]) -> list[str]:
     """Return a line a cell of another rule than argmax: p-values against argmax and one candidate.
 
-    Of McNemar's exact test, episode by episode, on as many episodes as both cells have.
+    Of McNemar's exact test, episode by episode, on as many episodes as both cells have; how many is said
+    where that is not all of either.
     """
     found = {cell_of(row): row for row in rows}
     lines = []
@@ -99,7 +112,8 @@ def paired_tests(rows: Sequence[Row]) -> list[str]:
                 n = min(len(a), len(b))
                 p = sign_test(a[:n], b[:n])
                 gain = 100 * (sum(a[:n]) - sum(b[:n])) / n
-                texts.append(f"{gain:+.0f} against {name} (p = {p:.2g})")
+                over = f" over the {n} common episodes" * (len(a) != len(b))
+                texts.append(f"{gain:+.0f} against {name}{over} (p = {p:.2g})")
         if texts:
             way = f"M = {cell.steps}, N = {cell.candidates}, {cell.rule}"
             lines.append(f"{way}: {', '.join(texts)}")

@@ -42,13 +42,13 @@ DEFAULT_STEPS, DEFAULT_CANDIDATES = (1, 2, 4, 8), (1, 4, 8)  # of an evaluation
 _Z95 = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
+def wilson(successes: float, n: int) -> tuple[float, float]:
     """Return Wilson's 95% score interval of a success probability.
 
     Parameters
     ----------
     successes
-        Number of successes, in [0, n].
+        Number of successes, in [0, n]; of comparisons a tie is half a one.
     n
         Number of trials, at least 1.
 

@@ -1,3 +1,4 @@
+import re
 import signal
 
 import numpy as np
@@ -83,7 +84,8 @@ def test_a_film_and_its_strip_are_written(run_folder, rendered, capsys):
     assert rendered.told[0]["how"]["environment"] == {"MUJOCO_GL": "egl"}
     assert "M = 4, N = 2, medoid:1/2, a picture every 2 steps, 10 a second; seed 0" in said
     assert said.count("success at step") == said.count("failure: ") == 2
-    assert read_strip(run_folder, load(run_folder / "policy.safetensors").digest)
+    _, caption = read_strip(run_folder, load(run_folder / "policy.safetensors").digest)
+    assert re.match(r"Some of \d+ episodes with M = ", caption)
     assert not [p for p in run_folder.iterdir() if p.suffix == ".part"]
 
 
