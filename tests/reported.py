@@ -10,6 +10,7 @@ import numpy as np
 
 from sorl_fast.config import TrainConfig
 from sorl_fast.learn.algorithms.sorl import SorlConfig
+from sorl_fast.report.runs import Run, Setting, cells_of
 from sorl_fast.simulate.evaluate import wilson
 
 CUBE = "cube-single-play-singletask-task2-v0"
@@ -164,3 +165,17 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return re.sub(r"\s+", " ", " ".join(self.texts))
+
+
+UNEVEN = "1/2,1/4,1/4"
+RULED = [  # of two rules beside argmax, and of unequal steps; in no order
+    *(row(4, 8, 30, rule="soft:1"), row(4, 8, 40, rule="medoid:1/2"), row(4, 8, 35)),
+    *(row(4, 1, 10), row(1, 1, 5), row(1, 8, 8, rule="medoid:1/2"), row(2, 8, 9, rule="argmax")),
+    *(row(UNEVEN, 1, 20), row(UNEVEN, 8, 45, rule="medoid:1/2")),
+]
+
+
+def ruled_settings() -> list[Setting]:
+    """Return a setting of the cells of RULED."""
+    runs = (Run(Path("run"), {"train": {"env": CUBE}}, [], [], None, True),)
+    return [Setting(CUBE, runs, cells_of([evaluation(RULED)]))]

@@ -122,6 +122,11 @@ class Method(ABC, Generic[C]):
     fields: ClassVar[tuple[str, ...]] = Batch._fields[:5]  # what an update reads of a batch
     remedy: ClassVar[str]  # what to change where a loss diverges
 
+    @classmethod
+    def normalises_q(cls, agent: Mapping[str, Any]) -> bool:
+        """Return whether the metric q_loss of a run of these settings is divided by its mean |Q|."""
+        return False
+
     def __init__(self, config: C):
         self.config = config
 

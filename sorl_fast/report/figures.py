@@ -137,11 +137,11 @@ def _say_losses(settings: Sequence[Setting]) -> str:
 
 
 def _has_normalised_q(setting: Setting) -> bool:
-    """Whether a log has a Q loss that is divided by its mean |Q|: FQL's is only where it is asked for."""
-    always = setting.method in ("sorl", "rebrac")
-    asked = setting.runs[0].config.get("agent", {}).get("normalize_q_loss", False)
+    """Whether a log has a Q loss that its method divides by its mean |Q|."""
     log = [line for run in setting.runs for line in run.log]
-    return (always or asked) and any(_series(log, key)[0] for key in ("q_loss", "val_q_loss"))
+    there = any(_series(log, key)[0] for key in ("q_loss", "val_q_loss"))
+    agent = setting.runs[0].config.get("agent", {})
+    return there and find_method(setting.method).normalises_q(agent)
 
 
 def _losses_legend(figure: Figure, ax: Axes, settings: Sequence[Setting]) -> None:

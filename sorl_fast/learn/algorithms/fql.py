@@ -4,9 +4,9 @@ distilled from it and climbs the critic.
 Shape letters: B batch, O observation, A action, E critics. All losses are scalars.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -131,6 +131,11 @@ class Fql(Method[FqlConfig]):
     plots = ("flow_loss", "distill_loss", "q_loss", "critic_loss")
     shown: ClassVar = {"critic": "critic_loss", "flow": "flow_loss", "q": "q_mean"}
     remedy = "Lower --lr"
+
+    @classmethod
+    def normalises_q(cls, agent: Mapping[str, Any]) -> bool:
+        """Return whether `normalize_q_loss` was set."""
+        return bool(agent.get("normalize_q_loss", False))
 
     def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
         """Return the critics with an EMA target, the flow v(x, z, t) and the actor mu(x, z)."""

@@ -7,9 +7,9 @@ the authors' code.
 Shape letters: B batch, O observation, A action, E critics. All losses are scalars.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,6 +125,11 @@ class Rebrac(Method[RebracConfig]):
     shown: ClassVar = {"critic": "critic_loss", "actor": "actor_loss", "q": "q_mean"}
     fields = Batch._fields
     remedy = "Lower --lr"
+
+    @classmethod
+    def normalises_q(cls, agent: Mapping[str, Any]) -> bool:
+        """Return True: `q_loss` always is."""
+        return True
 
     def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
         """Return the actor tanh(mu(x)) and the critics, each with an EMA target."""

@@ -10,9 +10,9 @@ Shape letters: B batch, O observation, A action, E critics, L = log2 M_disc. All
 """
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -278,6 +278,11 @@ class Sorl(Method[SorlConfig]):
     plots = ("fm_loss", "sc_loss", "q_loss", "critic_loss")
     shown: ClassVar = {"critic": "critic_loss", "fm": "fm_loss", "q": "q_mean"}
     remedy = "Lower --actor-lr, --critic-lr or --q-coef"
+
+    @classmethod
+    def normalises_q(cls, agent: Mapping[str, Any]) -> bool:
+        """Return True: `q_loss` always is."""
+        return True
 
     def networks(self, obs_dim: int, act_dim: int) -> dict[str, NetworkSpec]:
         """Return the actor and the critic ensemble, each with an EMA target."""
