@@ -49,10 +49,10 @@ struct Saved {
   using T = typename P::T;
   const Plan<P>& p;
   std::size_t RB, S;
-  char* base;
+  std::uintptr_t base;  // a number: of no memory there are sizes alone
   Saved(const Plan<P>& plan, int rows, int steps, const void* memory = nullptr)
-      : p(plan), RB(blocks(rows)), S(steps), base(static_cast<char*>(const_cast<void*>(memory))) {}
-  T* elements(std::size_t n) const { return reinterpret_cast<T*>(base) + n * kPitch; }
+      : p(plan), RB(blocks(rows)), S(steps), base(reinterpret_cast<std::uintptr_t>(memory)) {}
+  T* elements(std::size_t n) const { return reinterpret_cast<T*>(base + n * kPitch * sizeof(T)); }
   std::size_t x_blocks() const { return RB * p.XB; }
   std::size_t group_blocks() const { return S * RB * p.GB; }
   std::size_t layer_blocks() const { return S * RB * p.HB; }
@@ -73,7 +73,7 @@ struct Saved {
   std::size_t rstd_size() const { return p.s.norm ? std::size_t(p.s.members) * p.s.depth * S * RB * kBlock : 0; }
   float* z(std::size_t row) const { return floats() + rstd_size() + row * p.s.act; }  // z_1 before the clip
   std::size_t bytes() const {
-    return reinterpret_cast<char*>(z(RB * kBlock)) - base;
+    return reinterpret_cast<std::uintptr_t>(z(RB * kBlock)) - base;
   }
 };
 
@@ -130,7 +130,8 @@ struct Tail {
     const Shape& s = p.s;
     const std::size_t start = align64(d.size() * sizeof(typename P::T));
     const std::size_t n = std::size_t(s.members) * rows * (s.obs + s.act);
-    inputs = reinterpret_cast<float*>(static_cast<char*>(shared) + start);
+    const auto base = reinterpret_cast<std::uintptr_t>(shared);  // a number: of no memory there are sizes alone
+    inputs = reinterpret_cast<float*>(base + start);
     sums = inputs + align64(n);
     bytes = start + sizeof(float) * (align64(n) + p.bias_size());
   }
