@@ -22,6 +22,7 @@ def test_mean_and_interquartile_mean_by_hand():
     assert point(scores((0.0,), (1.0, 1.0, 1.0)), mean) == 0.5
 
 
+@pytest.mark.slow
 def test_as_scipy_has_it():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)

@@ -341,6 +341,7 @@ def test_where_a_run_cannot_be_timed_no_run_is(trained, tmp_path):
     assert path.exists()
 
 
+@pytest.mark.slow
 def test_environments_have_a_picture_each(trained, tmp_path):
     shutil.copytree(trained["bc"], tmp_path / "bc")
     config = json.loads((tmp_path / "bc" / "config.json").read_text())

@@ -215,6 +215,7 @@ def test_recommend_joins_every_cell_with_its_time(run_folder):
     assert text(result).startswith("Success in toy-v0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("steps", "candidates", "rule", "call"),
     [
@@ -256,6 +257,7 @@ def test_the_line_names_a_backend_that_is_not_native():
     assert numpy.python.startswith('Sampler.load("a \\"b\\"/p.safetensors", backend="numpy", prec')
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_exits_with_1(run_folder, capsys):
     pytest.importorskip("sorl_fast._native")
     assert cli.main(["recommend", str(run_folder), "--budget-us", "1e-3", "--no-progress"]) == 1

@@ -140,6 +140,7 @@ def test_seeds_that_agree_by_chance_have_an_interval_of_their_episodes(agreeing)
         assert (edges.min(), edges.max()) == pytest.approx((0, 100 * wilson(0, n)[1]))
 
 
+@pytest.mark.slow
 def test_the_page_warns_of_few_episodes_and_says_its_one_rule(agreeing, tmp_path):
     said = []
     text = Page(write_study(agreeing, tmp_path, seconds=0.0, say=said.append)).text

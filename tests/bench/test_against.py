@@ -104,6 +104,7 @@ def test_a_slower_build_is_seen_from_both_sides(other, tmp_path, monkeypatch, ca
     assert said.count("SLOWER") == 2
 
 
+@pytest.mark.slow
 def test_a_build_that_disagrees_is_not_timed(other, tmp_path, capsys):
     wrong = other(
         "right = Sampler.act\n"
@@ -116,6 +117,7 @@ def test_a_build_that_disagrees_is_not_timed(other, tmp_path, capsys):
     assert "the other build: an action is 0.001" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "says"),
     [

@@ -75,6 +75,7 @@ def test_onnxruntime(form):
     assert error_of(OnnxRuntime(1), form) < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["euler", "direct reading", "tanh noisy", "diffusion"])
 def test_openvino(name):  # seconds a graph
     pytest.importorskip("onnx")

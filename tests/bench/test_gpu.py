@@ -145,6 +145,7 @@ def test_torch_compile_takes_no_time_from_the_others(monkeypatch):
         order.clear()
 
 
+@pytest.mark.slow
 def test_torch_compile_does_not_begin_what_it_cannot_end(monkeypatch):
     left = bench.COMPILING - 1
     run = bench.Bench(CPU, SMALL, clock=lambda: 0.0)

@@ -346,6 +346,7 @@ def test_show_makes_one_run_of_several(tmp_path, capsys):
     assert lines[4] == "sorl-fast is the fastest in all 1 lanes with a peer"
 
 
+@pytest.mark.slow
 def test_show_draws(tmp_path):
     pytest.importorskip("matplotlib")
     path = written(tmp_path / "a", [row("sorl-fast", 9.0), row("onnxruntime", 9.0)])

@@ -94,6 +94,7 @@ def test_results_are_there_after_every_part(run, tmp_path):
     assert code == 0, result
 
 
+@pytest.mark.slow
 def test_no_part_begins_that_the_whole_has_no_time_for(run, gpu, monkeypatch):
     monkeypatch.setattr(gpu, "TOTAL", 0.0)
     code, result, _ = run("import time; time.sleep(600)")
@@ -155,6 +156,7 @@ TESTS = {
 }
 
 
+@pytest.mark.slow
 def test_the_kernels_tests_run_without_plug_ins(gpu, monkeypatch, tmp_path):
     """And without hypothesis; a test that kills its process is named."""
     import gpu_work

@@ -53,6 +53,7 @@ def test_numbers(name, N, A, draws):
             np.testing.assert_array_equal(made[:, -1], uniforms(seed, B, call))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_many_numbers(name):
     """Rows are counted beyond 16 bits, and the normals' tails are met."""

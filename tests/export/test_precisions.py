@@ -105,6 +105,7 @@ def test_bf16_rounds_the_weights():
     assert set(kinds.values()) == {onnx.TensorProto.BFLOAT16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "precision", "form"),
     [

@@ -185,6 +185,7 @@ def test_replays_equal_a_loop_written_by_hand(name):
     assert recorder.replays == count - len(pairs)
 
 
+@pytest.mark.slow
 def test_a_step_counted_on_the_host_would_be_found_out(monkeypatch):
     monkeypatch.setattr(Learner, "count_on_device", lambda self: None)
     updates, learner = setup(agent(), recorder=TapeRecorder())
@@ -231,6 +232,7 @@ def test_an_update_that_fails_is_no_capture_failure():
         updates.make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", some_fast([0, 1, 6, 8], 0, 8), ids=lambda n: f"after{n}")
 def test_looks_at_any_time_see_each_update_once(made):
     updates, _ = setup(agent(), recorder=TapeRecorder())

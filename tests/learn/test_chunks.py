@@ -75,6 +75,7 @@ def test_a_method_without_a_discount_is_left_as_it_is():
     assert over_chunks(agent(), 1) == agent()
 
 
+@pytest.mark.slow
 def test_a_run_over_chunks_resumes_to_the_same_bits_and_not_with_another_chunk(
     ordered_file, tmp_path
 ):

@@ -81,6 +81,7 @@ def updates_of(device, **changes):
     return CapturedUpdates(learner, data, 0, host, CHECK_EVERY, RunOnly()), learner
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("q_agg", some_fast(["mean", "min"], "min"))
 def test_no_operation_of_an_update_asks_for_data_on_the_host(way, q_agg):
     updates, _ = updates_of("meta", q_agg=q_agg)

@@ -47,6 +47,7 @@ def stopped_early(run):
     (run / "checkpoints.part").rename(run / "checkpoints")
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_before_its_first_checkpoint_starts_anew(own_file, tmp_path, capsys):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
     run = tmp_path / "run"

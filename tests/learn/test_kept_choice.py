@@ -58,6 +58,7 @@ def evaluated(own_file, out, **more):
     return config(own_file, out, eval_every=20, **(grid | more))
 
 
+@pytest.mark.slow
 def test_the_last_evaluation_chooses(own_file, tmp_path, capsys):
     run = evaluated(own_file, tmp_path / "run", eval_rules=("argmax", "medoid"))
     result = train(agent(), run, progress=False)

@@ -74,6 +74,7 @@ def test_an_old_runs_policy_acts(monkeypatch):
     assert cli.main(["inspect", str(OLD / "run")]) == 0
 
 
+@pytest.mark.slow
 def test_an_old_run_is_reported(tmp_path):
     assert cli.main(["report", str(OLD / "run"), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").exists()

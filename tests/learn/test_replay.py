@@ -30,6 +30,7 @@ def learners(agent):
     ]
 
 
+@pytest.mark.slow
 def test_replays_are_the_update_as_written(agent):
     data, random, host = (
         make_data(),

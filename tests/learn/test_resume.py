@@ -144,6 +144,7 @@ def steps_shown(accumulator, folder, name):
     return [event.step for event in events.Scalars(name)]
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(own_file, tmp_path, monkeypatch):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter

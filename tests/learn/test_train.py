@@ -89,6 +89,7 @@ def test_resume_with_a_normaliser_is_bit_for_bit(own_file, tmp_path):
     np.testing.assert_allclose(policy.obs_std, obs[keep].std(0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_kill_after_the_last_checkpoint_costs_only_its_updates(own_file, tmp_path):
     train(agent(), config(own_file, tmp_path / "whole"), progress=False)
     run = tmp_path / "killed"
@@ -173,6 +174,7 @@ class FakeEvaluator:
         return {"env": self.env, "rows": [row | {"outcomes": "1".ljust(episodes, "0")}]}
 
 
+@pytest.mark.slow
 def test_periodic_evaluation_leaves_the_training_alone(own_file, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "Evaluator", FakeEvaluator)
     monkeypatch.setattr(FakeEvaluator, "calls", [])
@@ -474,6 +476,7 @@ def test_a_full_disk_is_a_clear_error_and_the_checkpoint_stays(own_file, tmp_pat
     assert final_state(out).step == 40
 
 
+@pytest.mark.slow
 def test_tensorboard_events_are_written(own_file, tmp_path):
     pytest.importorskip("tensorboard")
     train(agent(), config(own_file, tmp_path / "run", tensorboard=True), progress=False)

@@ -63,6 +63,7 @@ entries = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @given(entries)
 def test_what_is_written_is_read(found):
     made_for = {"gpu": "x", "driver": "y"}

@@ -206,6 +206,7 @@ def test_without_info_a_lone_candidate_is_not_scored(ran):
 # --- how it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fused", "chain", "reference"])
 def test_every_way_gives_the_same(way, ran, monkeypatch):
     monkeypatch.setattr(ops, "sampling_implementation", lambda *a: way)
@@ -245,6 +246,7 @@ def test_on_a_gpu_the_table_is_asked(policy, precision, way, monkeypatch):
     assert (sizes.obs, sizes.act, sizes.hidden, sizes.members) == (3, 2, H, 2)
 
 
+@pytest.mark.slow
 def test_weights_are_packed_once(monkeypatch):
     packs = []
     pack = kernels.pack

@@ -68,6 +68,7 @@ def test_a_seed_draws_the_noise_of_the_definition(form, H):
     np.testing.assert_array_equal(info.candidate, same.candidate)
 
 
+@pytest.mark.slow
 @every
 def test_statuses_are_numpys(form):
     policy = form_policy(form, H=64, depth=1, action_low=[-0.25, -0.5], action_high=[0.5, 0.25])
@@ -127,6 +128,7 @@ class Recorder:
         return function
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["fused", "chain", "reference"])
 def test_one_recording_serves_every_key_and_temperature(way, monkeypatch):
     monkeypatch.setattr(ops, "sampling_implementation", lambda *a: way)
