@@ -19,9 +19,9 @@ using namespace sorl::train;
 
 std::size_t size(int n) { return static_cast<std::size_t>(n); }
 
-// The next of a sequence, in [-1, 1).
+// The next of a sequence, in [-1, 1); each instruction set begins it anew, and so has the same problems.
+std::uint64_t state = 1;
 float draw() {
-  static std::uint64_t state = 1;
   state = state * 6364136223846793005u + 1442695040888963407u;
   return static_cast<float>(static_cast<double>(state >> 11) * 0x1p-52 - 1);
 }
@@ -179,18 +179,18 @@ void agrees(const Ops& ops, Problem p, int threads) {
   for (const double each : expected) scale = std::max(scale, std::fabs(each));
   for (std::size_t i = 0; i < out.size(); ++i)
     check("output", static_cast<double>(out[i]), expected[i], scale, exact ? 1e-5 : 2e-2, worst_out);
-  // A few numbers of each gradient, against the largest among them.
+  // A few numbers of each gradient, against its largest.
   const auto compare = [&](const char* what, std::vector<float>& of, const std::vector<float>& got) {
     std::vector<double> slopes;
     std::vector<std::size_t> at;
     double largest = 1e-3;
+    for (const float each : got) largest = std::max(largest, std::fabs(static_cast<double>(each)));
     for (int i = 0; i < 6; ++i) {
       at.push_back(static_cast<std::size_t>((draw() + 1) / 2 * static_cast<float>(of.size() - 1)));
       slopes.push_back(p.slope(of[at.back()]));
-      largest = std::max(largest, std::fabs(slopes.back()));
     }
     for (std::size_t i = 0; i < at.size(); ++i)
-      check(what, static_cast<double>(got[at[i]]), slopes[i], largest, exact ? 5e-5 : 1e-1, worst_gradient);
+      check(what, static_cast<double>(got[at[i]]), slopes[i], largest, exact ? 1e-5 : 3e-2, worst_gradient);
   };
   for (std::size_t i = 0; i < gradients.size(); ++i) compare("gradient of a parameter", p.parameters[i], gradients[i]);
   compare("gradient of the observations", p.obs, of_obs);
@@ -207,6 +207,7 @@ int main(int count, char** arguments) {
       const Ops* ops = find_ops(isa, precision);
       if (ops == nullptr || (count > 1 && std::strcmp(arguments[1], sorl::name(isa)) != 0)) continue;
       worst_out = worst_gradient = 0;
+      state = 1;
       const Shape actor{5, 3, 2, 70, 2, 3, 1, false}, critic{7, 2, 1, 65, 2, 1, 2, true}, value{4, 0, 1, 32, 1, 1, 1, true};
       agrees(*ops, {actor, 37, 1, false}, 1);
       agrees(*ops, {actor, 5, 3, true}, 2);
