@@ -24,9 +24,8 @@ RECIPES: dict[str, Recipe] = {r.dataset: r for f in FAMILIES.values() for r in f
 """Every data set that can be collected here, by name."""
 
 _SINGLETASK = re.compile(r"^(?P<name>.+)-singletask(-task[1-5])?-v0$")
-_ALIKE = (
-    0.9  # two letters of twenty; OGBench has names that are not known here, which are less alike
-)
+# Two letters of twenty; OGBench has names that are not known here, which are less alike.
+_ALIKE = 0.9
 _TYPED = re.compile(r"(?P<stem>.+?)(-singletask)?(-task(?P<task>[1-5]))?(-v\d+)?")
 
 
