@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "finite.hpp"
+#include "placement.hpp"
 
 namespace sorl {
 
@@ -177,6 +178,39 @@ class Packer {
   Bump& bump_;
 };
 
+// The pages that hold bytes [begin, end), added to others in the order of addresses.
+void add_pages(std::vector<char*>& pages, char* begin, char* end) {
+  begin -= reinterpret_cast<std::uintptr_t>(begin) % kPage;
+  if (!pages.empty()) begin = std::max(begin, pages.back() + kPage);
+  for (; begin < end; begin += kPage) pages.push_back(begin);
+}
+
+// What each step reads, where the second-level cache can hold it: all of the actor, or else what each of a team
+// reads of it when it walks the layers together.
+void place(const Packed& p) {
+  const Kernels& k = *p.side.kernels;
+  char* const begin = p.pages.data();
+  char* const end = begin + (static_cast<const char*>(p.side.actor.obs_w) - begin);
+  const std::size_t layer = k.int8 == nullptr ? k.packed_bytes(p.width, p.width) : k.int8->packed_bytes(p.width, p.width);
+  std::vector<char*> pages;
+  const auto bytes = static_cast<std::size_t>(end - begin);
+  if (bytes <= most_placed()) {
+    add_pages(pages, begin, end);
+    return spread_over_cache(pages);
+  }
+  constexpr std::size_t most_parts = 4;
+  std::size_t parts = 2;
+  while (parts <= most_parts && bytes / parts > most_placed()) parts *= 2;
+  for (std::size_t part = 0; part < parts && parts <= most_parts; ++part) {
+    pages.clear();
+    for (const PackedLayer& hidden : p.side.actor.hidden) {
+      char* const w = begin + (static_cast<const char*>(hidden.w) - begin);
+      add_pages(pages, w + layer * part / parts, w + layer * (part + 1) / parts);
+    }
+    spread_over_cache(pages);
+  }
+}
+
 }  // namespace
 
 std::size_t Packed::bias_floats(const Schedule& schedule) const {
@@ -247,6 +281,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
     };
     p->pages = Pages(lay_out(nullptr));
     lay_out(p->pages.data());
+    place(*p);
     return std::shared_ptr<const Model>(new Model(std::move(p)));
   } catch (const std::bad_alloc&) {
     error = "out of memory while packing the policy";

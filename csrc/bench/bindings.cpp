@@ -14,6 +14,7 @@
 
 #include "../pages.hpp"
 #include "../parse.hpp"
+#include "../placement.hpp"
 #include "../plain_call.hpp"
 #include "../without_gil.hpp"
 #include "bench.hpp"
@@ -102,6 +103,9 @@ double read_rate(std::size_t bytes, int threads, double seconds) {
       pages.emplace_back(bytes);
       float* data = reinterpret_cast<float*>(pages.back().data());
       std::fill(data, data + bytes / sizeof(float), 1.0f);
+      std::vector<char*> each;
+      for (std::size_t i = 0; i < bytes; i += kPage) each.push_back(pages.back().data() + i);
+      spread_over_cache(each);
     }
     for (const Pages& place : pages) {
       const auto start = Clock::now();

@@ -20,9 +20,10 @@ Kernels make(Precision precision) {
   k.panel = WeightsTiles::panel;
   k.k_align = kTileK;
   k.bf16_activations = true;
-  k.together_rows = 7;
-  k.together_rows_with_q = 32;  // a critic each: its weights come from far, and only once
-  k.block_rows = 256;
+  k.together_rows = k.int8 == nullptr ? 7 : 1;
+  // A critic each: its weights come from far, and only once. Bytes of the others' activations, floats, come from as far.
+  k.together_rows_with_q = k.int8 == nullptr ? 32 : 5;
+  k.block_rows = k.int8 == nullptr ? 512 : 128;
   k.packed_bytes = WeightsTiles::packed_bytes;
   k.pack = WeightsTiles::pack;
   k.input = input_bf16;

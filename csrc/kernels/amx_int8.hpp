@@ -66,6 +66,18 @@ struct ByteRows {
   }
 };
 
+// A panel's steps lie behind its tiles, and its columns' sums behind those.
+inline const float* steps_of(const char* panel, int k) {
+  return reinterpret_cast<const float*>(panel + static_cast<std::size_t>(k) * kBlockColumns);
+}
+
+// GELU of 16 columns' sums of row r: `bias` and `steps` point at the first of them.
+inline __m512 gelu_of_bytes(__m512i sums, const ByteRows& x, int r, const float* bias, const float* steps) {
+  using V = Avx512;
+  const __m512 zero = V::fma(V::set(x.plus[r]), V::load(steps + kBlockColumns), V::load(bias));
+  return gelu_of_tiles(V::fma(V::mul(V::to_float(sums), V::set(x.times[r])), V::load(steps), zero));
+}
+
 // As Epilogue of amx_bf16.hpp.
 template <Output output>
 class ByteEpilogue {
@@ -79,7 +91,7 @@ class ByteEpilogue {
     bias_ = d.bias + column_;
     const int k = round_up(d.k, kByteTileK);
     const char* w = static_cast<const char*>(d.w) + panel * int8_panel_bytes(k);
-    steps_ = reinterpret_cast<const float*>(w + static_cast<std::size_t>(k) * kBlockColumns);
+    steps_ = steps_of(w, k);
     y_stride_ = d.y_stride;
     y_ = static_cast<char*>(d.y) + row * y_stride_;
     rows_ = rows;
@@ -93,9 +105,7 @@ class ByteEpilogue {
 
  private:
   __m512 half(int from) const {
-    const __m512 sum = V::to_float(V::load_words((*sums_)[done_] + from));
-    const __m512 zero = V::fma(V::set(x_->plus[done_]), V::load(steps_ + kBlockColumns + from), V::load(bias_ + from));
-    return gelu_of_tiles(V::fma(V::mul(sum, V::set(x_->times[done_])), V::load(steps_ + from), zero));
+    return gelu_of_bytes(V::load_words((*sums_)[done_] + from), *x_, done_, bias_ + from, steps_ + from);
   }
 
   const ByteRows* x_ = nullptr;
@@ -162,12 +172,83 @@ __attribute__((noinline)) void int8_rows(const Dense& d, const RowAffine* affine
   }
 }
 
+// Rows so few that tiles of them would be nearly empty.
+constexpr int kVectorRows = 2;
+
+// R rows by P panels in registers: a line of a tile of weights is what vpdpbusd multiplies by four bytes of a row. The
+// sums of integers are the same in any order, so a row's bits are those that it has among many.
+template <Output output, int R, int P>
+inline void int8_panels(const Dense& d, const ByteRows& x, const char* bytes, std::size_t stride, int panel) {
+  using V = Avx512;
+  const int k = round_up(d.k, kByteTileK);
+  const std::size_t panel_bytes = int8_panel_bytes(k);
+  const char* const w = static_cast<const char*>(d.w) + panel * panel_bytes;
+  __m512i sums[R][2 * P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < 2 * P; ++v) sums[r][v] = _mm512_setzero_si512();
+  const char* at = w;
+  for (int slice = 0; slice < k / kByteTileK; ++slice, at += 2 * kTileBytes, bytes += kByteTileK)
+#pragma GCC unroll 4
+    for (int line = 0; line < kTileRows; ++line) {
+      __m512i values[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        std::int32_t four;
+        std::memcpy(&four, bytes + r * stride + line * 4, sizeof four);
+        values[r] = _mm512_set1_epi32(four);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < 2 * P; ++v) {
+        const __m512i weights = V::load_words(at + v / 2 * panel_bytes + v % 2 * kTileBytes + line * kLine);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], values[r], weights);
+      }
+    }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) {
+      const int column = (panel + p) * kBlockColumns;
+      const float *bias = d.bias + column, *steps = steps_of(w + p * panel_bytes, k);
+      store_columns<output>(static_cast<char*>(d.y) + r * d.y_stride, column,
+                            gelu_of_bytes(sums[r][2 * p], x, r, bias, steps),
+                            gelu_of_bytes(sums[r][2 * p + 1], x, r, bias + 16, steps + 16));
+    }
+}
+
+template <Output output, int R>
+__attribute__((noinline)) void int8_few_rows(const Dense& d, const RowAffine* affine, char* bytes) {
+  if constexpr (R > 0) {
+    if (d.rows != R) return int8_few_rows<output, R - 1>(d, affine, bytes);
+    const std::size_t stride = round_up(d.k, kByteTileK);
+    ByteRows x;
+    x.quantise(d, affine, 0, R, bytes, stride);
+    constexpr int together = R == 1 ? 4 : 2;  // a sum waits for the one before it: eight chains or more
+    int panel = d.panel_begin;
+    for (; panel + together <= d.panel_end; panel += together)
+      int8_panels<output, R, together>(d, x, bytes, stride, panel);
+    for (; panel < d.panel_end; ++panel) int8_panels<output, R, 1>(d, x, bytes, stride, panel);
+  } else {
+    (void)d, (void)affine, (void)bytes;
+  }
+}
+
+template <Output output>
+inline void int8_any_rows(const Dense& d, const RowAffine* affine, char* bytes) {
+  if (d.rows <= kVectorRows)
+    int8_few_rows<output, kVectorRows>(d, affine, bytes);
+  else
+    int8_rows<output>(d, affine, bytes);
+}
+
 inline void tiles_int8_dense(const Dense& d, const RowAffine* affine, float* spare) noexcept {
   if (d.rows == 0 || d.panel_begin == d.panel_end) return;
   if (d.output == Output::gelu)
-    int8_rows<Output::gelu>(d, affine, reinterpret_cast<char*>(spare));
+    int8_any_rows<Output::gelu>(d, affine, reinterpret_cast<char*>(spare));
   else
-    int8_rows<Output::gelu_float>(d, affine, reinterpret_cast<char*>(spare));
+    int8_any_rows<Output::gelu_float>(d, affine, reinterpret_cast<char*>(spare));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
@@ -24,7 +25,7 @@ constexpr auto kCallNumber = static_cast<std::uint32_t>(offsetof(seccomp_data, n
 
 // Nothing but to end. Not seccomp's strict mode, which also takes the processor's time-stamp counter away, by
 // which the clock is read without a call.
-bool allow_nothing() {
+[[maybe_unused]] bool allow_nothing() {
   sock_filter rules[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kCallNumber),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_exit, 1, 0),
@@ -35,7 +36,7 @@ bool allow_nothing() {
 }
 
 // Nothing but a wake, the time, or to yield or end.
-bool allow_wakes_only() {
+[[maybe_unused]] bool allow_wakes_only() {
   const auto futex_command = static_cast<std::uint32_t>(offsetof(seccomp_data, args) + sizeof(std::uint64_t));
   sock_filter rules[] = {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kCallNumber),
@@ -46,6 +47,17 @@ bool allow_wakes_only() {
       BPF_STMT(BPF_LD | BPF_W | BPF_ABS, futex_command),
       BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, FUTEX_WAKE_PRIVATE, 1, 0),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  return filter_calls(rules);
+}
+
+// Everything but one call, which fails.
+[[maybe_unused]] bool refuse(long call) {
+  sock_filter rules[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kCallNumber),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(call), 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
       BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
   };
   return filter_calls(rules);
