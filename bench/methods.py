@@ -182,8 +182,8 @@ def _step_at_once(trained: Trained, losses: Mapping[str, Tensor]) -> list[Tensor
 
 
 # How far the weights may be from those of torch's float32 after `UPDATES` updates, relative to how far they
-# have gone. Adam steps alike along tiny gradients and large ones, so rounding shows: of
-# SORL's, autocast's were 0.65 of it away on a machine with AMX, and ours 0.03. Wrong ones go elsewhere, 1 or more.
+# have gone. Adam steps alike along tiny gradients and large ones, so rounding shows:
+# of SORL's, autocast's were 0.65 of it away on a machine with AMX, and ours 0.03. Wrong ones are 1 or more.
 MOVED_BOUND = {"fp32": 2e-2, "bf16": 0.8}
 
 

@@ -124,7 +124,7 @@ struct Kernels {
   void (*two_layers)(const Dense& first, const Dense& second) noexcept;
   const Int8* int8;  // or null: hidden layers are like the others. With it, activations are the first and last layers'
   void (*norm)(const Norm&) noexcept;
-  void (*head)(const Head&) noexcept;  // null where activations are bf16
+  void (*head)(const Head&) noexcept;  // null where the last hidden layer cannot be floats
   // tanh of n floats, whole panels of them, in place; of what is not finite a NaN.
   void (*tanh)(float* x, int n) noexcept;
   // Standard normals of `count` consecutive rows of the linear index row * candidates + candidate; `draw`, below

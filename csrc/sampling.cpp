@@ -176,6 +176,8 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
   const std::vector<PackedLayer>& hidden = side.actor.hidden;
   Watch* const watch = call.watch;
+  // What the actor's last layer reads.
+  const Output top = vectors_head(side) && k.bf16_activations ? Output::gelu_float : Output::gelu;
   const bool joined = k.two_layers != nullptr && !together && watch == nullptr && !hidden.empty();
   const int M = static_cast<int>(call.schedule->steps.size());
   for (int i = 0, layer = 0; i < M; ++i) {
@@ -216,6 +218,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
       if (joined && l == 1) {
         k.two_layers(entry, d);
       } else if (k.int8 == nullptr || hidden.empty()) {
+        if (l == hidden.size()) d.output = top;
         k.dense(d);
       } else if (l == 0) {
         d.output = Output::gelu_float;
@@ -231,7 +234,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         d.panel_end = unit_end;
         d.y_stride = side.act_stride;
       } else {
-        d.output = l == hidden.size() ? Output::gelu : Output::gelu_next;
+        d.output = l == hidden.size() ? top : Output::gelu_next;
         k.int8->dense(d, nullptr, own.pre);
       }
       if (watch != nullptr && thread == 0) watch->layer_done(layer, i, l == hidden.size(), M);
@@ -277,11 +280,16 @@ int Sampling::scored() const noexcept {
   return call.want_q ? *std::min_element(scored_by, scored_by + p.ensemble) : 0;
 }
 
+// Whether the actor's last layer is products of rows by vectors.
+bool Sampling::vectors_head(const Side& side) const noexcept {
+  return call.total <= kHeadRows && side.actor.head_rows != nullptr;
+}
+
 // The actor's last layer: float [rows][head_width].
 void Sampling::velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept {
   const Kernels& k = *side.kernels;
   const std::size_t stride = side.head_width * sizeof(float);
-  if (call.total <= kHeadRows && side.actor.head_rows != nullptr) {
+  if (vectors_head(side)) {
     k.head({reinterpret_cast<const float*>(act), side.act_stride, rows, p.width, p.act_dim,
             side.actor.head_rows, side.actor.head_b, velocity, stride});
     return;

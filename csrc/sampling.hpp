@@ -79,6 +79,7 @@ class Sampling {
   void advance(const Step& step, const Scratch& own, const Side& side, int first, int count, float* z_mine) const
       noexcept;
   void sample(int thread, int first, int n) noexcept;
+  bool vectors_head(const Side& side) const noexcept;
   void velocities(const Side& side, const char* act, int rows, float* velocity) const noexcept;
   void extend(const Step& rest, const Scratch& own, const Side& side, int count, float* z_mine) const noexcept;
   void score(int thread, int first, int n, int first_obs, int count_obs, const float* z_all) noexcept;

@@ -4,7 +4,8 @@
 // The format is that of int8.hpp but for one step a row instead of one a group: a step a group would take the
 // sums out of the tiles after every half of a product. A row's step needs all of the row, of which a thread may
 // own a few columns only. So hidden layers are floats in memory, and a product quantises what it reads.
-// What is between the last hidden layer and the head is bf16, as in all products of bf16 on tiles.
+// What is between the last hidden layer and the head is bf16, as in all products of bf16 on tiles, but where the head
+// is products of rows by vectors.
 //
 // Weights [K][N], K padded to whole tiles, lie in panels of 32 columns: tiles one after another as WeightsTiles
 // has them, then the columns' s, then their sums.

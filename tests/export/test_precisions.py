@@ -57,7 +57,7 @@ def test_int8_rounds_as_its_twin(name, H):
     obs = rng.standard_normal((20, 28)).astype("f4") * policy.obs_std + policy.obs_mean
     noise = rng.standard_normal((20, 1, 5), np.float32)
     actions, _ = run_of(name, policy, PolicyChoice(steps=2), "int8")({"obs": obs, "noise": noise})
-    wanted, _ = int8_twin.sample(policy, obs, noise[:, 0], 2, "avx2")
+    wanted, _ = int8_twin.sample(policy, obs, noise[:, 0], 2, "avx2", len(obs))
     exact = Sampler(policy, "numpy").act(obs, 2, 1, noise=noise)
     np.testing.assert_allclose(actions, wanted, rtol=0, atol=INT8)
     assert np.abs(actions - exact).max() > INT8  # and not as float32

@@ -3,7 +3,7 @@
 Hidden layers read GELU's output x as floor + q s, q in 0 to 255 and one s for each group of values of a row
 (on tiles: for the row), and weights as q s, q in -127 to 127 and one s a column. The floor is FLOOR in the
 actor, and each row's own least value in a critic, whose LayerNorm is applied after the product. On tiles
-the actor's last layer reads bf16.
+the actor's last layer reads bf16, unless there are so few rows that it is products by vectors.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ class Format:
 
 
 FORMATS = {"amx": Format(group=None, bf16_head=True)}  # the others: Format()
+VECTORS = 2  # rows of a call up to which the head does not round
 PADDING = 32  # rows are whole ones of these
 FLOOR = -0.17005
 LEAST = 1e-30
@@ -76,9 +77,13 @@ def value(critic, obs, action, steps, form):
     return np.stack(members)
 
 
-def sample(policy, obs, noise, steps, isa):
-    """Return the actions [B, A] and aggregated Q [B] of one candidate an observation, noise [B, A]."""
+def sample(policy, obs, noise, steps, isa, rows):
+    """Return the actions [B, A] and aggregated Q [B] of one candidate an observation, noise [B, A].
+
+    `rows` of the observations are of one call.
+    """
     form = FORMATS.get(isa, Format())
+    form = dataclasses.replace(form, bf16_head=form.bf16_head and rows > VECTORS)
     actor, critic = (
         [[x.astype("f8") for x in layer] for layer in net] for net in (policy.actor, policy.critic)
     )

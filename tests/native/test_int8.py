@@ -69,7 +69,7 @@ def test_rounds_as_its_twin(monkeypatch, isa, shape, M, B):
     ]
     action = np.concatenate([action for action, _ in parts])
     q = np.concatenate([info.q for _, info in parts])
-    twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M, isa)
+    twin_action, twin_q = int8_twin.sample(policy, obs, noise[:, 0], M, isa, B)
     exact = best_of_n(policy, obs, noise, M, dtype=np.float64)
     for ours, twin, truth in ((action, twin_action, exact.action), (q, twin_q, exact.q)):
         part, rest = (0.5, 3e-5) if isa == "amx" else (0.05, 1e-6)

@@ -405,7 +405,16 @@ def test_the_instruction_sets_are_those_of_the_processor():
         "avx512": {"avx2", "fma", *vectors},
         "avx512_vnni": {"avx2", "fma", *vectors, "avx512_vnni"},
         "avx512_bf16": {"avx2", "fma", *vectors, "avx512_bf16"},
-        "amx": {"avx2", "fma", *vectors, "avx512_bf16", "avx512_vnni", "amx_tile", "amx_bf16", "amx_int8"},
+        "amx": {
+            "avx2",
+            "fma",
+            *vectors,
+            "avx512_bf16",
+            "avx512_vnni",
+            "amx_tile",
+            "amx_bf16",
+            "amx_int8",
+        },
     }
     there = {isa for isa, needed in needs.items() if needed <= flags}
     held = {
