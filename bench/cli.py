@@ -15,6 +15,7 @@ BENCHMARKS = {
     "collect": "steps a second of the collection, one worker against two",
     "sampler": "microseconds an action, here and with PyTorch, ONNX Runtime, OpenVINO",
     "denormals": "what denormal numbers cost the native sampler",
+    "placement": "reading weights from pages as they came, and from those that the cache holds",
     "overhead": "what Python adds to a native call of the sampler",
     "choosing": "what each rule of choosing takes, and what a schedule of steps saves",
     "loop": "a control loop's jitter and missed deadlines",

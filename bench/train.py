@@ -51,8 +51,8 @@ from .methods import (
 from .peers import import_bench
 
 PHASES = ("sampling", "critic", "actor", "optimiser")
-# How far a metric of one update may be from that of torch's float32, relative to it (or to 1): of autocast's,
-# IDQL's critic loss was 0.1 away on a machine with AMX, and ours 2e-3.
+# How far a metric of one update may be from that of torch's float32, relative to it (or to 1): of
+# autocast's, IDQL's critic loss was 0.1 away on a machine with AMX, and ours 2e-3.
 BOUND = {"fp32": 1e-4, "bf16": 0.15}
 # How far losses of the first updates of two whole trainings may be apart, relative to the larger: they may
 # draw other minibatches, noise and weights, which alone can make the critic's differ by half.

@@ -10,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "../pages.hpp"
@@ -122,6 +123,35 @@ double read_rate(std::size_t bytes, int threads, double seconds) {
   });
 }
 
+// Of fresh pages, as they came and after spread_over_cache.
+std::pair<double, double> placed_rates(std::size_t bytes, double seconds) {
+  const Loops& loops = fastest(Precision::fp32);
+  bytes = std::max<std::size_t>(bytes / kPage * kPage, kPage);
+  std::pair<double, double> rates;
+  without_gil([&] {
+    const Pages pages(bytes);
+    std::fill(pages.data(), pages.data() + bytes, 1);
+    std::vector<char*> each;
+    for (std::size_t i = 0; i < bytes; i += kPage) each.push_back(pages.data() + i);
+    const auto measure = [&] {
+      volatile float sink = 0;
+      std::vector<double> times;
+      for (const auto start = Clock::now(); seconds_since(start) < seconds || times.size() < 10;) {
+        const auto round = Clock::now();
+        sink = loops.read(pages.data(), bytes / 1024 * 1024, false);
+        times.push_back(seconds_since(round));
+      }
+      (void)sink;
+      std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());
+      return static_cast<double>(bytes) / times[times.size() / 2];
+    };
+    rates.first = measure();
+    spread_over_cache(each);
+    rates.second = measure();
+  });
+  return rates;
+}
+
 // `session` is a _native.Session. Its argument keeps it alive.
 std::vector<double> time(const py::object& session, const Floats& obs, int steps, int candidates, int calls) {
   if (obs.ndim() != 2) throw py::value_error("obs must be [B, O]");
@@ -203,6 +233,21 @@ Returns
 -------
 float
     Bytes a second of all threads.
+)");
+  m.def("placed_rates", &bench::placed_rates, arg("bytes"), arg("seconds") = 0.05,
+        R"(What a circle through fresh pages reads, before and after they are placed for the second-level cache.
+
+Parameters
+----------
+bytes
+    Rounded down to whole pages, at least one. More than nine tenths of that cache are not placed.
+seconds
+    How long each measures; the median of its rounds counts.
+
+Returns
+-------
+tuple of float
+    Bytes a second as the pages came, and as a policy's weights are.
 )");
   m.def("time", &bench::time, arg("session"), arg("obs"), arg("steps"), arg("candidates"), arg("calls"),
         R"(Time calls of a session as a C++ caller sees them.

@@ -1,6 +1,5 @@
 // bf16 on AMX tiles: a block's sums are four tiles, and the epilogue of the block before runs between
-// the products of the next, so that tiles and vectors work at the same time. This version is not timed on a machine
-// that has tiles; what it reads as a stream, its GELU and that it fetches no outputs made a prototype faster there.
+// the products of the next, so that tiles and vectors work at the same time.
 #include "../tiles.hpp"
 #include "bf16.hpp"
 

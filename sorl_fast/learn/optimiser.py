@@ -123,7 +123,7 @@ class AdamWSettings(NamedTuple):
 
 
 class AdamW(AdamEma):
-    """AdamW, in plain PyTorch: p <- p - lr c (m^ / (sqrt(v^) + eps) + weight_decay p).
+    """AdamW, by PyTorch's one pass: p <- p - lr c (m^ / (sqrt(v^) + eps) + weight_decay p).
 
     c = (1 + cos(pi min(s, decay_steps) / decay_steps)) / 2, s the number of steps made before.
     """
@@ -142,24 +142,25 @@ class AdamW(AdamEma):
         self.steps += 1
         cosine = (1 + torch.cos(math.pi * (made / c.decay_steps).clamp(max=1.0))) / 2
         rate = (c.lr * cosine).float()
-        of_first = (1 - c.b1 ** (made + 1)).float()
-        of_second = (1 - c.b2 ** (made + 1)).sqrt().float()
+        # float32 as PyTorch's kernel reads it; beyond 2^24 steps there is nothing left to correct
+        number = (made + 1).float()
         with torch.no_grad():
             grads = [*grads]
             if more_grads:
                 torch._foreach_add_(grads, [*more_grads])
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-            torch._foreach_lerp_(self.first, grads, 1 - c.b1)
-            torch._foreach_mul_(self.second, c.b2)
-            torch._foreach_addcmul_(self.second, grads, grads, 1 - c.b2)
-            scale = torch._foreach_sqrt(self.second)
-            torch._foreach_div_(scale, of_second)
-            torch._foreach_add_(scale, c.eps)
-            change = torch._foreach_div(self.first, of_first)
-            torch._foreach_div_(change, scale)
-            torch._foreach_add_(change, self.params, alpha=c.weight_decay)
-            torch._foreach_mul_(change, rate)
-            torch._foreach_sub_(self.params, change)
+            torch._fused_adamw_(
+                *(self.params, grads, self.first, self.second, [], [number] * len(grads)),
+                lr=rate,
+                beta1=c.b1,
+                beta2=c.b2,
+                weight_decay=c.weight_decay,
+                eps=c.eps,
+                amsgrad=False,
+                maximize=False,
+            )
+            # it does not, and packed copies of the weights are made anew where a version has changed
+            torch.autograd.graph.increment_version([*self.params, *self.first, *self.second])
             if ema and self.targets:
                 torch._foreach_lerp_(self.targets, self.params, c.tau)
         return norm

@@ -259,7 +259,15 @@ def _again(call: Call) -> Callable[[], Any]:
     args = tuple(_detached(x) for x in args)
     kwargs = {name: _detached(x) for name, x in kwargs.items()}
     if operation._schema.is_mutable:
-        return lambda: operation(*args, **kwargs)
+        if not operation._schema.name.startswith("aten::_fused_"):
+            return lambda: operation(*args, **kwargs)
+        written = _written(operation, args, kwargs)
+
+        def fused() -> None:  # writes without a word to those who hold an older version
+            operation(*args, **kwargs)
+            torch.autograd.graph.increment_version(written)
+
+        return fused
     results = [x.detach() for x in _tensors(result)]
     if not results:  # a number that the host has read, and may have acted upon
         raise NotReplayable(str(operation))
