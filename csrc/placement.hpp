@@ -2,9 +2,8 @@
 //
 // A second-level cache is found by physical address: the pages of a process fall into its parts (of a cache of
 // 2 MiB and 16 ways, 32 parts of 64 KiB) as the system hands them out, or a virtual machine's host does. By chance
-// some parts get more pages than they hold, and each walk through the weights finds those pages gone. Weights that
-// fill three quarters of the cache were read at 83 to 127 GB/s by where they lay, and at 145 when every part was
-// given what it holds.
+// some parts get more pages than they hold, and each walk through the weights finds those pages gone. `sorl-bench
+// placement` shows what it costs.
 #pragma once
 
 #include <cstddef>
@@ -39,7 +38,7 @@ class SparePages {
 // Of pages that are read one after another, again and again: times each, and has those that are not found in the
 // cache replaced by others, until all are or 40 ms are over. Their addresses and contents stay. They must lie in a
 // private anonymous mapping that nobody else touches meanwhile. Nothing happens if they are more than most_placed(),
-// where the system refuses, or on processors that this was never timed on (all but x86-64). Throws std::bad_alloc.
+// or so few that chance leaves no part too full, where the system refuses, or on processors that this was never timed on (all but x86-64). Throws std::bad_alloc.
 void spread_over_cache(const std::vector<char*>& pages);
 
 }  // namespace sorl
