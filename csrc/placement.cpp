@@ -112,7 +112,7 @@ void spread_over_cache(const std::vector<char*>& pages) {
   const std::size_t n = pages.size();
   int stamps = 0;  // a sandbox may take the time-stamp counter away
   // Few pages are few a part; and some would be read from the first level, beside which all others look slow.
-  if (n * kPage < most_placed() / 3 || n * kPage > most_placed()) return;
+  if (n == 0 || n * kPage < most_placed() / 3 || n * kPage > most_placed()) return;
   if (prctl(PR_GET_TSC, &stamps) != 0 || stamps != PR_TSC_ENABLE) return;
   Watched watched(pages);
   SparePages spare(n);

@@ -29,8 +29,8 @@ ACTION = {"fp32": 1e-5, "bf16": 2.5e-2, "int8": 6e-2}
 Q = {"fp32": 1e-5, "bf16": 2e-2, "int8": 2e-2}
 # The chosen candidate's Q may be below the best one's by this part of the best's magnitude.
 REGRET = {"fp32": 1e-5, "bf16": 1e-2, "int8": 1e-2}
-# How many of the chosen candidates are float64's. Of 32 some are nearly as good as the best, and rounding may
-# prefer them: what that costs is bounded above.
+# How many of the chosen candidates are float64's. Of 32 some are nearly as good as the best, and rounding
+# may prefer them: what that costs is bounded above.
 SAME = {"fp32": 1.0, "bf16": 0.8, "int8": 0.7}
 
 PATHS = [(p, isa) for p in ("fp32", "bf16", "int8") for isa in _native.isas(p)]
