@@ -4,7 +4,7 @@
 #   before the step, and who keeps something made of a parameter sees by the version that it is old.
 # Happens: with fused=True, on the CPU, Adam, AdamW and SGD change the parameters and leave their versions as they
 #   were. A backward through values saved before the step raises nothing, and gives the gradient by the new ones.
-# Versions: torch 2.13.0 (CPU build)
+# Versions: torch 2.13.0 (CPU build), numpy 2.4.6
 # Date: 2026-11-30
 # Matters: packed copies of the weights are made anew where a version has changed. IDQL's AdamW is such a fused
 #   step: after it the packed copies would stay those of the weights before. Whoever calls
@@ -14,7 +14,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "${PYTHON:-python3}" -m venv "$work/env"
-"$work/env/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6 2>&1 | grep -v WARNING || true
+"$work/env/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0 numpy==2.4.6
 "$work/env/bin/python" - <<'PY'
 import torch
 
