@@ -15,7 +15,7 @@ UPDATES := 17500
 SEED := 0
 # Products of bf16 where the processor has tiles for them: a training of this size takes half the time.
 PRECISION := $(shell grep -qs amx_bf16 /proc/cpuinfo && echo bf16 || echo fp32)
-MINUTES := 8 to 19
+MINUTES := 6 to 19
 CELLS = --steps 1 2 4 5 --candidates 1 8 --rules argmax medoid --episodes 25 --workers 2
 
 # set in many containers: each process would compile all that it imports
