@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Sequence
 
 from sorl_fast.atomic import write_bytes
+from sorl_fast.errors import BadInput
 from sorl_fast.flags import path_argument
 
 from .peers import import_bench
@@ -24,13 +25,15 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", type=path_argument, help="write the figures here")
     parser.add_argument("--times", type=int, default=9, help="of each size so many regions (9)")
     args = parser.parse_args(argv)
+    if not 1 <= args.times <= 1000:
+        raise BadInput(f"times is {args.times}, but must be in [1, 1000]. Set --times")
     bench = import_bench()
     rows = []
     print(
         "read again and again, GB/s: as the pages came, and placed; of the regions least, median, most"
     )
     for name, size in SIZES.items():
-        pairs = [bench.placed_rates(size) for _ in range(max(1, args.times))]
+        pairs = [bench.placed_rates(size) for _ in range(args.times)]
         before, after = (sorted(rate / 1e9 for rate in rates) for rates in zip(*pairs, strict=True))
         rows.append({"bytes": size, "gb_per_s": before, "placed_gb_per_s": after})
         ends = [f"{min(x):5.0f} {statistics.median(x):5.0f} {max(x):5.0f}" for x in (before, after)]

@@ -88,6 +88,13 @@ double burn(long rounds) {
   return flop;
 }
 
+// As a policy's weights are.
+void place(const Pages& pages, std::size_t bytes) {
+  std::vector<char*> each;
+  for (std::size_t i = 0; i < bytes; i += kPage) each.push_back(pages.data() + i);
+  spread_over_cache(each);
+}
+
 // Forwards again and again, and forwards and backwards in turns: then each pass begins with what the last one
 // left in the caches, the most that any order of reading can find there.
 double read_rate(std::size_t bytes, int threads, double seconds) {
@@ -104,16 +111,14 @@ double read_rate(std::size_t bytes, int threads, double seconds) {
       pages.emplace_back(bytes);
       float* data = reinterpret_cast<float*>(pages.back().data());
       std::fill(data, data + bytes / sizeof(float), 1.0f);
-      std::vector<char*> each;
-      for (std::size_t i = 0; i < bytes; i += kPage) each.push_back(pages.back().data() + i);
-      spread_over_cache(each);
+      place(pages.back(), bytes);
     }
-    for (const Pages& place : pages) {
+    for (const Pages& region : pages) {
       const auto start = Clock::now();
       do {
         for (const bool turns : {false, true}) {
           const auto round = Clock::now();
-          for (long i = 0; i < rounds; ++i) sink = loops.read(place.data(), bytes, turns && i % 2 == 1);
+          for (long i = 0; i < rounds; ++i) sink = loops.read(region.data(), bytes, turns && i % 2 == 1);
           best = std::max(best, static_cast<double>(bytes) * rounds / seconds_since(round));
         }
       } while (seconds_since(start) < seconds / places);
@@ -123,7 +128,7 @@ double read_rate(std::size_t bytes, int threads, double seconds) {
   });
 }
 
-// Of fresh pages, as they came and after spread_over_cache.
+// Of fresh pages, as they came and placed.
 std::pair<double, double> placed_rates(std::size_t bytes, double seconds) {
   const Loops& loops = fastest(Precision::fp32);
   bytes = std::max<std::size_t>(bytes / kPage * kPage, kPage);
@@ -131,8 +136,6 @@ std::pair<double, double> placed_rates(std::size_t bytes, double seconds) {
   without_gil([&] {
     const Pages pages(bytes);
     std::fill(pages.data(), pages.data() + bytes, 1);
-    std::vector<char*> each;
-    for (std::size_t i = 0; i < bytes; i += kPage) each.push_back(pages.data() + i);
     const auto measure = [&] {
       volatile float sink = 0;
       std::vector<double> times;
@@ -146,7 +149,7 @@ std::pair<double, double> placed_rates(std::size_t bytes, double seconds) {
       return static_cast<double>(bytes) / times[times.size() / 2];
     };
     rates.first = measure();
-    spread_over_cache(each);
+    place(pages, bytes);
     rates.second = measure();
   });
   return rates;

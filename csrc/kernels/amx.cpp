@@ -21,7 +21,7 @@ Kernels make(Precision precision) {
   k.k_align = kTileK;
   k.bf16_activations = true;
   k.together_rows = k.int8 == nullptr ? 7 : 1;
-  // A critic each: its weights come from far, and only once. Bytes of the others' activations, floats, come from as far.
+  // A critic each: its weights come from far, and only once. In int8 so do the others' activations, which are floats.
   k.together_rows_with_q = k.int8 == nullptr ? 32 : 5;
   k.block_rows = k.int8 == nullptr ? 512 : 128;
   k.packed_bytes = WeightsTiles::packed_bytes;
