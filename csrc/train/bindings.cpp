@@ -4,14 +4,14 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../parse.hpp"
 #include "../without_gil.hpp"
-#include "runtime.hpp"
+#include "program.hpp"
 
 namespace py = pybind11;
 
@@ -31,141 +31,97 @@ void expect_count(const char* what, std::size_t given, std::size_t expected) {
                           std::to_string(expected));
 }
 
-class TrainNet {
- public:
-  TrainNet(int obs, int act, int extra, int hidden, int depth, int out, int members, bool norm,
-           const std::string& precision, const std::string& isa) {
-    for (const int n : {obs, act + 1, hidden, depth, out, members})
-      if (n < 1) throw py::value_error("a dimension is below 1");
-    if (extra < 1 || extra > 2) throw py::value_error("extra must be 1 or 2");
-    if (depth > kMaxDepth)
-      throw py::value_error("depth is " + std::to_string(depth) + ", but must be at most " + std::to_string(kMaxDepth));
-    ops_ = find(precision, isa);
-    shape_ = Shape{obs, act, extra, hidden, depth, out, members, norm};
-    forward_ = memory(ops_->forward_bytes(shape_));
-    bias_ = memory(ops_->bias_floats(shape_) * sizeof(float));
-    net_.shape = shape_;
-    net_.forward = forward_.data();
-    net_.bias = reinterpret_cast<float*>(bias_.data());
-    net_.backward = nullptr;
+const Ops* find(const std::string& precision, const std::string& isa) {
+  const Precision p = parse_precision(precision);
+  for (const Isa i : kIsas)
+    if (isa == name(i))
+      if (const Ops* ops = find_ops(i, p)) return ops;
+  throw py::value_error("no training operations for " + precision + " on " + isa);
+}
+
+std::shared_ptr<Network> make_network(int obs, int act, int extra, int hidden, int depth, int out, int members, bool norm,
+                                      const std::string& precision, const std::string& isa) {
+  for (const int n : {obs, act + 1, hidden, depth, out, members})
+    if (n < 1) throw py::value_error("a dimension is below 1");
+  if (extra < 1 || extra > 2) throw py::value_error("extra must be 1 or 2");
+  if (depth > kMaxDepth)
+    throw py::value_error("depth is " + std::to_string(depth) + ", but must be at most " + std::to_string(kMaxDepth));
+  return std::make_shared<Network>(find(precision, isa), Shape{obs, act, extra, hidden, depth, out, members, norm});
+}
+
+using Addresses = std::vector<Address>;
+
+// Layers as an operation has them, from the addresses of w, b (g, c) of each; X: Layer, or LayerGrad.
+template <class X>
+std::vector<X> layers(const char* what, const Shape& s, const Addresses& addresses) {
+  const auto depth = static_cast<std::size_t>(s.depth);
+  expect_count(what, addresses.size(), s.norm ? 4 * depth + 2 : 2 * (depth + 1));
+  std::vector<X> all(depth + 1);
+  const Address* next = addresses.data();
+  for (std::size_t l = 0; l <= depth; ++l) {
+    const auto take = [&](auto*& pointer) { pointer = at<std::remove_pointer_t<std::decay_t<decltype(pointer)>>>(*next++); };
+    take(all[l].w), take(all[l].b);
+    if (s.norm && l < depth) take(all[l].g), take(all[l].c);
+  }
+  return all;
+}
+
+Forward forward_of(int rows, int steps, bool rollout, Address obs, Address act, Address extra0, Address extra1,
+                   float value0, float value1, Address out, Address saved) {
+  Forward f{};
+  f.rows = rows, f.steps = steps, f.rollout = rollout;
+  f.obs = at<const float>(obs), f.act = at<const float>(act);
+  f.extra[0] = at<const float>(extra0), f.extra[1] = at<const float>(extra1);
+  f.extra_value[0] = value0, f.extra_value[1] = value1;
+  f.out = at<float>(out), f.saved = at<void>(saved);
+  return f;
+}
+
+Backward backward_of(int rows, int steps, bool rollout, Address grad, Address saved, Address grad_obs,
+                     Address grad_act) {
+  Backward b{};
+  b.rows = rows, b.steps = steps, b.rollout = rollout;
+  b.grad = at<const float>(grad), b.saved = at<const void>(saved);
+  b.grad_obs = at<float>(grad_obs), b.grad_act = at<float>(grad_act);
+  return b;
+}
+
+// No addresses: no gradient of the weights.
+std::vector<LayerGrad> gradients_of(const Shape& s, const Addresses& grads) {
+  return grads.empty() ? std::vector<LayerGrad>{} : layers<LayerGrad>("gradients", s, grads);
+}
+
+// An optimiser's step, with the lists that it goes through.
+struct AdamStep {
+  const Ops* ops;
+  Addresses params, first, second, targets;
+  std::vector<Addresses> grads;
+  std::vector<std::int64_t> sizes;
+  double lr, b1, b2, eps, clip_norm, tau;
+  bool ema_before;
+
+  void check() const {
+    const std::size_t n = params.size();
+    if (grads.empty() || grads.size() > 2) throw py::value_error("one or two lists of gradients");
+    for (const auto& g : grads) expect_count("gradients", g.size(), n);
+    expect_count("first moments", first.size(), n);
+    expect_count("second moments", second.size(), n);
+    if (!targets.empty()) expect_count("targets", targets.size(), n);
+    expect_count("sizes", sizes.size(), n);
   }
 
-  static const Ops* find(const std::string& precision, const std::string& isa) {
-    const Precision p = parse_precision(precision);
-    for (const Isa i : kIsas)
-      if (isa == name(i))
-        if (const Ops* ops = find_ops(i, p)) return ops;
-    throw py::value_error("no training operations for " + precision + " on " + isa);
-  }
-
-  // Packs the weights, for forward or for backward. `addresses`: w, b (g, c) of each layer.
-  void pack(const std::vector<Address>& addresses, bool forward, bool backward) {
-    expect_count("parameters", addresses.size(), parameters());
-    std::size_t i = 0;
-    Layer layers[kMaxDepth + 1] = {};
-    for (int l = 0; l <= shape_.depth; ++l) {
-      Layer& layer = layers[l];
-      layer.w = at<const float>(addresses[i++]);
-      layer.b = at<const float>(addresses[i++]);
-      if (!shape_.norm || l == shape_.depth) continue;
-      layer.g = at<const float>(addresses[i++]);
-      layer.c = at<const float>(addresses[i++]);
-    }
-    without_gil([&] {
-      // All of it inside the call: two threads may meet here at a network's first use.
-      Runtime::get().call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
-        std::copy(layers, layers + shape_.depth + 1, net_.layers);
-        if (backward && net_.backward == nullptr) {
-          backward_ = memory(ops_->backward_bytes(shape_));
-          net_.backward = backward_.data();
-        }
-        ops_->pack(team, net_, forward, backward);
-      });
-    });
-  }
-
-  void forward(int rows, int steps, bool rollout, Address obs, Address act, Address extra0, Address extra1,
-               float value0, float value1, Address out, Address saved) {
-    if (rows == 0) return;
-    without_gil([&] {
-      Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
-        Forward f{};
-        f.net = &net_;
-        f.rows = rows, f.steps = steps, f.rollout = rollout;
-        f.obs = at<const float>(obs), f.act = at<const float>(act);
-        f.extra[0] = at<const float>(extra0), f.extra[1] = at<const float>(extra1);
-        f.extra_value[0] = value0, f.extra_value[1] = value1;
-        f.out = at<float>(out), f.saved = at<void>(saved), f.scratch = scratch;
-        ops_->forward(team, f);
-      });
-    });
-  }
-
-  // `grads`: addresses as in `pack`, or empty: no gradient of the weights. 0: no gradient of that input.
-  void backward(int rows, int steps, bool rollout, Address grad, Address saved,
-                const std::vector<Address>& grads, Address grad_obs, Address grad_act) {
-    if (!grads.empty()) expect_count("gradients", grads.size(), parameters());
-    if (rows == 0) return;
-    LayerGrad layers[kMaxDepth + 1] = {};
-    std::size_t i = 0;
-    for (int l = 0; l <= shape_.depth && !grads.empty(); ++l) {
-      layers[l].w = at<float>(grads[i++]);
-      layers[l].b = at<float>(grads[i++]);
-      if (!shape_.norm || l == shape_.depth) continue;
-      layers[l].g = at<float>(grads[i++]);
-      layers[l].c = at<float>(grads[i++]);
-    }
-    without_gil([&] {
-      Runtime::get().call(ops_, &shape_, rows, steps, [&](Team& team, const Scratch& scratch) {
-        if (net_.backward == nullptr) throw py::value_error("not packed for backward");
-        Backward b{};
-        b.net = &net_;
-        b.rows = rows, b.steps = steps, b.rollout = rollout;
-        b.grad = at<const float>(grad), b.saved = at<const void>(saved);
-        b.layers = grads.empty() ? nullptr : layers;
-        b.grad_obs = at<float>(grad_obs), b.grad_act = at<float>(grad_act), b.scratch = scratch;
-        ops_->backward(team, b);
-      });
-    });
-  }
-
-  std::size_t saved_bytes(int rows, int steps) const { return ops_->saved_bytes(shape_, rows, steps); }
-
- private:
-  std::size_t parameters() const {
-    const auto depth = static_cast<std::size_t>(shape_.depth);
-    return shape_.norm ? 4 * depth + 2 : 2 * (depth + 1);
-  }
-
-  const Ops* ops_;
-  Shape shape_;
-  Pages forward_, backward_, bias_;
-  Net net_{};
-};
-
-float adam(const std::string& isa, const std::vector<Address>& params, const std::vector<std::vector<Address>>& grads,
-           const std::vector<Address>& first, const std::vector<Address>& second,
-           const std::vector<Address>& targets, const std::vector<std::int64_t>& sizes, std::int64_t step,
-           double lr, double b1, double b2, double eps, double clip_norm, double tau, bool ema_before) {
-  const std::size_t n = params.size();
-  if (grads.empty() || grads.size() > 2) throw py::value_error("one or two lists of gradients");
-  for (const auto& g : grads) expect_count("gradients", g.size(), n);
-  expect_count("first moments", first.size(), n);
-  expect_count("second moments", second.size(), n);
-  if (!targets.empty()) expect_count("targets", targets.size(), n);
-  expect_count("sizes", sizes.size(), n);
-  const Ops* ops = TrainNet::find("fp32", isa);
-  float norm = 0;
-  without_gil([&] {
+  // Returns the norm before clipping.
+  float operator()(std::int64_t step) const {
+    float norm = 0;
     std::size_t chunks = 0;
     for (const std::int64_t size : sizes) chunks += static_cast<std::size_t>((size + kAdamChunk - 1) / kAdamChunk);
     const float* const* sums[2] = {};
     for (std::size_t i = 0; i < grads.size(); ++i) sums[i] = reinterpret_cast<const float* const*>(grads[i].data());
-    const auto pointers = [](const std::vector<Address>& v) { return reinterpret_cast<float* const*>(v.data()); };
+    const auto pointers = [](const Addresses& v) { return reinterpret_cast<float* const*>(v.data()); };
     Runtime& runtime = Runtime::get();
     runtime.call(nullptr, nullptr, 0, 0, [&](Team& team, const Scratch&) {
       Adam a{};
-      a.tensors = static_cast<int>(n);
+      a.tensors = static_cast<int>(params.size());
       a.param = pointers(params), a.grads = sums, a.sums = static_cast<int>(grads.size());
       a.first = pointers(first), a.second = pointers(second), a.target = targets.empty() ? nullptr : pointers(targets);
       a.sizes = sizes.data(), a.step = step;
@@ -175,8 +131,26 @@ float adam(const std::string& isa, const std::vector<Address>& params, const std
       a.norm = &norm;
       ops->adam(team, a);
     });
-  });
-  return norm;
+    return norm;
+  }
+};
+
+AdamStep adam_of(const std::string& isa, Addresses params, std::vector<Addresses> grads, Addresses first,
+                 Addresses second, Addresses targets, std::vector<std::int64_t> sizes, double lr, double b1, double b2,
+                 double eps, double clip_norm, double tau, bool ema_before) {
+  AdamStep adam{find("fp32", isa), std::move(params), std::move(first), std::move(second), std::move(targets),
+                std::move(grads), std::move(sizes), lr, b1, b2, eps, clip_norm, tau, ema_before};
+  adam.check();
+  return adam;
+}
+
+// An operand as Python has it: address, elements from a row and from a column to the next, and the number
+// that stands where the address is 0.
+using PyOperand = std::tuple<Address, std::ptrdiff_t, std::ptrdiff_t, double>;
+
+Operand operand(const PyOperand& x) {
+  const auto& [address, rows, columns, value] = x;
+  return {at<void>(address), address == 0 ? 0 : rows, address == 0 ? 0 : columns, static_cast<float>(value)};
 }
 
 std::vector<std::string> isas(const std::string& precision) {
@@ -188,14 +162,14 @@ std::vector<std::string> isas(const std::string& precision) {
 }
 
 std::size_t element_bytes(const std::string& precision, const std::string& isa) {
-  return TrainNet::find(precision, isa)->element_bytes;
+  return find(precision, isa)->element_bytes;
 }
 
 }  // namespace
 
 void bind(py::module_& m) {
   using py::arg;
-  py::class_<TrainNet>(m, "TrainNet", R"(A network's packed weights, and its passes; csrc/train/train.hpp.
+  py::class_<Network, std::shared_ptr<Network>>(m, "TrainNet", R"(A network's packed weights, and its passes; csrc/train/train.hpp.
 
 Tensors are addresses of contiguous float32 on the CPU, 0 for none; the caller has checked their shapes and
 keeps them alive. B rows, S Euler steps (1: the network is evaluated once), E members.
@@ -216,19 +190,29 @@ Raises
 ValueError
     A size is out of its bounds, or there are no such operations.
 )")
-      .def(py::init<int, int, int, int, int, int, int, bool, const std::string&, const std::string&>(),
-           py::kw_only(), arg("obs"), arg("act"), arg("extra"), arg("hidden"), arg("depth"), arg("out"),
+      .def(py::init(&make_network), py::kw_only(), arg("obs"), arg("act"), arg("extra"), arg("hidden"), arg("depth"), arg("out"),
            arg("members"), arg("norm"), arg("precision"), arg("isa"))
-      .def("pack", &TrainNet::pack, arg("parameters"), arg("forward"), arg("backward"), R"(Pack the weights.
+      .def("ready", [](Network& net, const Addresses& parameters, bool forward, bool backward) {
+        const std::vector<Layer> all = layers<Layer>("parameters", net.shape(), parameters);
+        without_gil([&] { net.ready(all.data(), forward, backward); });
+      }, arg("parameters"), arg("forward"), arg("backward"), R"(Pack the weights, unless that has been done since they changed.
 
 Parameters
 ----------
 parameters
     Of each layer w [E, in, out], b [E, out] and, with a LayerNorm, g and c [E, out].
 forward, backward
-    For which passes.
+    For which passes. Where they were ever packed for backward, they are again.
 )")
-      .def("forward", &TrainNet::forward, arg("rows"), arg("steps"), arg("rollout"), arg("obs"), arg("act"),
+      .def("changed", &Network::changed, "Say that the parameters may hold other numbers than when they were packed.")
+      .def_property_readonly("packed", [](const Network& net) {
+        return std::make_tuple(net.packed().forward, net.packed().backward);
+      }, "How often the weights were packed for forward, and for backward.")
+      .def("forward", [](Network& net, int rows, int steps, bool rollout, Address obs, Address act, Address extra0,
+                         Address extra1, float value0, float value1, Address out, Address saved) {
+        const Forward f = forward_of(rows, steps, rollout, obs, act, extra0, extra1, value0, value1, out, saved);
+        without_gil([&] { net.forward(f); });
+      }, arg("rows"), arg("steps"), arg("rollout"), arg("obs"), arg("act"),
            arg("extra0"), arg("extra1"), arg("value0"), arg("value1"), arg("out"), arg("saved"),
            R"(Evaluate the network.
 
@@ -247,7 +231,13 @@ out
 saved
     To be written: `saved_bytes` for backward, or 0: nothing is kept.
 )")
-      .def("backward", &TrainNet::backward, arg("rows"), arg("steps"), arg("rollout"), arg("grad"), arg("saved"),
+      .def("backward", [](Network& net, int rows, int steps, bool rollout, Address grad, Address saved,
+                          const Addresses& grads, Address grad_obs, Address grad_act) {
+        std::vector<LayerGrad> to = gradients_of(net.shape(), grads);
+        Backward b = backward_of(rows, steps, rollout, grad, saved, grad_obs, grad_act);
+        b.layers = to.empty() ? nullptr : to.data();
+        without_gil([&] { net.backward(b); });
+      }, arg("rows"), arg("steps"), arg("rollout"), arg("grad"), arg("saved"),
            arg("grads"), arg("grad_obs"), arg("grad_act"), R"(Differentiate what forward kept.
 
 Parameters
@@ -257,7 +247,7 @@ rows, steps, rollout, saved
 grad
     The gradient of its `out`.
 grads
-    To be written, as the parameters of `pack`; empty: no gradient of the weights.
+    To be written, as the parameters of `ready`; empty: no gradient of the weights.
 grad_obs, grad_act
     To be written: [B, O] and [B, A], summed over the members; 0: no gradient of that input.
 
@@ -266,7 +256,7 @@ Raises
 ValueError
     The weights were not packed for backward.
 )")
-      .def("saved_bytes", &TrainNet::saved_bytes, arg("rows"), arg("steps"), "Bytes that forward keeps.");
+      .def("saved_bytes", &Network::saved_bytes, arg("rows"), arg("steps"), "Bytes that forward keeps.");
   py::class_<Lease>(m, "Lease", py::buffer_protocol(), R"(Memory from a pool, given back when it dies: a buffer of bytes.
 
 Parameters
@@ -282,7 +272,15 @@ bytes
   m.def("lease_idle_bytes", &Lease::idle_bytes, "Bytes of the pool that nobody has leased.");
   m.def("lease_fill", &Lease::fill_with, arg("byte"),
         "Fill each lease with this byte from now on, or with nothing (-1). For tests.");
-  m.def("adam", &adam, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"),
+  m.def("adam", [](const std::string& isa, Addresses params, std::vector<Addresses> grads, Addresses first,
+                   Addresses second, Addresses targets, std::vector<std::int64_t> sizes, std::int64_t step, double lr,
+                   double b1, double b2, double eps, double clip_norm, double tau, bool ema_before) {
+    const AdamStep adam = adam_of(isa, std::move(params), std::move(grads), std::move(first), std::move(second),
+                                  std::move(targets), std::move(sizes), lr, b1, b2, eps, clip_norm, tau, ema_before);
+    float norm = 0;
+    without_gil([&] { norm = adam(step); });
+    return norm;
+  }, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"),
         arg("sizes"), arg("step"), arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"),
         R"(One step of Adam, of gradients clipped by their global norm, and of the target network.
 
@@ -317,6 +315,93 @@ Raises
 ValueError
     The lists differ in length, or there are no such operations.
 )");
+  py::class_<Program>(m, "TrainProgram", R"(Native calls of a training step, made again in one call; csrc/train/program.hpp.
+
+What an address stands for must stay where it is as long as the program.
+)")
+      .def(py::init<>())
+      .def("forward", [](Program& program, std::shared_ptr<Network> net, const Addresses& parameters, int rows, int steps,
+                         bool rollout, Address obs, Address act, Address extra0, Address extra1, float value0,
+                         float value1, Address out, Address saved) {
+        auto all = layers<Layer>("parameters", net->shape(), parameters);
+        program.forward(std::move(net), std::move(all),
+                        forward_of(rows, steps, rollout, obs, act, extra0, extra1, value0, value1, out, saved));
+      }, arg("net"), arg("parameters"), arg("rows"), arg("steps"), arg("rollout"), arg("obs"), arg("act"), arg("extra0"),
+           arg("extra1"), arg("value0"), arg("value1"), arg("out"), arg("saved"),
+           R"(Add `net.ready` for this pass, and `net.forward`.
+
+Parameters
+----------
+net, parameters
+    Whose, as `net.ready` has them.
+rows, steps, rollout, obs, act, extra0, extra1, value0, value1, out, saved
+    As `net.forward` has them.
+)")
+      .def("backward", [](Program& program, std::shared_ptr<Network> net, const Addresses& parameters, int rows, int steps,
+                          bool rollout, Address grad, Address saved, const Addresses& grads, Address grad_obs,
+                          Address grad_act) {
+        auto all = layers<Layer>("parameters", net->shape(), parameters);
+        auto to = gradients_of(net->shape(), grads);
+        program.backward(std::move(net), std::move(all),
+                         backward_of(rows, steps, rollout, grad, saved, grad_obs, grad_act), std::move(to));
+      }, arg("net"), arg("parameters"), arg("rows"), arg("steps"), arg("rollout"), arg("grad"), arg("saved"), arg("grads"),
+           arg("grad_obs"), arg("grad_act"), R"(Add `net.ready` for this pass, and `net.backward`.
+
+Parameters
+----------
+net, parameters
+    Whose, as `net.ready` has them.
+rows, steps, rollout, grad, saved, grads, grad_obs, grad_act
+    As `net.backward` has them.
+)")
+      .def("adam", [](Program& program, const std::string& isa, Addresses params, std::vector<Addresses> grads,
+                      Addresses first, Addresses second, Addresses targets, std::vector<std::int64_t> sizes, Address step,
+                      double lr, double b1, double b2, double eps, double clip_norm, double tau, bool ema_before,
+                      Address norm, Program::Networks changes) {
+        program.adam([adam = adam_of(isa, std::move(params), std::move(grads), std::move(first), std::move(second),
+                                     std::move(targets), std::move(sizes), lr, b1, b2, eps, clip_norm, tau, ema_before),
+                      step = at<const std::int64_t>(step), norm = at<float>(norm)] { *norm = adam(*step); },
+                     std::move(changes));
+      }, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"), arg("sizes"), arg("step"),
+           arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"), arg("norm"),
+           arg("changes"), R"(Add `adam`.
+
+Parameters
+----------
+isa, params, grads, first, second, targets, sizes, lr, b1, b2, eps, clip_norm, tau, ema_before
+    As `adam` has them.
+step
+    Where the number of the step is, an int64.
+norm
+    Where to write the norm.
+changes
+    The networks of which `params` or `targets` are parameters.
+)")
+      .def("elementwise", [](Program& program, const std::string& op, int rows, int columns, const PyOperand& out,
+                             const std::vector<PyOperand>& operands) {
+        std::vector<Operand> in;
+        for (const PyOperand& x : operands) in.push_back(operand(x));
+        program.elementwise(elementwise(op, rows, columns, operand(out), in));
+      }, arg("op"), arg("rows"), arg("columns"), arg("out"), arg("operands"), R"(Add an operation of csrc/train/elementwise.hpp.
+
+Parameters
+----------
+op
+    Its name.
+rows, columns
+    The shape of what it writes.
+out, operands
+    Address, elements from a row and from a column to the next, and the number that stands where the address is 0.
+
+Raises
+------
+ValueError
+    There is no such operation, or it takes another number of operands.
+)")
+      .def("increment", [](Program& program, Address number, std::int64_t by) {
+        program.increment(at<std::int64_t>(number), by);
+      }, arg("number"), arg("by"), "Add to an int64.")
+      .def("run", [](const Program& program) { without_gil([&] { program.run(); }); }, "Make the calls, in order.");
   m.def("train_isas", &isas, arg("precision"), R"(The instruction sets that train in a precision, slowest first.
 
 Parameters

@@ -90,21 +90,23 @@ class _Packed:
         # by its address that the copy is told from one of parameters that have been replaced.
         self.aliases = [p.detach() for p in params]
         self.addresses = [p.data_ptr() for p in params]
-        self.forward: list[int] | None = None
-        self.backward: list[int] | None = None
+        self.versions: list[int] = []
+
+    def look(self) -> None:
+        """Notice if a parameter was written to since the last look."""
+        versions = [p._version for p in self.aliases]
+        if versions != self.versions:
+            self.net.changed()
+            self.versions = versions
+
+    def seen(self) -> None:
+        """Take the parameters as they are for those that csrc has seen."""
+        self.versions = [p._version for p in self.aliases]
 
     def ready(self, forward: bool, backward: bool) -> Any:
         """Return the network, its weights packed for forward, for backward, or at once for both."""
-        versions = [p._version for p in self.aliases]
-        forward = forward and self.forward != versions
-        # One pass over the weights is cheaper than two: who needed both before will need both again.
-        backward = (backward or self.backward is not None) and self.backward != versions
-        if forward or backward:
-            self.net.pack(self.addresses, forward, backward)
-        if forward:
-            self.forward = versions
-        if backward:
-            self.backward = versions
+        self.look()
+        self.net.ready(self.addresses, forward, backward)
         return self.net
 
 

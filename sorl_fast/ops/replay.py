@@ -8,24 +8,17 @@ a replay makes them again, in order, into the same memory. It computes what the 
 bit for bit.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .recorded import Call, block, in_phases, tensors, written
+
 # Recordings that one `Replayed` keeps: a step that is never the same again runs as written.
 MOST = 64
-
-
-class Call(NamedTuple):
-    """One operation as it was called below autograd."""
-
-    operation: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    result: Any
 
 
 class _Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -40,7 +33,7 @@ class _Listening(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if func._schema.is_mutable:  # torch counts no version of _foreach's tensors under a mode
-            torch.autograd.graph.increment_version(_written(func, args, kwargs or {}))
+            torch.autograd.graph.increment_version(written(func, args, kwargs or {}))
         self.calls.append(Call(func, args, dict(kwargs or {}), result))
         return result
 
@@ -138,71 +131,32 @@ def _usable(inputs: Iterable[Tensor]) -> bool:
     )
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    """Return the tensors of a call's argument or result."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [x for part in value for x in _tensors(part)]
-    return []
-
-
-def _written(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return the tensors that a call writes to."""
-    schema = operation._schema.arguments
-    given = {a.name: x for a, x in zip(schema, args, strict=False)} | {**kwargs}
-    written = [a.name for a in schema if a.alias_info is not None and a.alias_info.is_write]
-    return _tensors([given.get(name) for name in written])
-
-
-def _block(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
-
-
-def _is_view(call: Call) -> bool:
-    """Whether a call only looks at its argument's memory."""
-    returns = call.operation._schema.returns
-    return bool(returns) and all(
-        r.alias_info is not None and not r.alias_info.is_write for r in returns
-    )
-
-
-def _ours(call: Call) -> bool:
-    return bool(call.operation.namespace == "sorl_fast")
-
-
 class _Recording:
     """The calls of one run, ready to be made again."""
 
     def __init__(self, calls: Sequence[Call], inputs: list[Tensor], result: Tensor, arena: Arena):
-        from .prepared import prepared
+        from .program import Program, is_native  # there where anything was recorded
 
         self._inputs, self._result = inputs, result
         self._calls: list[Callable[[], Any]] = []
-        calls = _changing([call for call in calls if not _is_view(call)])
-        arena.begin()
-        places: dict[int, Tensor] = {}
-        last = _last_uses(calls)
-        for i, call in enumerate(calls):
-            for x in _tensors(call.result):
-                if _block(x) in last and _block(x) not in places:
-                    places[_block(x)] = arena.take(x.numel() * x.element_size())
-            if _ours(call):
-                again = prepared(*call, places)
-                if again is None:
-                    raise NotReplayable(str(call.operation))
-                self._calls.append(again)
+        calls = _changing([call for call in calls if not call.is_view])
+        for call in calls:
+            if call.ours and not is_native(
+                call
+            ):  # a kernel that was asked for on the CPU, interpreted
+                raise NotReplayable(str(call.operation))
+        phases = in_phases(calls, is_native)
+        places = _places([call for _, phase in phases for call in phase], arena)
+        for native, phase in phases:
+            if native:
+                self._calls.append(Program(phase, places).run)
             else:
-                self._calls.append(_again(call))
-            for block, end in last.items():
-                if end == i:
-                    arena.give(places[block])
+                self._calls += [_again(call) for call in phase]
 
     def replay(self, inputs: Sequence[Tensor]) -> Tensor:
         """Make the calls again, with other numbers in the inputs."""
         with torch.no_grad():
-            for own, x in zip(self._inputs, inputs, strict=True):
-                own.copy_(x)
+            torch._foreach_copy_(self._inputs, [*inputs])
             for call in self._calls:
                 call()
             return self._result.clone()
@@ -215,41 +169,51 @@ _FILLED = {"ones_like", "zeros_like", "full_like", "new_zeros", "new_ones", "new
 def _changing(calls: Sequence[Call]) -> list[Call]:
     """Return the calls whose numbers are others in every replay: a loss's own gradient, say, is none."""
     constant: set[int] = set()
-    written = {
-        _block(x)
-        for call in calls
-        if call.operation._schema.is_mutable
-        for x in _written(call.operation, call.args, call.kwargs)
-    }
+    written = {block(x) for call in calls if call.mutable for x in call.written()}
     changing = []
     for call in calls:
-        read = [_block(x) for x in _tensors([call.args, [*call.kwargs.values()]])]
+        read = [block(x) for x in call.given()]
         filled = call.operation._schema.name.removeprefix("aten::") in _FILLED
-        made = {_block(x) for x in _tensors(call.result)}
-        same = filled or all(block in constant for block in read)
-        same = same and torch.Tag.nondeterministic_seeded not in call.operation.tags
-        if same and made and not call.operation._schema.is_mutable and not made & written:
+        made = {block(x) for x in call.made()}
+        same = filled or all(x in constant for x in read)
+        same = same and not call.random
+        if same and made and not call.mutable and not made & written:
             constant |= made
         else:
             changing.append(call)
     return changing
 
 
+def _places(calls: Sequence[Call], arena: Arena) -> dict[int, Tensor]:
+    """Return which block of the arena stands for each large block that only our operations touch."""
+    arena.begin()
+    places: dict[int, Tensor] = {}
+    last = _last_uses(calls)
+    for i, call in enumerate(calls):
+        for x in call.made():
+            if block(x) in last and block(x) not in places:
+                places[block(x)] = arena.take(x.numel() * x.element_size())
+        for of, end in last.items():
+            if end == i:
+                arena.give(places[of])
+    return places
+
+
 def _last_uses(calls: Sequence[Call]) -> dict[int, int]:
     """Return of each large block that only our operations touch the last call that does."""
     last: dict[int, int] = {}
     for i, call in enumerate(calls):
-        if _ours(call) and call.operation is not torch.ops.sorl_fast.adam_ema_step.default:
-            for x in _tensors(call.result):
+        if call.ours and call.operation is not torch.ops.sorl_fast.adam_ema_step.default:
+            for x in call.made():
                 if x.numel() * x.element_size() >= 1 << 16:
-                    last[_block(x)] = i
+                    last[block(x)] = i
     for i, call in enumerate(calls):
-        for x in _tensors([call.args, [*call.kwargs.values()]]):
-            if _block(x) in last:
-                if _ours(call):
-                    last[_block(x)] = i
+        for x in call.given():
+            if block(x) in last:
+                if call.ours:
+                    last[block(x)] = i
                 else:
-                    del last[_block(x)]
+                    del last[block(x)]
     return last
 
 
@@ -261,14 +225,14 @@ def _again(call: Call) -> Callable[[], Any]:
     if operation._schema.is_mutable:
         if not operation._schema.name.startswith("aten::_fused_"):
             return lambda: operation(*args, **kwargs)
-        written = _written(operation, args, kwargs)
+        changed = written(operation, args, kwargs)
 
         def fused() -> None:  # writes without a word to those who hold an older version
             operation(*args, **kwargs)
-            torch.autograd.graph.increment_version(written)
+            torch.autograd.graph.increment_version(changed)
 
         return fused
-    results = [x.detach() for x in _tensors(result)]
+    results = [x.detach() for x in tensors(result)]
     if not results:  # a number that the host has read, and may have acted upon
         raise NotReplayable(str(operation))
     into = _writing(operation)
@@ -278,7 +242,7 @@ def _again(call: Call) -> Callable[[], Any]:
         return lambda: other(*args, **kwargs)
 
     def copied() -> None:
-        for own, x in zip(results, _tensors(operation(*args, **kwargs)), strict=True):
+        for own, x in zip(results, tensors(operation(*args, **kwargs)), strict=True):
             own.copy_(x)
 
     return copied

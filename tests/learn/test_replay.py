@@ -133,6 +133,6 @@ def test_recordings_share_their_large_blocks():
 
 def test_a_kernel_that_was_asked_for_is_no_call_of_csrc(sorl, monkeypatch):
     """Which is not known how to make again: the update runs as written, each time."""
-    monkeypatch.setattr("sorl_fast.ops.prepared._PREPARE", {})
+    monkeypatch.setattr("sorl_fast.ops.program._OURS", {})
     learner, written = learners(sorl)
     assert torch.equal(updates(learner, 4), updates(written, 4))

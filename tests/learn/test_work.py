@@ -25,9 +25,15 @@ def done(monkeypatch):
         def __init__(self, **sizes):
             self.real, self.name = real.TrainNet(**sizes), NAMES[sizes["norm"]]
 
-        def pack(self, addresses, forward, backward):
-            log.append(("pack", self.name, forward, backward))
-            self.real.pack(addresses, forward, backward)
+        def changed(self):
+            self.real.changed()
+
+        def ready(self, addresses, forward, backward):
+            before = self.real.packed
+            self.real.ready(addresses, forward, backward)
+            if self.real.packed != before:
+                passes = zip(before, self.real.packed, strict=True)
+                log.append(("pack", self.name, *(x != y for x, y in passes)))
 
         def forward(self, rows, steps, *rest):
             log.append(("forward", self.name, rows, steps, "kept" if rest[-1] else "not kept"))
@@ -41,6 +47,8 @@ def done(monkeypatch):
     real = native._native
     monkeypatch.delenv("SORL_OPS", raising=False)
     monkeypatch.setattr(native, "_native", SimpleNamespace(**vars(real) | {"TrainNet": Counted}))
+    as_written = lambda learner, *given: learner.method.update(learner, *given)  # noqa: E731
+    monkeypatch.setattr(Learner, "update", as_written)
     ops.forget()
     yield log
     ops.forget()

@@ -35,8 +35,11 @@ saved = np.zeros(net.saved_bytes(64, 4), "u1")
 at = [a.ctypes.data for a in (x, z, out, saved)]
 sizes = [int(np.prod(s)) for s in shapes]
 rest = first, second, targets, sizes, 1, 1e-3, 0.9, 0.999, 1e-8, 1.0, 5e-3, False
-net.pack(params, True, True)
+net.ready(params, True, True)
 net.forward(64, 4, True, at[0], at[1], 0, 0, 0.0, 2.0, at[2], at[3])
+program = _native.TrainProgram()
+program.forward(net, params, 64, 4, True, at[0], at[1], 0, 0, 0.0, 2.0, at[2], at[3])
+program.backward(net, params, 64, 4, True, at[2], at[3], grads, 0, 0)
 """
 # One daemon thread repeats each of the calls until the process ends.
 SCRIPT = """
@@ -66,10 +69,11 @@ CALLS = {
     ),
     "training": (
         TRAINING,
-        "lambda: net.pack(params, True, True), "
+        "lambda: (net.changed(), net.ready(params, True, True)), "
         "lambda: net.forward(64, 4, True, at[0], at[1], 0, 0, 0.0, 2.0, at[2], at[3]), "
         "lambda: net.backward(64, 4, True, at[2], at[3], grads, 0, 0), "
-        "lambda: _native.adam(isa, params, [grads], *rest)",
+        "lambda: _native.adam(isa, params, [grads], *rest), "
+        "program.run",
     ),
 }
 
