@@ -5,8 +5,8 @@
 namespace sorl::train {
 
 const Ops* avx512_ops(Precision precision) {
-  static const Ops fp32 = table<F32<11, 2>>(Isa::avx512, Precision::fp32);
-  static const Ops bf16 = table<Bf16InF32<11, 2>>(Isa::avx512, Precision::bf16);
+  static const Ops fp32 = table<F32<6, 4>>(Isa::avx512, Precision::fp32);
+  static const Ops bf16 = table<Bf16InF32<6, 4>>(Isa::avx512, Precision::bf16);
   return precision == Precision::fp32 ? &fp32 : &bf16;
 }
 

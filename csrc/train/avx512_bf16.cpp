@@ -41,8 +41,7 @@ struct Avx512Bf16 : Bf16 {
                    std::size_t init_cb, Epilogue epilogue, Last = {}) {
     alignas(64) float block[kArea];
     for (int c = 0; c < ncb; ++c) {
-      const T* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
-      Ahead<T, Epilogue> ahead(epilogue, next, b_k, c, nrb, nk, 3 * nrb * nk);
+      Ahead<T, Epilogue> ahead(epilogue, c, 1, nrb, b + (c + 1) * b_cb, c + 1 < ncb, b_cb, nk, b_k, 3 * nrb * nk);
       for (int r = 0; r < nrb; ++r) {
         const float* start = init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
         const T *x = a + r * a_rb, *w = b + c * b_cb;

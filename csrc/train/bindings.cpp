@@ -111,7 +111,7 @@ struct AdamStep {
   }
 
   // Returns the norm before clipping.
-  float operator()(std::int64_t step) const {
+  float operator()(std::int64_t step, const std::vector<Packing>& packings) const {
     float norm = 0;
     std::size_t chunks = 0;
     for (const std::int64_t size : sizes) chunks += static_cast<std::size_t>((size + kAdamChunk - 1) / kAdamChunk);
@@ -127,6 +127,7 @@ struct AdamStep {
       a.sizes = sizes.data(), a.step = step;
       a.lr = lr, a.b1 = b1, a.b2 = b2, a.eps = eps, a.clip_norm = clip_norm, a.tau = tau;
       a.ema_before = ema_before;
+      a.packings = packings.data(), a.packed = static_cast<int>(packings.size());
       a.partial = runtime.partial_sums(chunks);
       a.norm = &norm;
       ops->adam(team, a);
@@ -278,7 +279,7 @@ bytes
     const AdamStep adam = adam_of(isa, std::move(params), std::move(grads), std::move(first), std::move(second),
                                   std::move(targets), std::move(sizes), lr, b1, b2, eps, clip_norm, tau, ema_before);
     float norm = 0;
-    without_gil([&] { norm = adam(step); });
+    without_gil([&] { norm = adam(step, {}); });
     return norm;
   }, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"),
         arg("sizes"), arg("step"), arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"),
@@ -357,14 +358,17 @@ rows, steps, rollout, grad, saved, grads, grad_obs, grad_act
       .def("adam", [](Program& program, const std::string& isa, Addresses params, std::vector<Addresses> grads,
                       Addresses first, Addresses second, Addresses targets, std::vector<std::int64_t> sizes, Address step,
                       double lr, double b1, double b2, double eps, double clip_norm, double tau, bool ema_before,
-                      Address norm, Program::Networks changes) {
+                      Address norm, Program::Networks whole,
+                      Program::Networks partly) {
         program.adam([adam = adam_of(isa, std::move(params), std::move(grads), std::move(first), std::move(second),
                                      std::move(targets), std::move(sizes), lr, b1, b2, eps, clip_norm, tau, ema_before),
-                      step = at<const std::int64_t>(step), norm = at<float>(norm)] { *norm = adam(*step); },
-                     std::move(changes));
+                      step = at<const std::int64_t>(step), norm = at<float>(norm)](const std::vector<Packing>& packings) {
+                       *norm = adam(*step, packings);
+                     },
+                     std::move(whole), std::move(partly));
       }, arg("isa"), arg("params"), arg("grads"), arg("first"), arg("second"), arg("targets"), arg("sizes"), arg("step"),
            arg("lr"), arg("b1"), arg("b2"), arg("eps"), arg("clip_norm"), arg("tau"), arg("ema_before"), arg("norm"),
-           arg("changes"), R"(Add `adam`.
+           arg("whole"), arg("partly"), R"(Add `adam`.
 
 Parameters
 ----------
@@ -374,8 +378,8 @@ step
     Where the number of the step is, an int64.
 norm
     Where to write the norm.
-changes
-    The networks of which `params` or `targets` are parameters.
+whole, partly
+    Networks all of whose parameters are `params` or `targets`, which are packed on the way, and those of which some are.
 )")
       .def("elementwise", [](Program& program, const std::string& op, int rows, int columns, const PyOperand& out,
                              const std::vector<PyOperand>& operands) {

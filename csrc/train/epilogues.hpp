@@ -39,18 +39,23 @@ SORL_INLINE void fetch(const T* block, int i, int n) {
   for (int at = i * kBytes; at < n * kBytes; at += 64) prefetch<how>(p + at);
 }
 
-// What a product fetches while it computes a column of blocks, spread over all of it so that no line is
-// waited for: the blocks of its epilogue, and the next column of its right operand. Called `calls` times.
+// What a product fetches while it computes some columns of blocks, spread over all of it so that no line is
+// waited for: the blocks of its epilogue, and the next columns of its right operand. Called `calls` times.
 template <class T, class Epilogue>
 class Ahead {
  public:
-  Ahead(const Epilogue& epilogue, const T* next, std::size_t next_k, int c, int nrb, int nk, int calls)
-      : epilogue_(epilogue), next_(next), next_k_(next_k), c_(c), own_(nrb, calls), right_(nk, calls) {}
+  // nrb rows of blocks, in the columns from c to c + wide; the right operand's next_wide columns from `next`, of nk blocks
+  // next_k elements apart, are next_c apart.
+  Ahead(const Epilogue& epilogue, int c, int wide, int nrb, const T* next, int next_wide, std::size_t next_c, int nk,
+        std::size_t next_k, int calls)
+      : epilogue_(epilogue), next_(next), next_c_(next_c), next_k_(next_k), c_(c), nrb_(nrb), nk_(nk),
+        own_(nrb * wide, calls), right_(nk * next_wide, calls) {}
 
   void operator()() {
-    own_.advance([&](int r, int i, int n) { epilogue_.ahead(r, c_, i, n); });
-    if (next_ != nullptr)
-      right_.advance([&](int k, int i, int n) { fetch<Fetch::read_second>(next_ + k * next_k_, i, n); });
+    own_.advance([&](int b, int i, int n) { epilogue_.ahead(b % nrb_, c_ + b / nrb_, i, n); });
+    right_.advance([&](int b, int i, int n) {
+      fetch<Fetch::read_second>(next_ + b / nk_ * next_c_ + b % nk_ * next_k_, i, n);
+    });
   }
 
  private:
@@ -71,9 +76,9 @@ class Ahead {
     }
   };
   const Epilogue& epilogue_;
-  const T* next_;  // the next column, or null
-  std::size_t next_k_;
-  int c_;
+  const T* next_;
+  std::size_t next_c_, next_k_;
+  int c_, nrb_, nk_;
   Progress own_, right_;
 };
 

@@ -1,5 +1,5 @@
 // The policy of fp32: both layouts are row-major, and a left operand may be read transposed in place.
-// A part of a block of R rows by 16 N columns keeps its sums in registers.
+// A part of a block, or of two beside each other, of R rows by 16 N columns keeps its sums in registers.
 #pragma once
 
 #include <type_traits>
@@ -60,25 +60,28 @@ struct F32 {
     store(sums, a), store(sums + 16, b);
   }
 
-  // Adds to `rows` rows from `row`, 16 `vectors` columns from `column` of one block's sums, which begin as
-  // `init`; `last` elements of the last of the nk blocks of depth are there.
+  // Adds to `rows` rows from `row`, 16 `vectors` columns from `column`, of which those beyond a block are the next
+  // one's: b_c elements further on; the sums begin as `init`, whose and whose own blocks are as far as `init_c` and kArea
+  // apart; `last` elements of the last of the nk blocks of depth are there.
   template <bool transposed, int rows, int vectors, class AheadOf>
   static void part(int row, int column, int nk, int last, const float* a, std::size_t a_k, const float* b,
-                   std::size_t b_k, const float* init, float* to, AheadOf& ahead) {
+                   std::size_t b_k, std::size_t b_c, const float* init, std::size_t init_c, float* to, AheadOf& ahead) {
     v16 s[rows][vectors];
+    const auto at = [&](int i, int n, std::size_t block) {
+      return (n / 2) * block + (row + i) * kBlock + column + n % 2 * 16;
+    };
     for (int i = 0; i < rows; ++i)
-      for (int n = 0; n < vectors; ++n)
-        s[i][n] = init != nullptr ? load(init + (row + i) * kBlock + column + 16 * n) : v16{};
+      for (int n = 0; n < vectors; ++n) s[i][n] = init != nullptr ? load(init + at(i, n, init_c)) : v16{};
     a += transposed ? row : row * kBlock;
     b += column;
     for (int kb = 0; kb < nk; ++kb, a += a_k, b += b_k) {
-      const float *x = a, *w = b;
+      const float *x = a, *w = b, *v = b + b_c;
       const int depth = kb + 1 < nk ? kBlock : last;
       ahead();
 #pragma GCC unroll 2
-      for (int k = 0; k < depth; ++k, x += transposed ? kBlock : 1, w += kBlock) {
+      for (int k = 0; k < depth; ++k, x += transposed ? kBlock : 1, w += kBlock, v += kBlock) {
         v16 y[vectors];
-        for (int n = 0; n < vectors; ++n) y[n] = load(w + 16 * n);
+        for (int n = 0; n < vectors; ++n) y[n] = load((n < 2 ? w : v) + n % 2 * 16);
 #pragma GCC unroll 16
         for (int i = 0; i < rows; ++i) {
           const v16 f = set(x[transposed ? i : i * kBlock]);
@@ -87,46 +90,67 @@ struct F32 {
       }
     }
     for (int i = 0; i < rows; ++i)
-      for (int n = 0; n < vectors; ++n) store(to + (row + i) * kBlock + column + 16 * n, s[i][n]);
+      for (int n = 0; n < vectors; ++n) store(to + at(i, n, kArea), s[i][n]);
   }
+
+  // A block's rows in strips of `rows`, and beyond the first `tall` of them of one less: as even as can be, for one of
+  // few rows would wait for its own sums.
+  template <int V>
+  struct Strips {
+    static constexpr int most = R * N / V < 12 ? R * N / V : 12;  // as many sums, as far as they need be
+    static constexpr int count = (kBlock + most - 1) / most, rows = (kBlock + count - 1) / count;
+    static constexpr int tall = kBlock - count * (rows - 1);
+    static_assert(tall > 0);
+  };
 
   template <bool transposed, class Epilogue>
   static void gemm(int nrb, int ncb, int nk, const float* a, std::size_t a_rb, std::size_t a_k,
                    const float* b, std::size_t b_cb, std::size_t b_k, const float* init,
                    std::size_t init_rb, std::size_t init_cb, Epilogue epilogue, Last last = {}) {
-    alignas(64) float sums[kMaxChunk][kArea] = {};
-    // A block's rows in strips as even as can be: one of few rows would wait for its own sums.
-    constexpr int kStrips = (kBlock + R - 1) / R, kTall = kBlock - kStrips * (R - 1);
-    static_assert(kTall > 0);
-    for (int c = 0; c < ncb; ++c) {
-      const int columns = c + 1 < ncb ? kBlock : last.columns;
-      const float* next = c + 1 < ncb ? b + (c + 1) * b_cb : nullptr;
-      Ahead<float, Epilogue> ahead(epilogue, next, b_k, c, nrb, nk, nrb * nk * kStrips * (kBlock / (16 * N)));
+    constexpr int kWide = N > 2 ? 2 : 1;  // blocks of columns that go together
+    alignas(64) float sums[kMaxChunk][kWide * kArea];
+    for (int c = 0; c < ncb; c += kWide) {
+      const int wide = ncb - c < kWide ? ncb - c : kWide;
+      const int columns = c + wide < ncb ? wide * kBlock : (wide - 1) * kBlock + last.columns;
+      const int beyond = ncb - c - wide, next_wide = beyond < kWide ? beyond : kWide;
+      const int strips = wide == kWide ? Strips<N>::count * (kWide * kBlock / (16 * N)) : Strips<2>::count;
+      Ahead<float, Epilogue> ahead(epilogue, c, wide, nrb, b + (c + wide) * b_cb, next_wide, b_cb, nk, b_k,
+                                   nrb * nk * strips);
       for (int k0 = 0; k0 < nk; k0 += kDeep) {
         const int deep = nk - k0 < kDeep ? nk - k0 : kDeep, depth = k0 + deep < nk ? kBlock : last.depth;
         const auto strip = [&](auto vectors, int column) {
-          constexpr int V = decltype(vectors)::value;
+          constexpr int V = decltype(vectors)::value, kRows = Strips<V>::rows;
+          const int block = column / kBlock;
           for (int r = 0; r < nrb; ++r) {
             const int rows = r + 1 < nrb ? kBlock : last.rows;
             const float* start = k0 > 0 ? sums[r] : init != nullptr ? init + r * init_rb + c * init_cb : nullptr;
+            if (start != nullptr) start += block * (k0 > 0 ? std::size_t(kArea) : init_cb);
             const auto some = [&](auto count, int row) {
-              part<transposed, decltype(count)::value, V>(row, column, deep, depth, a + r * a_rb + k0 * a_k, a_k,
-                                                          b + c * b_cb + k0 * b_k, b_k, start, sums[r], ahead);
+              part<transposed, decltype(count)::value, V>(row, column % kBlock, deep, depth, a + r * a_rb + k0 * a_k, a_k,
+                                                          b + (c + block) * b_cb + k0 * b_k, b_k, b_cb, start,
+                                                          k0 > 0 ? std::size_t(kArea) : init_cb, sums[r] + block * kArea, ahead);
             };
             int row = 0;
-            for (; row < kTall * R && row < rows; row += R) some(std::integral_constant<int, R>{}, row);
-            if constexpr (kTall < kStrips)
-              for (; row < rows; row += R - 1) some(std::integral_constant<int, R - 1>{}, row);
+            for (; row < Strips<V>::tall * kRows && row < rows; row += kRows) some(std::integral_constant<int, kRows>{}, row);
+            if constexpr (Strips<V>::tall < Strips<V>::count)
+              for (; row < rows; row += kRows - 1) some(std::integral_constant<int, kRows - 1>{}, row);
           }
         };
-        for (int column = 0; column < columns; column += 16 * N)
-          if (N > 1 && columns - column <= 16)
-            strip(std::integral_constant<int, 1>{}, column);
-          else
-            strip(std::integral_constant<int, N>{}, column);
+        int column = 0;
+        while (column < columns) {
+          const int left = columns - column;
+          if (N > 2 && left > 32) {
+            strip(std::integral_constant<int, N>{}, column), column += 16 * N;
+          } else if (N > 1 && left > 16) {
+            strip(std::integral_constant<int, N < 2 ? N : 2>{}, column), column += 32;
+          } else {
+            strip(std::integral_constant<int, 1>{}, column), column += 16;
+          }
+        }
       }
       for (int r = 0; r < nrb; ++r)
-        for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c, j, sums[r]);
+        for (int w = 0; w < wide; ++w)
+          for (int j = 0; j < kBlock / 2; ++j) epilogue.pair(r, c + w, j, sums[r] + w * kArea);
     }
   }
 };

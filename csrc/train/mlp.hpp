@@ -29,7 +29,7 @@ Ops table(Isa isa, Precision precision) {
   o.element_bytes = sizeof(T);
   o.forward_bytes = [](const Shape& s) { return sizeof(T) * Plan<P>(s).fwd_size() * s.members; };
   o.backward_bytes = [](const Shape& s) { return sizeof(T) * Plan<P>(s).bwd_size() * s.members; };
-  o.bias_floats = [](const Shape& s) { return Plan<P>(s).bias_size(); };
+  o.bias_floats = [](const Shape& s) { return Plan<P>(s).bias_floats(); };
   o.saved_bytes = [](const Shape& s, int rows, int steps) {
     const Plan<P> p(s);
     return Saved<P>(p, rows, steps).bytes();
@@ -37,6 +37,10 @@ Ops table(Isa isa, Precision precision) {
   o.shared_bytes = shared_bytes<P>;
   o.own_bytes = own_bytes<P>;
   o.pack = pack<P>;
+  o.pack_rows = [](const Net& net, int e, int l, int kb, bool backward) {
+    pack_hidden(Plan<P>(net.shape), net, e, l, kb, true, backward);
+  };
+  o.pack_rest = [](const Net& net, int item, bool backward) { pack_rest(Plan<P>(net.shape), net, item, true, backward); };
   o.forward = forward<P>;
   o.backward = backward<P>;
   o.adam = adam<P>;

@@ -32,6 +32,15 @@ void Network::ready(const Layer* layers, bool forward, bool backward) {
   });
 }
 
+Packing Network::packing() {
+  const bool backward = net_.backward != nullptr;
+  if (packed_.forward == 0) return {};
+  forward_fresh_ = true, ++packed_.forward;
+  backward_fresh_ = backward;
+  if (backward) ++packed_.backward;
+  return {ops_, &net_, backward};
+}
+
 void Network::forward(Forward f) {
   if (f.rows == 0) return;
   Runtime::get().call(ops_, &net_.shape, f.rows, f.steps, [&](Team& team, const Scratch& scratch) {

@@ -26,6 +26,10 @@ class Network {
   // for both again, and one pass over the weights is cheaper than two.
   void ready(const Layer* layers, bool forward, bool backward);
 
+  // The network for an optimiser that packs what it changes, after which it is ready for all that it has been; ops is
+  // null where it hasn't been packed yet.
+  Packing packing();
+
   // As train.hpp says; net and scratch are filled in here. No rows: nothing is done.
   void forward(Forward f);
   void backward(Backward b);

@@ -34,24 +34,31 @@ void pack_rows(typename P::T* to, int row_blocks, int column_blocks, int rows, i
   }
 }
 
-// The 32 x 32 block at (row, column) of w [rows][columns], each row times its gain, into `to`.
-inline void gather(const float* w, int rows, int columns, int row, int column, const float* gain, float* to) {
+// 32 columns of one row of w [rows][columns] into `to`; zeros where there is none.
+inline void gather_row(const float* w, int rows, int columns, int row, int column, float* to) {
+  const float* from = w + std::size_t(row) * columns + column;
+  if (row >= rows)
+    store(to, v16{}), store(to + 16, v16{});
+  else if (column + kBlock <= columns)
+    store(to, load(from)), store(to + 16, load(from + 16));
+  else
+    for (int n = 0; n < kBlock; ++n) to[n] = column + n < columns ? from[n] : 0.0f;
+}
+
+// The 32 x 32 block at (row, column) of w [rows][columns], into `to`; with LayerNorm each row
+// times its gain, and the sum of the rows, each times its shift, is added to `shifted`.
+inline void gather(const float* w, int rows, int columns, int row, int column, const float* gain, const float* shift,
+                   float* to, v16 (&shifted)[2]) {
   for (int i = 0; i < kBlock; ++i, to += kBlock) {
-    if (row + i >= rows) {
-      store(to, v16{}), store(to + 16, v16{});
-      continue;
-    }
-    const float* from = w + std::size_t(row + i) * columns + column;
-    const float scale = gain == nullptr ? 1.0f : gain[row + i];
-    if (column + kBlock <= columns) {
-      store(to, load(from) * scale), store(to + 16, load(from + 16) * scale);
-    } else {
-      for (int n = 0; n < kBlock; ++n) to[n] = column + n < columns ? from[n] * scale : 0.0f;
-    }
+    gather_row(w, rows, columns, row + i, column, to);
+    if (row + i >= rows || gain == nullptr) continue;
+    const v16 a = load(to), b = load(to + 16);
+    shifted[0] += a * shift[row + i], shifted[1] += b * shift[row + i];
+    store(to, a * gain[row + i]), store(to + 16, b * gain[row + i]);
   }
 }
 
-// One row of blocks of layer l of member e.
+// One row of blocks of layer l >= 1 of member e.
 template <class P>
 void pack_hidden(const Plan<P>& p, const Net& net, int e, int l, int kb, bool forward, bool backward) {
   using T = typename P::T;
@@ -59,6 +66,7 @@ void pack_hidden(const Plan<P>& p, const Net& net, int e, int l, int kb, bool fo
   const int in = s.in(l), out = s.width(l), NB = l == s.depth ? p.OB : p.HB;
   const float* w = net.layers[l].w + std::size_t(e) * in * out;
   const float* gain = s.norm ? net.layers[l - 1].g + std::size_t(e) * in : nullptr;
+  const float* shift = s.norm ? net.layers[l - 1].c + std::size_t(e) * in : nullptr;
   T* fwd = static_cast<T*>(net.forward) + e * p.fwd_size() + p.fwd(l);
   T* bwd = static_cast<T*>(net.backward) + e * p.bwd_size() + p.bwd(l);
   alignas(64) float block[kArea];
@@ -73,8 +81,13 @@ void pack_hidden(const Plan<P>& p, const Net& net, int e, int l, int kb, bool fo
   };
   for (int nb = 0; nb < NB; ++nb) {
     if (nb + 1 < NB) ahead(nb + 1);
-    gather(w, in, out, kb * kBlock, nb * kBlock, gain, block);
+    v16 shifted[2] = {};
+    gather(w, in, out, kb * kBlock, nb * kBlock, gain, shift, block, shifted);
     if (forward) P::store_block(block, fwd + (std::size_t(nb) * p.HB + kb) * kPitch);
+    if (forward && s.norm) {
+      float* to = net.bias + p.shifts(e, l, kb) + nb * kBlock;
+      store(to, shifted[0]), store(to + 16, shifted[1]);
+    }
     if (backward) P::store_transposed(block, bwd + (std::size_t(kb) * NB + nb) * kPitch);
   }
 }
@@ -88,21 +101,18 @@ void pack_first(const Plan<P>& p, const Net& net, int e, bool forward, bool back
   T* fwd = static_cast<T*>(net.forward) + e * p.fwd_size();
   T* bwd = static_cast<T*>(net.backward) + e * p.bwd_size();
   alignas(64) float block[kArea];
+  v16 none[2];
+  const float* group = w + std::size_t(s.obs) * s.hidden;
   const auto part = [&](const float* rows, int n, int KB, T* to) {
     for (int nb = 0; nb < p.HB; ++nb)
       for (int kb = 0; kb < KB; ++kb) {
         for (int i = 0; i < kBlock; ++i) {
-          const int k = kb * kBlock + i, row = k < n ? k : k - n;
-          for (int c = 0; c < kBlock; ++c) {
-            const int column = nb * kBlock + c;
-            const bool there = column < s.hidden && (k < n || (P::split && k < 2 * n));
-            block[i * kBlock + c] = there ? rows[std::size_t(row) * s.hidden + column] : 0.0f;
-          }
+          const int k = kb * kBlock + i, row = P::split && k >= n ? k - n : k;
+          gather_row(rows, n, s.hidden, row, nb * kBlock, block + i * kBlock);
         }
         P::store_block(block, to + (std::size_t(nb) * KB + kb) * kPitch);
       }
   };
-  const float* group = w + std::size_t(s.obs) * s.hidden;
   if (forward) {
     part(w, s.obs, p.XB, fwd + p.fwd_x());
     part(group, s.group(), p.GB, fwd + p.fwd_group());
@@ -110,34 +120,38 @@ void pack_first(const Plan<P>& p, const Net& net, int e, bool forward, bool back
   if (!backward) return;
   for (int nb = 0; nb < p.HB; ++nb) {
     for (int kb = 0; kb < p.AB; ++kb) {
-      gather(group, s.act, s.hidden, kb * kBlock, nb * kBlock, nullptr, block);
+      gather(group, s.act, s.hidden, kb * kBlock, nb * kBlock, nullptr, nullptr, block, none);
       P::store_transposed(block, bwd + p.bwd_act() + (std::size_t(kb) * p.HB + nb) * kPitch);
     }
     for (int kb = 0; kb < blocks(s.obs); ++kb) {
-      gather(w, s.obs, s.hidden, kb * kBlock, nb * kBlock, nullptr, block);
+      gather(w, s.obs, s.hidden, kb * kBlock, nb * kBlock, nullptr, nullptr, block, none);
       P::store_transposed(block, bwd + p.bwd_obs() + (std::size_t(kb) * p.HB + nb) * kPitch);
     }
   }
 }
 
-// b' = b + c W, the shift of the layer before folded in.
+// b' = b + c W, the shift of the layer before folded in; c W is there when all rows of blocks are packed.
 template <class P>
 void pack_bias(const Plan<P>& p, const Net& net, int e, int l) {
   const Shape& s = p.s;
-  const int in = s.in(l), out = s.width(l);
+  const int out = s.width(l), NB = l == s.depth ? p.OB : p.HB;
   float* to = net.bias + p.bias(e, l);
-  const int padded = (l == s.depth ? p.OB : p.HB) * kBlock;
-  for (int n = 0; n < padded; ++n) to[n] = n < out ? net.layers[l].b[std::size_t(e) * out + n] : 0.0f;
+  for (int n = 0; n < NB * kBlock; ++n) to[n] = n < out ? net.layers[l].b[std::size_t(e) * out + n] : 0.0f;
   if (!s.norm || l == 0) return;
-  const float* w = net.layers[l].w + std::size_t(e) * in * out;
-  const float* c = net.layers[l - 1].c + std::size_t(e) * in;
-  for (int i = 0; i < in; ++i, w += out) {
-    const float shift = c[i];
-    if (shift == 0.0f) continue;
-    int n = 0;
-    for (; n + 16 <= out; n += 16) store(to + n, load(to + n) + load(w + n) * shift);
-    for (; n < out; ++n) to[n] += w[n] * shift;
+  for (int kb = 0; kb < p.HB; ++kb) {
+    const float* shifts = net.bias + p.shifts(e, l, kb);
+    for (int n = 0; n < NB * kBlock; n += 16) store(to + n, load(to + n) + load(shifts + n));
   }
+}
+
+// What is left when all rows of blocks are packed, in items: each member's first layer, and its biases.
+template <class P>
+void pack_rest(const Plan<P>& p, const Net& net, int item, bool forward, bool backward) {
+  const int each = p.s.depth + 2, e = item / each, l = item % each - 1;
+  if (l < 0)
+    pack_first(p, net, e, forward, backward);
+  else if (forward)
+    pack_bias(p, net, e, l);
 }
 
 template <class P>
@@ -155,15 +169,12 @@ void pack(Team& team, const Net& net, bool forward, bool backward) {
         const Shape& s = p.s;
         const int T = c.team.size();
         int item = 0;
-        for (int e = 0; e < s.members; ++e) {
-          if (item++ % T == t) pack_first(p, c.net, e, c.forward, c.backward);
+        for (int e = 0; e < s.members; ++e)
           for (int l = 1; l <= s.depth; ++l)
             for (int kb = 0; kb < p.HB; ++kb)
               if (item++ % T == t) pack_hidden(p, c.net, e, l, kb, c.forward, c.backward);
-          if (c.forward)
-            for (int l = 0; l <= s.depth; ++l)
-              if (item++ % T == t) pack_bias(p, c.net, e, l);
-        }
+        if (s.norm) c.team.barrier();
+        for (int i = t; i < rest_items(s); i += T) pack_rest(p, c.net, i, c.forward, c.backward);
       },
       &context);
 }

@@ -41,6 +41,12 @@ struct Plan {
   std::size_t bwd_size() const { return bwd(s.depth) + std::size_t(HB) * OB * kPitch; }
   std::size_t bias(int e, int l) const { return (std::size_t(e) * (s.depth * HB + OB) + std::size_t(l) * HB) * kBlock; }
   std::size_t bias_size() const { return bias(s.members, 0); }
+  // Behind the biases, with LayerNorm only: what the shifts of each row of blocks of layer l >= 1 add to its bias.
+  std::size_t shifts(int e, int l, int kb) const {
+    const std::size_t columns = std::size_t(HB > OB ? HB : OB) * kBlock;
+    return bias_size() + ((std::size_t(e) * s.depth + l - 1) * HB + kb) * columns;
+  }
+  std::size_t bias_floats() const { return s.norm ? shifts(s.members, 1, 0) : bias_size(); }
 };
 
 // What forward keeps for backward.

@@ -18,10 +18,14 @@ void Program::backward(std::shared_ptr<Network> network, const std::vector<Layer
   });
 }
 
-void Program::adam(std::function<void()> step, Networks changes) {
-  calls_.emplace_back([step = std::move(step), changes = std::move(changes)] {
-    step();
-    for (const auto& network : changes) network->changed();
+void Program::adam(std::function<void(const std::vector<Packing>&)> step, Networks whole, Networks partly) {
+  calls_.emplace_back([step = std::move(step), whole = std::move(whole), partly = std::move(partly),
+                       packings = std::vector<Packing>()]() mutable {
+    packings.clear();
+    for (const auto& network : whole)
+      if (const Packing packing = network->packing(); packing.ops != nullptr) packings.push_back(packing);
+    step(packings);
+    for (const auto& network : partly) network->changed();
   });
 }
 

@@ -25,8 +25,9 @@ class Program {
   void forward(std::shared_ptr<Network> network, const std::vector<Layer>& layers, const Forward& f);
   void backward(std::shared_ptr<Network> network, const std::vector<Layer>& layers, const Backward& b,
                 const std::vector<LayerGrad>& grads);
-  // What it writes are the parameters of `changes`.
-  void adam(std::function<void()> step, Networks changes);
+  // `step` makes an optimiser's step, which packs what it is given. It writes all parameters of the networks `whole`, and
+  // some of those of `partly`.
+  void adam(std::function<void(const std::vector<Packing>&)> step, Networks whole, Networks partly);
   void elementwise(const Elementwise& e);
   void increment(std::int64_t* number, std::int64_t by);
 

@@ -96,6 +96,15 @@ struct Backward {
   Scratch scratch;
 };
 
+struct Ops;
+
+// A network that is packed anew, for forward and perhaps for backward, while its parameters are near.
+struct Packing {
+  const Ops* ops;
+  const Net* net;  // packed before: its layers are there
+  bool backward;
+};
+
 struct Adam {
   int tensors;
   float* const* param;
@@ -108,11 +117,15 @@ struct Adam {
   double lr, b1, b2, eps, clip_norm, tau;
   bool ema_before;  // the targets follow the parameters as they were before the step
   std::int64_t step;
+  const Packing* packings;  // [packed]: networks of which `param` or `target` are parameters
+  int packed;
   double* partial;  // [chunks] of work memory
   float* norm;      // result
 };
 
 inline constexpr std::int64_t kAdamChunk = 1 << 14;  // elements that one partial sum covers
+
+constexpr int rest_items(const Shape& s) { return s.members * (s.depth + 2); }
 
 // One instruction set and precision.
 struct Ops {
@@ -127,6 +140,10 @@ struct Ops {
   std::size_t (*shared_bytes)(const Shape&, int rows, int steps);
   std::size_t (*own_bytes)(const Shape&);
   void (*pack)(Team&, const Net&, bool forward, bool backward);
+  // The parts of `pack`, forward included: rows 32 kb to 32 kb + 32 of layer l >= 1 of member e, and when all
+  // of these are done, items 0 to rest_items of the rest.
+  void (*pack_rows)(const Net&, int e, int l, int kb, bool backward);
+  void (*pack_rest)(const Net&, int item, bool backward);
   void (*forward)(Team&, const Forward&);
   void (*backward)(Team&, const Backward&);
   void (*adam)(Team&, const Adam&);

@@ -33,7 +33,7 @@ class Program:
         self._places = places
         self._kept: list[Tensor] = []  # addresses alone would keep nothing alive
         self._networks = {id(x): x for call in calls if call.ours for x in _networks(call)}
-        self._changed: list[list[Tensor]] = []
+        self._changed: list[Tensor] = []
         for call in calls:
             if call.ours:
                 _OURS[_name(call)](self, call)
@@ -48,8 +48,8 @@ class Program:
             self._program.run()
         finally:
             # csrc wrote behind torch's back: whoever holds an older version must notice,
-            for changed in filter(None, self._changed):
-                torch.autograd.graph.increment_version(changed)
+            if self._changed:
+                torch.autograd.graph.increment_version(self._changed)
             # but csrc, which knows what it has packed since
             for packed in self._networks.values():
                 packed.seen()
@@ -88,7 +88,7 @@ class Program:
         self._program.elementwise(op, rows, columns, operand(out), [operand(x) for x in operands])
 
     def _elementwise(self, call: Call) -> None:
-        self._changed.append(call.written())
+        self._changed += call.written()
         if _name(call) == "add_.Tensor":
             self._program.increment(self._address(call.args[0]), call.args[1])
             return
@@ -135,12 +135,14 @@ class Program:
         ]
         rates = [*rates, False] if len(rates) == 6 else rates  # ema_before where it was left out
         written = {*of_params, *moments[-1]}
+        own = [x for x in self._networks.values() if written & {*x.addresses}]
         self._program.adam(
             *(native.isa_of_adam(), of_params, of_grads, *moments, [p.numel() for p in params]),
             *(self._address(step), *rates, self._address(call.result)),
-            [x.net for x in self._networks.values() if written & {*x.addresses}],
+            [x.net for x in own if written >= {*x.addresses}],
+            [x.net for x in own if not written >= {*x.addresses}],
         )
-        self._changed.append(call.written())
+        self._changed += call.written()
 
 
 _OURS: dict[str, Callable[[Program, Call], None]] = {
