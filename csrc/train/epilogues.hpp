@@ -48,37 +48,42 @@ class Ahead {
   // next_k elements apart, are next_c apart.
   Ahead(const Epilogue& epilogue, int c, int wide, int nrb, const T* next, int next_wide, std::size_t next_c, int nk,
         std::size_t next_k, int calls)
-      : epilogue_(epilogue), next_(next), next_c_(next_c), next_k_(next_k), c_(c), nrb_(nrb), nk_(nk),
-        own_(nrb * wide, calls), right_(nk * next_wide, calls) {}
+      : epilogue_(epilogue), next_(next), next_c_(next_c), next_k_(next_k), c_(c),
+        own_(wide, nrb, calls), right_(next_wide, nk, calls) {}
 
   void operator()() {
-    own_.advance([&](int b, int i, int n) { epilogue_.ahead(b % nrb_, c_ + b / nrb_, i, n); });
-    right_.advance([&](int b, int i, int n) {
-      fetch<Fetch::read_second>(next_ + b / nk_ * next_c_ + b % nk_ * next_k_, i, n);
+    own_.advance([&](int r, int c, int i, int n) { epilogue_.ahead(r, c_ + c, i, n); });
+    right_.advance([&](int k, int c, int i, int n) {
+      fetch<Fetch::read_second>(next_ + c * next_c_ + k * next_k_, i, n);
     });
   }
 
  private:
-  // Shares of some blocks in `calls` parts, without a division a part.
+  // Shares of the blocks of some columns in `calls` parts, without a division a part.
   struct Progress {
+    int height, row = 0, column = 0, share = 0;  // blocks of a column; the next share to fetch
     std::int64_t all, step, at = 0;  // in shares, 2^-16 of one; rounded up, so that the last part is not forgotten
-    Progress(int blocks, int calls) : all(std::int64_t(blocks) * kShares), step((all << 16) / calls + 1) {}
+    Progress(int columns, int height, int calls)
+        : height(height), all(std::int64_t(columns) * height * kShares), step((all << 16) / calls + 1) {}
     template <class Visit>
     void advance(Visit visit) {
-      int i = static_cast<int>(at >> 16);
+      const int from = static_cast<int>(at >> 16);
       at += step;
-      const int to = static_cast<int>(at >> 16 < all ? at >> 16 : all);
-      while (i < to) {
-        const int block = i / kShares, n = to - i < kShares - i % kShares ? to - i : kShares - i % kShares;
-        visit(block, i % kShares, i % kShares + n);
-        i += n;
+      int left = static_cast<int>(at >> 16 < all ? at >> 16 : all) - from;
+      while (left > 0) {
+        const int n = left < kShares - share ? left : kShares - share;
+        visit(row, column, share, share + n);
+        left -= n, share += n;
+        if (share < kShares) continue;
+        share = 0;
+        if (++row == height) row = 0, ++column;
       }
     }
   };
   const Epilogue& epilogue_;
   const T* next_;
   std::size_t next_c_, next_k_;
-  int c_, nrb_, nk_;
+  int c_;
   Progress own_, right_;
 };
 
@@ -91,9 +96,9 @@ struct HiddenForward {
   std::size_t stride;  // elements between row blocks
   const float* bias;
   void ahead(int r, int c, int i, int n) const {
+    if constexpr (!save) return;  // the caller's own memory, in the second-level cache
     const std::size_t at = r * stride + c * kPitch;
-    fetch<Fetch::write>(act + at, i, n);
-    if constexpr (save) fetch<Fetch::write>(slope + at, i, n);
+    fetch<Fetch::write>(act + at, i, n), fetch<Fetch::write>(slope + at, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -122,9 +127,7 @@ struct NormForward {
   std::size_t stride;  // elements between row blocks, of both
   const float* bias;
   void ahead(int r, int c, int i, int n) const {
-    const std::size_t at = r * stride + c * kPitch;
-    fetch<Fetch::write>(y + at, i, n);
-    if constexpr (save) fetch<Fetch::write>(slope + at, i, n);
+    if constexpr (save) fetch<Fetch::write>(slope + r * stride + c * kPitch, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
@@ -148,7 +151,7 @@ struct Plain {
   float* y;
   std::size_t stride;
   const float* bias;  // or null
-  void ahead(int r, int c, int i, int n) const { fetch<Fetch::write>(y + r * stride + c * kPitch, i, n); }
+  void ahead(int, int, int, int) const {}
   void pair(int r, int c, int j, const float* x) const {
     x += 64 * j;
     float* to = y + r * stride + c * kPitch + 64 * j;
@@ -167,7 +170,6 @@ struct NormBackward : Plain {
   using T = typename P::T;
   const T *xhat, *slope;
   void ahead(int r, int c, int i, int n) const {
-    Plain::ahead(r, c, i, n);
     const std::size_t at = r * stride + c * kPitch;
     fetch<Fetch::read_second>(xhat + at, i, n);
     fetch<Fetch::read_second>(slope + at, i, n);
@@ -188,7 +190,6 @@ struct HiddenBackward {
   void ahead(int r, int c, int i, int n) const {
     const std::size_t at = r * stride + c * kPitch;
     fetch<Fetch::read>(slope + at, i, n);
-    fetch<Fetch::write>(natural + at, i, n);
     if (paired != nullptr) fetch<Fetch::write>(paired + r * kPitch + c * column, i, n);
   }
   void pair(int r, int c, int j, const float* x) const {

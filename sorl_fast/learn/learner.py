@@ -51,6 +51,10 @@ class Learner(Trained):
                 if isinstance(spec.adam, AdamWSettings)
                 else AdamEma(network, target, spec.adam)
             )
+        if torch.device(device).type == "cpu":
+            for adam in self.optimisers.values():
+                for tensors in (adam.params, adam.targets, adam.first, adam.second):
+                    ops.settle(tensors)
         self.kept = {name: x.to(device) for name, x in method.kept().items()}
         self._replayed = Replayed()
 

@@ -146,6 +146,22 @@ def lend(shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.frombuffer(lease, dtype=dtype, count=count).view(tuple(shape))
 
 
+def settle(tensors: Sequence[Tensor]) -> None:
+    """Move tensors, which stay the same objects, into one block of memory on huge pages.
+
+    An optimiser's pass goes through megabytes of them, and would look up a page's place every 4 KiB.
+    """
+    starts, end = [], 0
+    for x in tensors:
+        starts.append(end)
+        end += (x.numel() + 15) // 16 * 16  # to the beginning of a line of cache
+    block = lend((end,))
+    for x, start in zip(tensors, starts, strict=True):
+        place = block[start : start + x.numel()].view(x.shape)
+        place.copy_(x.detach())
+        x.data = place
+
+
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
