@@ -88,13 +88,22 @@ assert JOBS.keys() == METHODS.keys()
 
 
 class Floor(NamedTuple):
-    """What is to be reached in fp32 at batch 256, 4 x 512, on two threads of AVX-512."""
+    """What is to be reached at batch 256, 4 x 512, on two threads: fp32 of AVX-512, bf16 of AMX."""
 
-    times_eager: float
+    times_eager: float  # of torch in that precision
     ms: float | None = None  # an update, at most
+    times_jax: float | None = None  # where JAX races
 
 
-FLOORS = {"fql": Floor(1.4, 50.0), "rebrac": Floor(1.4), "iql": Floor(1.3), "bc": Floor(1.3)}
+FLOORS = {
+    ("fql", "fp32"): Floor(1.4, 50.0, 1.45),
+    ("rebrac", "fp32"): Floor(1.4),
+    ("iql", "fp32"): Floor(1.3),
+    ("bc", "fp32"): Floor(1.3),
+    **{(method, "bf16"): Floor(2.5) for method in ("bc", "iql", "rebrac", "ifql", "idql")},
+    ("fql", "bf16"): Floor(2.5, 15.0),
+    ("sorl", "bf16"): Floor(4.0),
+}
 
 
 class Setting(NamedTuple):

@@ -35,6 +35,7 @@ from sorl_fast.learn.noise import GeneratorNoise, Noise
 
 from . import against
 from .harness import PAUSE, Disagreement, headline, machine
+from .jax_fql import JaxLearner, raced
 from .limits import native_rates, refuse_beyond
 from .methods import (
     FLOORS,
@@ -67,7 +68,7 @@ class Contender(NamedTuple):
 
     name: str
     precision: str
-    backend: str  # SORL_OPS
+    backend: str  # SORL_OPS; jax: an update of its own
     autocast: bool = False
     compiled: bool = False
 
@@ -77,6 +78,7 @@ CONTENDERS = (
     EAGER,
     Contender("torch-eager", "bf16", "torch", autocast=True),
     Contender("torch-compile", "fp32", "torch", compiled=True),
+    Contender("jax", "fp32", "jax"),
     Contender("sorl-fast", "fp32", "native"),
     Contender("sorl-fast", "bf16", "native"),
 )
@@ -90,6 +92,7 @@ class Runner:
         self._data = setting.data
         self._batch_size = setting.config.batch_size
         self.learner = setting.learner()
+        self._trains = JaxLearner(self.learner) if contender.backend == "jax" else self.learner
         if contender.compiled:
             compile_losses(self.learner, torch.compile)
         self._random = torch.Generator().manual_seed(1)
@@ -100,9 +103,11 @@ class Runner:
     def settled(self) -> Iterator[None]:
         """Set the process up for this contender."""
         before = os.environ.get("SORL_OPS")
-        os.environ["SORL_OPS"] = self.contender.backend
+        os.environ["SORL_OPS"] = (
+            "torch" if self.contender.backend == "jax" else self.contender.backend
+        )
         native = self.contender.backend == "native"
-        torch.set_num_threads(1 if native else self.threads)
+        torch.set_num_threads(self.threads if self.contender.backend == "torch" else 1)
         ops.configure(
             precision=self.contender.precision if native else "fp32", threads=self.threads
         )
@@ -121,7 +126,11 @@ class Runner:
 
     def update(self, turn: str) -> Tensor:
         """Do what is timed, an update of one of the method's turns."""
-        return self.learner.update(*self.draw(), self.turns[turn])
+        return self._trains.update(*self.draw(), self.turns[turn])
+
+    def state(self) -> dict[str, Tensor]:
+        """Return every tensor that updates change, as `Learner.state` does."""
+        return self._trains.state()
 
     def phases(self, k: int) -> dict[str, float]:
         """Return the seconds of each phase of one update of SORL, taken apart, both losses with k steps."""
@@ -382,7 +391,7 @@ def _described(row: Mapping[str, Any]) -> str:
 
 
 def _agreed(runners: Sequence[Runner], start: Mapping[str, Tensor]) -> list[dict[str, float]]:
-    """Make the first updates of all, one of each turn and one more; return how far each is from the first.
+    """Make first updates of all, three of each turn and one; return how far each is from the first.
 
     Those are the errors of the first update's metrics, and of the weights after all of them.
 
@@ -398,9 +407,9 @@ def _agreed(runners: Sequence[Runner], start: Mapping[str, Tensor]) -> list[dict
         turns = [*runner.turns]
         with runner.settled():
             metrics = runner.update(turns[-1]).float()
-            for turn in turns:  # compiles, allocates
+            for turn in turns * 3:  # compiles, allocates, records, and replays what is timed
                 runner.update(turn)
-        state = runner.learner.state()
+        state = runner.state()
         if expected is None:
             expected = metrics, {name: x.clone() for name, x in state.items()}
         error = check(metrics, expected[0], runner.contender, names)
@@ -418,6 +427,8 @@ def _race(
     limits: dict[str, float],
 ) -> list[dict[str, Any]]:
     config = setting.config
+    there = raced(config.method, threads)
+    contenders = [c for c in contenders if c.backend != "jax" or there]
     runners = [Runner(c, setting, threads) for c in contenders]
     # against torch's float32, whether that is raced or not
     first = [] if EAGER in contenders else [Runner(EAGER, setting, threads)]
@@ -506,19 +517,23 @@ def floors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a line for each row that has a floor: what is to be reached, and whether it is."""
     lines = []
     for row in rows:
-        floor = FLOORS.get(row["method"])
-        lane = row["contender"], row["precision"], row["batch"], row["threads"]
-        if floor is None or lane != ("sorl-fast", "fp32", 256, 2):
+        floor = FLOORS.get((row["method"], row["precision"]))
+        lane = row["contender"], row["batch"], row["threads"]
+        if floor is None or lane != ("sorl-fast", 256, 2):
             continue
         ms = row["ms_per_update"]
         ratio = _of(rows, row, "torch-eager") / ms
-        reached, text = (
-            ratio >= floor.times_eager,
-            f"{ratio:.2f} x eager, floor {floor.times_eager:g}",
-        )
+        reached = ratio >= floor.times_eager
+        text = f"{ratio:.2f} x eager, floor {floor.times_eager:g}"
         if floor.ms is not None:
             reached, text = reached and ms <= floor.ms, f"{text}; {ms:.1f} ms, floor {floor.ms:g}"
-        lines.append(f"{row['method']}: {text}: {'reached' if reached else 'SHORT'}")
+        jax = _of(rows, row, "jax") / ms
+        if floor.times_jax is not None and math.isfinite(jax):
+            reached = reached and jax >= floor.times_jax
+            text += f"; {jax:.2f} x JAX, floor {floor.times_jax:g}"
+        lines.append(
+            f"{row['method']} {row['precision']}: {text}: {'reached' if reached else 'SHORT'}"
+        )
     return lines
 
 

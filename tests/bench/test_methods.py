@@ -129,9 +129,17 @@ def test_floors_are_judged_where_they_are_meant():
             [eager, {**row, "contender": "sorl-fast", "ms_per_update": ms, **other}]
         )
 
-    assert said(49.0) == ["fql: 1.43 x eager, floor 1.4; 49.0 ms, floor 50: reached"]
+    assert said(49.0) == ["fql fp32: 1.43 x eager, floor 1.4; 49.0 ms, floor 50: reached"]
     assert said(49.9)[0].endswith("reached")
     assert said(50.1)[0].endswith("SHORT")  # of both
-    assert said(60.0, method="bc") == ["bc: nan x eager, floor 1.3: SHORT"]
+    assert said(60.0, method="bc") == ["bc fp32: nan x eager, floor 1.3: SHORT"]
     assert said(49.0, threads=1) == said(49.0, batch=16) == said(49.0, method="sorl") == []
+    jax = {**row, "contender": "jax", "ms_per_update": 80.0}
+    ours = {**row, "contender": "sorl-fast", "ms_per_update": 49.0}
+    (beside,) = train.floors([eager, jax, ours])
+    assert beside.endswith("floor 50; 1.63 x JAX, floor 1.45: reached")
+    (slow,) = train.floors([eager, {**jax, "ms_per_update": 70.0}, ours])
+    assert slow.endswith("1.43 x JAX, floor 1.45: SHORT")
+    bf16 = [{**x, "precision": "bf16"} for x in (eager, {**ours, "ms_per_update": 14.0})]
+    assert train.floors(bf16) == ["fql bf16: 5.00 x eager, floor 2.5; 14.0 ms, floor 15: reached"]
     assert math.isnan(train._of([eager], {**row, "threads": 1}, "torch-eager"))

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,27 @@ def test_compiled_losses_are_differentiated(method, monkeypatch):
                 runner.phases(2)
     torch._dynamo.reset()
     bench.check(results[1], results[0], compiled, setting.learner().method.metrics)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"q_agg": "min", "normalize_q_loss": True, "flow_steps": 3}]
+)
+def test_jax_updates_as_fql_does(settings, monkeypatch):
+    pytest.importorskip("jax", reason="the experts' extra is not installed")
+    monkeypatch.setattr(bench, "PAUSE", 0.0)
+    setting = bench.make_setting(16, hidden=16, depth=2, method="fql")
+    setting = setting._replace(config=replace(setting.config, **settings))
+    jax = bench.Contender("jax", "fp32", "jax")
+    runners = [bench.Runner(c, setting, 1) for c in (bench.EAGER, jax)]
+    start = {name: x.clone() for name, x in setting.learner().state().items()}
+    (_, found) = bench._agreed(runners, start)
+    assert found["max_error"] < 1e-5
+    assert found["weights_error"] < 1e-3
+
+
+def test_jax_races_fql_on_all_cores_only():
+    cores = bench.available_cores()
+    assert not bench.raced("sorl", cores) and not bench.raced("fql", cores + 1)
 
 
 def test_what_consistency_adds_is_the_difference_of_medians(monkeypatch):
