@@ -1,7 +1,7 @@
 // The arithmetic of a call: one program over a range of rows (a row is one candidate of one observation), in one
 // of two shapes:
 // - together: few rows; all threads walk the layers side by side, each owning some of the columns,
-//   and meet after each layer. Each core then reads, and keeps in its own cache, its share of the
+//   and meet after each layer but, of few rows, the first: it is narrow, and each computes all of it for itself. Each core then reads, and keeps in its own cache, its share of the
 //   weights only.
 // - apart: many rows; each thread takes blocks of rows through all layers and steps, so that a
 //   block's activations and the layer at hand stay in its second-level cache.
@@ -24,6 +24,8 @@ namespace {
 constexpr int kShareHeadRows = 8;
 // Up to here its outputs are products of rows by vectors.
 constexpr int kHeadRows = 2;
+// Up to here each thread computes all of the actor's first layer: its few inputs cost less than a meeting.
+constexpr int kAloneRows = 8;
 
 }  // namespace
 
@@ -37,7 +39,7 @@ Sampling::Sampling(const Packed& packed, int threads, int rows, int candidates)
 
 void Sampling::lay_out(Bump& bump, int rows, int candidates) {
   const std::size_t total = static_cast<std::size_t>(rows) * candidates;
-  for (Scratch& s : scratch_) s.lay_out(bump, p, capacity_);
+  for (Scratch& s : scratch_) s.lay_out(bump, p, capacity_, kAloneRows);
   z = bump.take<float>(total * p.act_dim);
   q = bump.take<float>(total * p.ensemble);
   status = bump.take<std::uint32_t>(rows);
@@ -151,7 +153,10 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   const int first_obs = first / N, count_obs = (first + n - 1) / N - first_obs + 1;
   observe(own, first_obs, count_obs);
   if (call.want_ood && (!together || thread == 0)) judge(first, first_obs, count_obs);
-  observation_part(own, side.actor, count_obs, panel_begin, panel_end);
+  const std::vector<PackedLayer>& hidden = side.actor.hidden;
+  const bool alone = together && n <= kAloneRows && call.watch == nullptr && !hidden.empty();
+  const int first_begin = alone ? 0 : panel_begin, first_end = alone ? p.width / k.panel : panel_end;
+  observation_part(own, side.actor, count_obs, first_begin, first_end);
   // What does not read its noise is the same for all candidates: evaluated once an observation.
   const bool once = !p.form.reads_noise;
   const int rows = once ? count_obs : n;
@@ -174,7 +179,6 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   if (split) team.barrier();
 
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
-  const std::vector<PackedLayer>& hidden = side.actor.hidden;
   Watch* const watch = call.watch;
   // What the actor's last layer reads.
   const Output top = vectors_head(side) && k.bf16_activations ? Output::gelu_float : Output::gelu;
@@ -190,8 +194,8 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     const Step& step = (last ? call.rests : call.schedule)->steps[static_cast<std::size_t>(i)];
     Dense entry{}, d{};
     d.rows = rows;
-    d.panel_begin = panel_begin;
-    d.panel_end = panel_end;
+    d.panel_begin = first_begin;
+    d.panel_end = first_end;
     d.y_stride = side.act_stride;
     d.output = Output::gelu;
     d.x = in_all;
@@ -200,16 +204,20 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     d.w = side.actor.in_w;
     d.bias = step.bias;
     d.init = own.init;
-    d.y = shared.act[turn & 1];
+    char* const entered = alone ? own.first : shared.act[turn & 1];
+    d.y = entered;
     for (std::size_t l = 0; l <= hidden.size(); ++l) {
       if (l > 0) {
         d.init = nullptr;
-        d.x = shared.act[turn & 1];
+        d.panel_begin = panel_begin;
+        d.panel_end = panel_end;
+        d.x = l == 1 ? entered : shared.act[turn & 1];
         d.x_stride = side.act_stride;
         d.k = p.width;
         d.w = hidden[l - 1].w;
         d.bias = hidden[l - 1].b;
-        d.y = shared.act[++turn & 1];
+        turn += l > 1 || !alone;
+        d.y = shared.act[turn & 1];
       }
       if (joined && l == 0) {
         entry = d;
@@ -228,17 +236,17 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         }
         k.dense(d);
         if (k.int8->quantise != nullptr)
-          k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, unit_begin * unit, unit_end * unit,
-                           shared.act[turn & 1], side.act_stride);
-        d.panel_begin = unit_begin;
-        d.panel_end = unit_end;
+          k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, alone ? 0 : unit_begin * unit,
+                           alone ? p.width : unit_end * unit, entered, side.act_stride);
         d.y_stride = side.act_stride;
       } else {
+        d.panel_begin = unit_begin;
+        d.panel_end = unit_end;
         d.output = l == hidden.size() ? top : Output::gelu_next;
         k.int8->dense(d, nullptr, own.pre);
       }
       if (watch != nullptr && thread == 0) watch->layer_done(layer, i, l == hidden.size(), M);
-      meet();
+      if (l > 0 || !alone) meet();
       if (watch != nullptr && watch->stopped(layer++)) {
         if (i > 0) extend(call.rests->steps[static_cast<std::size_t>(i)], own, side, end - begin, z_mine);
         return;

@@ -15,13 +15,14 @@ struct Scratch {
   const float** init;  // [rows] that row's observation's obs_part
   float* z;            // [rows][A] this thread's copy
   char* in;            // activations of z, or of the clipped actions
+  char* first;         // [alone] activations of the first layer, where a thread has all of it
   char* act[2];        // activations of a layer, and of the one before it
   float* pre;          // [rows][width] a critic's layer before its LayerNorm
   RowAffine* affine;   // [rows] a critic's LayerNorm, in int8
   float* velocity;     // [rows][head_width]
   float* added;        // [rows][A] a step's noise, where the form adds any
 
-  void lay_out(Bump& bump, const Packed& p, std::size_t rows) {
+  void lay_out(Bump& bump, const Packed& p, std::size_t rows, std::size_t alone) {
     const std::size_t width = p.width;
     // Tiles read whole groups of rows: 32 rows of slack.
     const std::size_t held = rows + 32;
@@ -31,6 +32,7 @@ struct Scratch {
     init = bump.take<const float*>(held);
     z = bump.take<float>(held * p.act_dim);
     in = bump.take<char>(held * p.side.in_stride);
+    first = bump.take<char>((alone + 32) * p.side.act_stride);
     for (char*& a : act) a = bump.take<char>(held * p.side.act_stride);
     pre = bump.take<float>(held * width);
     affine = bump.take<RowAffine>(held);

@@ -13,6 +13,7 @@ from sorl_fast.learn.learner import Learner
 from sorl_fast.learn.noise import GeneratorNoise
 from sorl_fast.ops.replay import Arena, Replayed
 
+native = pytest.importorskip("sorl_fast.ops.native", reason="the extension is not built")
 pytestmark = pytest.mark.skipif(ops.backend() != "native", reason="no native operations")
 
 
@@ -21,6 +22,9 @@ class Written(Learner):
 
     def update(self, batch, noise, choice):
         return self.method.update(self, batch, noise, choice)
+
+
+PRECISIONS = [p for p in ("fp32", "bf16") if native.isas(p)]
 
 
 def learners(agent):
@@ -46,6 +50,36 @@ def test_replays_are_the_update_as_written(agent):
         said.append([x.update(*given) for x in (replayed, written)])
     assert max(choices.values()) > 2
     for n, (got, expected) in enumerate(said, 1):  # also none is overwritten by a later one
+        assert torch.equal(got, expected), n
+    for (name, x), y in zip(replayed.state().items(), written.state().values(), strict=True):
+        assert torch.equal(x, y), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("method", "shape"),
+    [
+        ("sorl", {"hidden": 300, "depth": 3, "q_coef": 10.0, "clip_norm": 1e-3}),
+        ("fql", {"hidden": 130, "depth": 2, "alpha": 10.0, "flow_steps": 2, "ensemble": 3}),
+        ("rebrac", {"hidden": 257, "depth": 1}),
+    ],
+)
+def test_what_the_optimiser_packs_on_its_way_is_what_is_packed_later(
+    method, shape, threads, precision
+):
+    """Rows of blocks that end between two chunks, and those of which two threads have a part."""
+    agent = method_config(method, "mine", {"batch_size": 16} | shape)
+    ops.configure(precision=precision, threads=threads)
+    replayed, written = learners(agent)
+    data, random = make_data(), torch.Generator().manual_seed(0)
+    host = torch.Generator().manual_seed(1)
+    noise = GeneratorNoise(replayed.method.plan(3), 3, random)
+    for n in range(1, 20):
+        choice = replayed.method.choose(host, n)
+        given = data.sample(16, random), noise.draw(), choice
+        got, expected = (x.update(*given) for x in (replayed, written))
         assert torch.equal(got, expected), n
     for (name, x), y in zip(replayed.state().items(), written.state().values(), strict=True):
         assert torch.equal(x, y), name

@@ -413,10 +413,24 @@ def test_without_a_clip_a_gradient_of_any_size_is_followed(function, size):
     assert not m[0].isnan().any()
 
 
+@pytest.mark.parametrize("clip_norm", [1.0, math.inf], ids=["clipped", "free"])
+@pytest.mark.parametrize("function", [native.adam_ema_step, reference.adam_ema_step])
+def test_a_norm_that_is_not_a_number_reaches_every_parameter(function, clip_norm):
+    shapes = [(300, 70), (5,)]
+    p, m, v, target, g = (
+        [normal(*s, seed=i).abs() for i, s in enumerate(shapes)] for _ in range(5)
+    )
+    g[0][17, 3] = torch.nan
+    rates = dict(lr=0.1, b1=0.9, b2=0.99, eps=1e-8, clip_norm=clip_norm, tau=0.1)
+    assert function(p, g, m, v, target, 1, **rates).isnan()
+    assert all(x.isnan().all() for x in (*p, *m, *v, *target))
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, math.inf], ids=["clipped", "free"])
 @pytest.mark.parametrize("isa", native.isas("fp32"))
-def test_threads_do_not_change_a_bit_of_the_optimiser(isa, monkeypatch):
+def test_threads_do_not_change_a_bit_of_the_optimiser(isa, clip_norm, monkeypatch):
     monkeypatch.setenv("SORL_CPU_ISA", isa)
-    rates = dict(lr=1e-2, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, tau=0.1)
+    rates = dict(lr=1e-2, b1=0.9, b2=0.999, eps=1e-8, clip_norm=clip_norm, tau=0.1)
     found = []
     for threads in (1, 2, 3):
         ops.configure(threads=threads)
