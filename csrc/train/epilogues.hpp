@@ -2,8 +2,8 @@
 //
 // An epilogue's pair(r, c, j, x) takes rows 2j and 2j + 1 of the block (r, c), x its 32 x 32 sums.
 // During that block's product ahead(r, c, i, n) is called for shares i to n of kShares, to fetch a part of
-// what pair will read or write: nearly all of it comes from beyond the second-level cache, and a store
-// waits for its line as a load does.
+// what pair will read or write beyond the second-level cache: a store waits for its line as a load does. A thread's
+// own memory is in that cache.
 // Included by the instruction sets' files only; P is mlp.hpp's policy.
 #pragma once
 

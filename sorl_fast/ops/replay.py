@@ -4,8 +4,8 @@ Between two passes of csrc a step runs some hundred small operations of PyTorch,
 Python, the dispatcher and autograd, whose code each pass pushes out of the caches: milliseconds an update.
 All that decides what is called, and with the same shapes, settings and choices it decides the same every
 time. So the calls of one run are written down below autograd, each with the tensors that it read and wrote;
-a replay makes them again, in order, into the same memory. It computes what the step as written computes,
-bit for bit.
+a replay makes them again, into the same memory: those that csrc can make together, as one call of it
+(`program`), and the others when they are due. It computes what the step as written computes, bit for bit.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
