@@ -70,6 +70,21 @@ struct Head {
   std::size_t y_stride;  // bytes
 };
 
+// y[r][n] = gelu(b[n] + init[r][n] + z[r] . w[.][n]), n from begin to end: the actor's first layer for few rows. Its
+// few inputs would fill a sixth of a tile.
+struct First {
+  const float* z;  // [rows][inputs]
+  int rows, inputs;
+  const float* w;  // [inputs][width]
+  int width;
+  const float* b;
+  const float* const* init;
+  int begin, end;  // whole vectors
+  void* y;         // floats where `floats`, else activations
+  std::size_t y_stride;  // bytes
+  bool floats;
+};
+
 // x -> (x + shift) * scale, of a row whose least value is `floor`.
 struct RowAffine {
   float scale, shift, floor;
@@ -124,6 +139,7 @@ struct Kernels {
   void (*two_layers)(const Dense& first, const Dense& second) noexcept;
   const Int8* int8;  // or null: hidden layers are like the others. With it, activations are the first and last layers'
   void (*norm)(const Norm&) noexcept;
+  void (*first)(const First&) noexcept;  // where it is faster than dense; or null
   void (*head)(const Head&) noexcept;  // null where the last hidden layer cannot be floats
   // tanh of n floats, whole panels of them, in place; of what is not finite a NaN.
   void (*tanh)(float* x, int n) noexcept;

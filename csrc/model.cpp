@@ -123,6 +123,14 @@ class Packer {
     const bool split = k.bf16_activations;
     Net net{};
     net.in_w = panels(k, first.w + static_cast<std::size_t>(O) * H, A, H, side.in_k, W, split);
+    if (k.first != nullptr) {
+      float* rows = bump_.take<float>(static_cast<std::size_t>(A) * W);
+      if (!bump_.counting())
+        for (int a = 0; a < A; ++a)
+          std::memcpy(rows + static_cast<std::size_t>(a) * W, first.w + static_cast<std::size_t>(O + a) * H,
+                      H * sizeof(float));
+      net.in_rows = rows;
+    }
     for (int l = 1; l < v_.depth; ++l) {
       const LayerView& layer = v_.actor[l];
       const void* w = k.int8 == nullptr ? panels(k, layer.w, H, H, W, W, false) : quantised(k, layer.w, nullptr);

@@ -24,6 +24,7 @@ struct Net {
   const float *g, *c;  // the first layer's LayerNorm, critic only
   std::vector<PackedLayer> hidden;
   const void* head_w;         // actor: panels [width][head_width]; critic: float [width]
+  const float* in_rows;       // actor, for few rows: float [A][width], or null
   const float* head_rows;     // actor, for few rows: float [A][width], or null
   const float* head_b;        // actor: [head_width]; critic: [1]
 };

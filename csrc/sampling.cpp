@@ -176,14 +176,22 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     draw(0, first + begin, end - begin, z_mine);
   else
     std::memset(z_mine, 0, (end - begin) * z_row);
-  k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+  const bool by_vectors = call.total <= kHeadRows && side.actor.in_rows != nullptr;  // the first layer
+  if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
   if (split) team.barrier();
 
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
   Watch* const watch = call.watch;
   // What the actor's last layer reads.
   const Output top = vectors_head(side) && k.bf16_activations ? Output::gelu_float : Output::gelu;
-  const bool joined = k.two_layers != nullptr && !together && watch == nullptr && !hidden.empty();
+  const auto enter = [&](const Dense& d, int begin, int end) {
+    if (by_vectors)
+      k.first({z_all, rows, A, side.actor.in_rows, p.width, d.bias, own.init, begin, end, d.y, d.y_stride,
+               d.output == Output::gelu_float});
+    else
+      k.dense(d);
+  };
+  const bool joined = k.two_layers != nullptr && !together && watch == nullptr && !hidden.empty() && !by_vectors;
   const int M = static_cast<int>(call.schedule->steps.size());
   for (int i = 0, layer = 0; i < M; ++i) {
     const bool last = watch != nullptr && watch->is_last(i);
@@ -228,14 +236,17 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         k.two_layers(entry, d);
       } else if (k.int8 == nullptr || hidden.empty()) {
         if (l == hidden.size()) d.output = top;
-        k.dense(d);
+        if (l == 0)
+          enter(d, first_begin * k.panel, first_end * k.panel);
+        else
+          k.dense(d);
       } else if (l == 0) {
         d.output = Output::gelu_float;
         if (k.int8->quantise != nullptr) {
           d.y = own.pre;
           d.y_stride = p.width * sizeof(float);
         }
-        k.dense(d);
+        enter(d, first_begin * k.panel, first_end * k.panel);
         if (k.int8->quantise != nullptr)
           k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, alone ? 0 : unit_begin * unit,
                            alone ? p.width : unit_end * unit, entered, side.act_stride);
@@ -257,7 +268,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     ++turn;
     if (once) spread(own.velocity, side.head_width, first, n, N);
     advance(step, own, side, first + begin, end - begin, z_mine);
-    k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+    if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
     if (split) team.barrier();
     if (last) break;
   }

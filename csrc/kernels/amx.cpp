@@ -30,6 +30,7 @@ Kernels make(Precision precision) {
   k.dense = dense_bf16;
   k.two_layers = k.int8 == nullptr ? two_layers_bf16 : nullptr;
   k.norm = norm<Avx512, StoreBf16>;
+  k.first = first_of_few;
   if (k.int8 != nullptr) k.head = head<Avx512>;
   k.tanh = tanh<Avx512>;
   k.normals = philox_normals;

@@ -337,5 +337,23 @@ void two_layers_bf16(const Dense& first, const Dense& second) noexcept {
   dense_bf16(second);
 }
 
+// A first layer of few rows by vectors: a tile of its own would be stored for each of them.
+inline void first_of_few(const First& d) noexcept {
+  for (int r = 0; r < d.rows; ++r) {
+    const float* z = d.z + static_cast<std::size_t>(r) * d.inputs;
+    char* y = static_cast<char*>(d.y) + r * d.y_stride;
+    for (int n = d.begin; n < d.end; n += 16) {
+      __m512 sum = _mm512_add_ps(_mm512_loadu_ps(d.b + n), _mm512_loadu_ps(d.init[r] + n));
+      for (int i = 0; i < d.inputs; ++i)
+        sum = _mm512_fmadd_ps(_mm512_set1_ps(z[i]), _mm512_loadu_ps(d.w + static_cast<std::size_t>(i) * d.width + n), sum);
+      sum = gelu_of_tiles(sum);
+      if (d.floats)
+        _mm512_storeu_ps(reinterpret_cast<float*>(y) + n, sum);
+      else
+        StoreBf16::store(y, n, sum);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace sorl
