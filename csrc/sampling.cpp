@@ -184,10 +184,10 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   Watch* const watch = call.watch;
   // What the actor's last layer reads.
   const Output top = vectors_head(side) && k.bf16_activations ? Output::gelu_float : Output::gelu;
-  const auto enter = [&](const Dense& d, int begin, int end) {
+  const auto enter = [&](const Dense& d) {
     if (by_vectors)
-      k.first({z_all, rows, A, side.actor.in_rows, p.width, d.bias, own.init, begin, end, d.y, d.y_stride,
-               d.output == Output::gelu_float});
+      k.first({z_all, rows, A, side.actor.in_rows, p.width, d.bias, own.init, d.panel_begin * k.panel,
+               d.panel_end * k.panel, d.y, d.y_stride, d.output == Output::gelu_float});
     else
       k.dense(d);
   };
@@ -237,7 +237,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
       } else if (k.int8 == nullptr || hidden.empty()) {
         if (l == hidden.size()) d.output = top;
         if (l == 0)
-          enter(d, first_begin * k.panel, first_end * k.panel);
+          enter(d);
         else
           k.dense(d);
       } else if (l == 0) {
@@ -246,7 +246,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
           d.y = own.pre;
           d.y_stride = p.width * sizeof(float);
         }
-        enter(d, first_begin * k.panel, first_end * k.panel);
+        enter(d);
         if (k.int8->quantise != nullptr)
           k.int8->quantise(own.pre, d.y_stride, nullptr, rows, p.width, alone ? 0 : unit_begin * unit,
                            alone ? p.width : unit_end * unit, entered, side.act_stride);

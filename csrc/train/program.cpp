@@ -24,7 +24,12 @@ void Program::adam(std::function<void(const std::vector<Packing>&)> step, Networ
     packings.clear();
     for (const auto& network : whole)
       if (const Packing packing = network->packing(); packing.ops != nullptr) packings.push_back(packing);
-    step(packings);
+    try {
+      step(packings);
+    } catch (...) {  // no thread could be started: nothing was packed
+      for (const auto& network : whole) network->changed();
+      throw;
+    }
     for (const auto& network : partly) network->changed();
   });
 }
