@@ -103,6 +103,7 @@ def run(argv: Sequence[str]) -> int:
         "--json", metavar="FILE", type=path_argument, help="write machine and figures here"
     )
     parser.add_argument("--blocks", type=int, default=40, help="of 20 ms each way (40)")
+    parser.add_argument("--threads", type=int, default=1, help="of a call (1)")
     args = parser.parse_args(argv)
     if not 2 <= args.blocks <= 10_000:
         raise BadInput(f"blocks is {args.blocks}, but must be in [2, 10000]. Set --blocks")
@@ -115,7 +116,7 @@ def run(argv: Sequence[str]) -> int:
     plain = Sampler(policy, "numpy")
     rows = []
     for precision in shapes.PRECISIONS:
-        sampler = Sampler(policy, "native", precision)
+        sampler = Sampler(policy, "native", precision, threads=args.threads)
         agree(sampler, plain, obs, [*BY_RULE, *BY_STEPS], precision)
         for ways in (BY_RULE, BY_STEPS):
             times = measure(sampler, obs, ways, args.blocks)

@@ -23,7 +23,9 @@ def small(monkeypatch):
 
 
 def test_every_rule_and_a_schedule_are_timed(small, tmp_path, capsys):
-    assert choosing.run(["--blocks", "2", "--json", str(tmp_path / "c.json")]) == 0
+    assert (
+        choosing.run(["--blocks", "2", "--threads", "2", "--json", str(tmp_path / "c.json")]) == 0
+    )
     said = capsys.readouterr().out
     rows = json.loads((tmp_path / "c.json").read_text())["rows"]
     assert len(rows) == 3 * (len(choosing.BY_RULE) + len(choosing.BY_STEPS))
@@ -44,3 +46,8 @@ def test_a_wrong_action_is_told(small):
 def test_a_single_block_is_refused():
     with pytest.raises(BadInput, match=r"blocks is 1, but must be in \[2, 10000\]"):
         choosing.run(["--blocks", "1"])
+
+
+def test_threads_that_cannot_be_are_refused():
+    with pytest.raises(BadInput, match="threads"):
+        choosing.run(["--blocks", "2", "--threads", "0"])
