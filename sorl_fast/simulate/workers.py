@@ -8,6 +8,7 @@ kind, `sorl_fast.isolated`, which any script may start.)
 
 import atexit
 import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection, resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
 
 from ..cores import unpin
@@ -220,12 +222,24 @@ def _signals_left_to_the_parent() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def _glfw_by_name() -> dict[str, str]:
+    """Name glfw's library, which Gymnasium's MuJoCo imports even where nothing is rendered.
+
+    Without a name the import starts a Python of its own to find it: 0.1 s a worker, and a process that
+    outlives a worker killed meanwhile, with a traceback to say so.
+    """
+    found = importlib.util.find_spec("glfw")
+    libraries = sorted(Path(found.origin).parent.glob("x11/libglfw.so")) if found and found.origin else []
+    return {"PYGLFW_LIBRARY": str(path) for path in libraries}
+
+
 @contextlib.contextmanager
 def worker_environment() -> Iterator[None]:
     """Let processes started in this block have WORKER_ENVIRONMENT, and all of this process's cores."""
-    before = {name: os.environ.get(name) for name in WORKER_ENVIRONMENT}
+    environment = WORKER_ENVIRONMENT | ({} if os.environ.get("PYGLFW_LIBRARY") else _glfw_by_name())
+    before = {name: os.environ.get(name) for name in environment}
     unpin()
-    os.environ.update(WORKER_ENVIRONMENT)
+    os.environ.update(environment)
     try:
         yield
     finally:

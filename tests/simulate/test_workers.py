@@ -12,7 +12,7 @@ import pytest
 from toy_workers import Toy
 
 from sorl_fast.errors import BadInput
-from sorl_fast.simulate.workers import Pool, WorkerDied, WorkerFailed
+from sorl_fast.simulate.workers import Pool, WorkerDied, WorkerFailed, worker_environment
 
 
 @pytest.fixture
@@ -127,3 +127,23 @@ def is_running(pid: int) -> bool:
     except OSError:
         return False
     return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_importing_a_simulator_starts_no_process():
+    """One would outlive a worker that is killed meanwhile, and say so on the user's terminal."""
+    with worker_environment():
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORTS_A_SIMULATOR], capture_output=True, text=True, timeout=120
+        )
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+IMPORTS_A_SIMULATOR = """
+import sys
+started = []
+sys.addaudithook(lambda event, args: started.append(args[1]) if event == "subprocess.Popen" else None)
+import gymnasium.envs.mujoco.mujoco_rendering
+import ogbench
+print(started)
+"""

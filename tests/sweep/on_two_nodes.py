@@ -4,6 +4,7 @@ on_two_nodes.py WORD...: the words of `sorl-fast sweep`, with an absolute --out.
 saved its first checkpoint is killed, with all that runs there; then another one joins.
 """
 
+import glob
 import os
 import signal
 import subprocess
@@ -39,9 +40,10 @@ def below(root, found):
 
 def node_of_first_checkpoint(nodes, out):
     """Wait for a checkpoint; return the node on which it was made, and what runs there."""
-    while not (saved := sorted(out.glob("**/checkpoints/0*"))):
+    # glob.glob, unlike Path.glob, minds no folder that is gone meanwhile
+    while not (saved := sorted(glob.glob(f"{out}/**/checkpoints/0*", recursive=True))):
         time.sleep(0.02)
-    folder = str(saved[0].parent.parent).encode()
+    folder = str(Path(saved[0]).parent.parent).encode()
     found = processes()
     (child,) = (pid for pid, (_, words) in found.items() if folder in words)
     for node in nodes:

@@ -1,5 +1,6 @@
 """Slots, the local engine, the table; and whole sweeps as processes."""
 
+import glob
 import os
 import signal
 import subprocess
@@ -235,7 +236,8 @@ def test_a_sweep_is_stopped_goes_on_and_equals_trainings_by_hand(own_file, tmp_p
     with subprocess.Popen(
         command(own_file, out, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while not list(out.glob("**/checkpoints/0*")) and process.poll() is None:
+        # glob.glob, unlike Path.glob, minds no folder that is gone meanwhile
+        while not glob.glob(f"{out}/**/checkpoints/0*", recursive=True) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)[0]
