@@ -229,8 +229,10 @@ def _glfw_by_name() -> dict[str, str]:
     outlives a worker killed meanwhile, with a traceback to say so.
     """
     found = importlib.util.find_spec("glfw")
-    libraries = sorted(Path(found.origin).parent.glob("x11/libglfw.so")) if found and found.origin else []
-    return {"PYGLFW_LIBRARY": str(path) for path in libraries}
+    if found is None or found.origin is None:
+        return {}
+    library = Path(found.origin).with_name("x11") / "libglfw.so"
+    return {"PYGLFW_LIBRARY": str(library)} if library.exists() else {}
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ on_two_nodes.py WORD...: the words of `sorl-fast sweep`, with an absolute --out.
 saved its first checkpoint is killed, with all that runs there; then another one joins.
 """
 
-import glob
 import os
 import signal
 import subprocess
@@ -40,10 +39,10 @@ def below(root, found):
 
 def node_of_first_checkpoint(nodes, out):
     """Wait for a checkpoint; return the node on which it was made, and what runs there."""
-    # glob.glob, unlike Path.glob, minds no folder that is gone meanwhile
-    while not (saved := sorted(glob.glob(f"{out}/**/checkpoints/0*", recursive=True))):
+    # (a glob of ** would look into folders of a moment, and fail where one is gone by then)
+    while not (saved := sorted(out.glob("mine/bc/seed*/checkpoints/0*"))):
         time.sleep(0.02)
-    folder = str(Path(saved[0]).parent.parent).encode()
+    folder = str(saved[0].parent.parent).encode()
     found = processes()
     (child,) = (pid for pid, (_, words) in found.items() if folder in words)
     for node in nodes:

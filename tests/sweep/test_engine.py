@@ -1,6 +1,5 @@
 """Slots, the local engine, the table; and whole sweeps as processes."""
 
-import glob
 import os
 import signal
 import subprocess
@@ -236,8 +235,8 @@ def test_a_sweep_is_stopped_goes_on_and_equals_trainings_by_hand(own_file, tmp_p
     with subprocess.Popen(
         command(own_file, out, *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        # glob.glob, unlike Path.glob, minds no folder that is gone meanwhile
-        while not glob.glob(f"{out}/**/checkpoints/0*", recursive=True) and process.poll() is None:
+        # (a glob of ** would look into folders of a moment, and fail where one is gone by then)
+        while not list(out.glob("mine/bc/seed*/checkpoints/0*")) and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         said = process.communicate(timeout=120)[0]
