@@ -128,7 +128,8 @@ def learner_update(request: Request) -> Work:
         from sorl_fast.learn.noise import UpdateNoise
 
         learner, names = Learner(*dims, config, random), METRICS
-        noises = {k: UpdateNoise(td_steps=k, q_steps=k, **given["noise"]) for k in request["steps"]}
+        noise = {name: x for name, x in given["noise"].items() if name in UpdateNoise._fields}
+        noises = {k: UpdateNoise(td_steps=k, q_steps=k, **noise) for k in request["steps"]}
         update = lambda k: learner.update(batch, noises[k])  # noqa: E731
     else:
         learner, names = Learner(Sorl(config), *dims, random), tuple(Sorl.metrics)

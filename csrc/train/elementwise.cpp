@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <utility>
 
+#include "row_sum.hpp"
+
 namespace sorl::train {
 namespace {
 
@@ -31,6 +33,13 @@ void each(const Elementwise& e, F f, std::index_sequence<i...>) {
   visit(Reader<In>(e.in[i])...);
 }
 
+template <int lanes>
+void row_sums(const Elementwise& e) {
+  const float* x = static_cast<const float*>(e.in[0].data);
+  float* out = static_cast<float*>(e.out.data);
+  for (int r = 0; r < e.rows; ++r) out[r * e.out.rows] = row_sum<lanes>(x + r * e.in[0].rows, e.columns);
+}
+
 struct Entry {
   const char* name;
   std::size_t operands;
@@ -47,6 +56,7 @@ struct Add { float operator()(float a, float b) const { return a + b; } };
 struct Sub { float operator()(float a, float b) const { return a - b; } };
 struct Mul { float operator()(float a, float b) const { return a * b; } };
 struct Div { float operator()(float a, float b) const { return a / b; } };
+struct Sum { float operator()(float a, float b) const { return 0.0f + a + b; } };
 struct HalfSum { float operator()(float a, float b) const { return (0.0f + a + b) / 2.0f; } };
 struct Min { float operator()(float a, float b) const { return a != a || a < b ? a : b; } };
 struct Copy { float operator()(float a) const { return a; } };
@@ -67,6 +77,7 @@ const std::vector<Entry>& entries() {
       entry<float, float, float>("sub", Sub{}),
       entry<float, float, float>("mul", Mul{}),
       entry<float, float, float>("div", Div{}),
+      entry<float, float, float>("sum", Sum{}),
       entry<float, float, float>("half_sum", HalfSum{}),
       entry<float, float, float>("min", Min{}),
       entry<float, float>("copy", Copy{}),
@@ -78,6 +89,10 @@ const std::vector<Entry>& entries() {
       entry<Byte, float, float>("eq", Eq{}),
       entry<Byte, Byte, Byte>("and", And{}),
       entry<float, Byte, float, float>("where", Where{}),
+      {"row_sum_1", 1, row_sums<1>},
+      {"row_sum_4", 1, row_sums<4>},
+      {"row_sum_8", 1, row_sums<8>},
+      {"row_sum_16", 1, row_sums<16>},
   };
   return all;
 }

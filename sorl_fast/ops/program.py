@@ -4,6 +4,7 @@ The operations are `native`'s own, looked up once, and those of PyTorch whose nu
 computes them: one rounding an element.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from .. import _native
 from ..layout import Layout
 from . import native
 from .recorded import Call, block
+
+# Numbers that PyTorch adds on one thread, whatever its number of threads.
+MOST_SUMMED = 1 << 15
 
 
 class Program:
@@ -33,6 +37,7 @@ class Program:
         self._places = places
         self._kept: list[Tensor] = []  # addresses alone would keep nothing alive
         self._networks = {id(x): x for call in calls if call.ours for x in _networks(call)}
+        self._optimised: list[native._Packed] = []
         self._changed: list[Tensor] = []
         for call in calls:
             if call.ours:
@@ -51,7 +56,7 @@ class Program:
             if self._changed:
                 torch.autograd.graph.increment_version(self._changed)
             # but csrc, which knows what it has packed since
-            for packed in self._networks.values():
+            for packed in self._optimised:
                 packed.seen()
 
     def _address(self, x: Tensor | None) -> int:
@@ -91,6 +96,15 @@ class Program:
         self._changed += call.written()
         if _name(call) == "add_.Tensor":
             self._program.increment(self._address(call.args[0]), call.args[1])
+            return
+        if (found := _row_sums(call)) is not None:
+            x, out, divisor = found
+            rows, columns = x.shape
+            name = f"row_sum_{_lanes(rows, columns, divisor)}"
+            of_sums, of_rows = (self._address(out), 1, 0, 0.0), (self._address(x), columns, 1, 0.0)
+            self._program.elementwise(name, rows, columns, of_sums, [of_rows])
+            if divisor is not None:
+                self._add("div", out, [out, divisor])
             return
         for op in _operations(call):
             self._add(*op)
@@ -142,7 +156,12 @@ class Program:
             [x.net for x in own if written >= {*x.addresses}],
             [x.net for x in own if not written >= {*x.addresses}],
         )
-        self._changed += call.written()
+        self._optimised += own
+        # one object a parameter, the one that `seen` reads too: after csrc's work each is far away
+        aliases = {
+            at: x for packed in own for at, x in zip(packed.addresses, packed.aliases, strict=True)
+        }
+        self._changed += [aliases.get(x.data_ptr(), x) for x in call.written()]
 
 
 _OURS: dict[str, Callable[[Program, Call], None]] = {
@@ -161,6 +180,8 @@ def is_native(call: Call) -> bool:
     if _name(call) == "add_.Tensor":
         x, n = call.args[0], call.args[1:]
         return x.dtype == torch.int64 and x.ndim == 0 and isinstance(n[0], int) and not call.kwargs
+    if (found := _row_sums(call)) is not None:
+        return _lanes(*found[0].shape, found[2]) is not None
     return next(_operations(call), None) is not None and all(map(_possible, _operations(call)))
 
 
@@ -234,7 +255,7 @@ def _operations(call: Call) -> Iterator[_Operation]:
             yield _Operation(name[:3], out, [a])
         case "pow.Tensor_Scalar", (a, 2):
             yield _Operation("mul", out, [a, a])
-        case "pow.Tensor_Scalar", (a, 1):
+        case ("pow.Tensor_Scalar", (a, 1)) | ("clone.default", (a,)):
             yield _Operation("copy", out, [a])
         case "copy_.default", (a, b):
             yield _Operation("copy", a, [b])
@@ -248,6 +269,8 @@ def _operations(call: Call) -> Iterator[_Operation]:
             yield _Operation("where", out, [a, b, c])
         case "mean.dim", (a, [0]) if a.shape[0] == 2:
             yield _Operation("half_sum", out, [a[0], a[1]])
+        case "sum.dim_IntList", (a, [0]) if a.shape[0] == 2:
+            yield _Operation("sum", out, [a[0], a[1]])
         case "amin.default", (a, [0]) if a.shape[0] == 2:
             yield _Operation("min", out, [a[0], a[1]])
         case "cat.default", (parts, *dim) if dim in ([], [0]):
@@ -255,9 +278,60 @@ def _operations(call: Call) -> Iterator[_Operation]:
             for part in parts:
                 yield _Operation("copy", out[start : start + len(part)], [part])
                 start += len(part)
+        case "stack.default", (parts, *dim) if dim in ([], [0]):
+            for i, part in enumerate(parts):
+                yield _Operation("copy", out[i], [part])
         case "select_backward.default", (a, _, dim, index):
             yield _Operation("copy", out, [0.0])
             yield _Operation("copy", out.select(dim, index), [a])
+
+
+class _RowSums(NamedTuple):
+    """A sum of each row of a matrix, or the mean of its one row."""
+
+    x: Tensor  # [rows, columns], contiguous
+    out: Tensor
+    divisor: float | None
+
+
+def _row_sums(call: Call) -> _RowSums | None:
+    """Return what a call adds up, if it is numbers that lie beside each other."""
+    if call.kwargs or not call.args or not isinstance(call.args[0], Tensor):
+        return None
+    x = call.args[0].detach()
+    if not x.is_contiguous() or x.dtype != torch.float32 or not 0 < x.numel() < MOST_SUMMED:
+        return None
+    match _name(call), call.args:
+        case "mean.default", (_,):
+            return _RowSums(x.view(1, -1), call.result, x.numel())
+        case "sum.dim_IntList", (_, [dim]) if dim in (-1, x.ndim - 1) and x.ndim > 0:
+            return _RowSums(x.view(-1, x.shape[-1]), call.result.view(-1), None)
+    return None
+
+
+@functools.cache
+def _lanes(rows: int, columns: int, divisor: float | None) -> int | None:
+    """Return how many numbers csrc must add at a time for PyTorch's bits; None: that isn't how it adds.
+
+    The order is PyTorch's own affair: it is another one with another instruction set, and may be another
+    one with another version. So both add some numbers of which any other order would round otherwise.
+    """
+    random = torch.Generator().manual_seed(0)
+    for lanes in (16, 8, 4, 1):
+        same = True
+        for _ in range(8 if rows * columns > 1 else 1):
+            x, out = torch.randn((rows, columns), generator=random).exp(), torch.empty(rows)
+            program = _native.TrainProgram()
+            of_sums, of_rows = (out.data_ptr(), 1, 0, 0.0), (x.data_ptr(), columns, 1, 0.0)
+            program.elementwise(f"row_sum_{lanes}", rows, columns, of_sums, [of_rows])
+            program.run()
+            if divisor is None:
+                same = same and torch.equal(out, x.sum(-1))
+            else:
+                same = same and torch.equal(out[0] / divisor, x.mean())
+        if same:
+            return lanes
+    return None
 
 
 def _bounds(least: float | None, largest: float | None = None) -> tuple[float, float]:

@@ -104,6 +104,21 @@ def test_the_third_update_of_a_choice_runs_no_line_of_the_method(agent, monkeypa
         assert torch.equal(updates(learner, 1), expected)
 
 
+# exp, tanh, or the residual score network, which is PyTorch's
+LEFT_TO_PYTORCH = {"iql": 1, "rebrac": 1, "idql": 4}
+
+
+def test_an_update_is_one_call_of_csrc(agent):
+    """Between two there would be PyTorch's code, which csrc's work has pushed out of the caches."""
+    learner, _ = learners(agent)
+    updates(learner, 2)
+    for recording in filter(None, learner._replayed._seen.values()):
+        programs = [call for call in recording._calls if call.__qualname__ == "Program.run"]
+        others = len(recording._calls) - len(programs)
+        expected = LEFT_TO_PYTORCH.get(learner.method.config.method, 0)
+        assert (others > 0, len(programs) > 1) == (expected > 0, expected > 0)
+
+
 @pytest.fixture
 def sorl():
     return method_config(

@@ -356,6 +356,7 @@ def test_a_whole_update_by_kernels_is_that_of_the_definition(monkeypatch):
             "fm_t": torch.arange(B) % 4 / 4,
             "fm_noise": normal(B, 3),
             "sc_log2_steps": torch.tensor([1.0, 1, 0, 0, 0, 0, 0, 0]),
+            "sc_half": torch.tensor([0.25, 0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]),
             "sc_t": torch.zeros(B),
             "sc_noise": normal(B, 3),
             "q_noise": normal(B, 3),

@@ -155,12 +155,22 @@ def flow_matching(batch: Batch, t: Tensor, noise: Tensor, config: SorlConfig) ->
     return Regression(x_t, t, log2_steps, batch.actions - (1 - config.flow_eps) * noise)
 
 
+def half_steps(log2_steps: Tensor) -> Tensor:
+    """Return h/2 of every log2(1/h)."""
+    return torch.exp2(-log2_steps - 1)
+
+
 @torch.no_grad()
 def consistency_target(
-    target_actor: ShortcutActor, obs: Tensor, x_t: Tensor, t: Tensor, log2_steps: Tensor
+    target_actor: ShortcutActor,
+    obs: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    log2_steps: Tensor,
+    half: Tensor | None = None,
 ) -> Tensor:
     """Return (v1 + v2)/2 [B, A]: the mean velocity of two half steps of the EMA actor."""
-    half = torch.exp2(-log2_steps - 1)
+    half = half_steps(log2_steps) if half is None else half
     v1 = target_actor(obs, x_t, t, log2_steps + 1)
     v2 = target_actor(obs, x_t + half.unsqueeze(-1) * v1, t + half, log2_steps + 1)
     return (v1 + v2) / 2
@@ -173,6 +183,7 @@ def self_consistency(
     t: Tensor,
     noise: Tensor,
     config: SorlConfig,
+    half: Tensor | None = None,
 ) -> Regression:
     """Regress s(x_t, t, h) on (v1 + v2)/2: one big step h is to equal two half steps.
 
@@ -184,13 +195,15 @@ def self_consistency(
         [n], on each row's grid {0, h, 2h, ...}.
     noise
         x0 [n, A], standard normal.
+    half
+        h/2 [n], where it is there already.
     """
     n = len(t)
     if n == 0:
         none = batch.actions[:0]
         return Regression(none, t, log2_steps, none)
     x_t = interpolate(batch.actions[:n], noise, t, config.flow_eps)
-    target = consistency_target(target_actor, batch.observations[:n], x_t, t, log2_steps)
+    target = consistency_target(target_actor, batch.observations[:n], x_t, t, log2_steps, half)
     return Regression(x_t, t, log2_steps, target)
 
 
@@ -315,6 +328,7 @@ class Sorl(Method[SorlConfig]):
             "sc_noise": Normal(len(strata)),
             "q_noise": Normal(B),
             "sc_log2_steps": Fixed(strata),
+            "sc_half": Fixed(half_steps(strata)),
         }
 
     def kept(self) -> dict[str, Tensor]:
@@ -353,7 +367,8 @@ class Sorl(Method[SorlConfig]):
             terms += [flow_matching(batch, noise["fm_t"], noise["fm_noise"], self.config)]
         if sc:
             drawn = noise["sc_log2_steps"], noise["sc_t"], noise["sc_noise"]
-            terms += [self_consistency(trained.targets["actor"], batch, *drawn, self.config)]
+            target = trained.targets["actor"]
+            terms += [self_consistency(target, batch, *drawn, self.config, noise["sc_half"])]
         found = iter(regression_losses(actor, batch.observations, terms))
         zero = batch.rewards.new_zeros(())
         losses = [next(found) if there else zero for there in (fm, sc)]
