@@ -4,7 +4,8 @@ One observation, the paper's network, the policy's own noise. First 32 candidate
 call but for what chooses among the scored candidates, so that what it takes longer than by argmax, which
 finds a maximum, is what choosing takes. Then a few ways to act beside M = 8, N = 4 by argmax: the steps
 1/2, 1/4, 1/4 of one candidate succeed no less often (docs/results.md, docs/varied.md) in fewer evaluations.
-The calls take turns; the figures are medians over blocks.
+The calls take turns; the figures are medians over blocks, of several samplers: which parts of the caches a
+session's memory falls into is chance, and one that lies badly is slower by tenths whatever its rule.
 """
 
 import argparse
@@ -29,6 +30,7 @@ CANDIDATES = 32
 AT_MOST = 0.05  # of the call by argmax
 FOURFOLD = 4.0
 BLOCK = 0.02  # seconds
+SAMPLERS = 5  # each with sessions of its own
 
 
 class Way(NamedTuple):
@@ -116,10 +118,15 @@ def run(argv: Sequence[str]) -> int:
     plain = Sampler(policy, "numpy")
     rows = []
     for precision in shapes.PRECISIONS:
-        sampler = Sampler(policy, "native", precision, threads=args.threads)
-        agree(sampler, plain, obs, [*BY_RULE, *BY_STEPS], precision)
+        # all of them live at once: one's memory would be the next one's
+        samplers = [
+            Sampler(policy, "native", precision, threads=args.threads)
+            for _ in range(min(SAMPLERS, args.blocks))
+        ]
+        agree(samplers[0], plain, obs, [*BY_RULE, *BY_STEPS], precision)
         for ways in (BY_RULE, BY_STEPS):
-            times = measure(sampler, obs, ways, args.blocks)
+            parts = [measure(x, obs, ways, -(-args.blocks // len(samplers))) for x in samplers]
+            times = [[us for part in parts for us in part[i]] for i in range(len(ways))]
             first = np.array(times[0])
             for way, own in zip(ways, times, strict=True):
                 ratio = np.array(own) / first  # inside a block, for the machine drifts
