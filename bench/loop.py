@@ -161,7 +161,7 @@ def run(argv: Sequence[str]) -> int:
             f"{1e6 / args.hz:g} us. Set --deadline"
         )
     contenders: list[Contender] = [SorlFast(args.precision, args.threads)]
-    if not args.alone:
+    if not args.alone and args.deadline is None:  # beside a deadline are ways of our own
         rivals = peers.make_peers(["onnxruntime"], otherwise="leave it out with --alone")
         contenders += [p for p in rivals if p.threads == args.threads]
     isas = {precision: native.isas(precision) for precision in shapes.PRECISIONS}
