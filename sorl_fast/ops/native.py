@@ -190,7 +190,7 @@ def _forward(
     isa = choose_isa(precision)
     sizes = Layout.of(params, obs.shape[1], A, kind.norm)
     packed = network(sizes, params, precision, isa, owner)
-    out = torch.empty((sizes.members, B) if kind.norm else (B, A))
+    out = torch.empty((sizes.members, B) if kind.norm else (B, A), dtype=torch.float32)
     count = saved_bytes(sizes, B, steps, precision, isa) if save else 0
     saved = lend((count,), torch.uint8)
     net = packed.ready(forward=True, backward=save)
@@ -277,15 +277,21 @@ def _backward(
             "another instruction set. Set SORL_CPU_ISA before the first operation, or not at all"
         )
     if B == 0:
-        grads = [torch.zeros(p.shape) for p in params if weights]
-        inputs = [torch.zeros(0, n) for n, asked in ((O, to_obs), (act_dim, to_act)) if asked]
+        grads = [torch.zeros(p.shape, dtype=torch.float32) for p in params if weights]
+        inputs = [
+            torch.zeros(0, n, dtype=torch.float32)
+            for n, asked in ((O, to_obs), (act_dim, to_act))
+            if asked
+        ]
         return grads + inputs
     # torch's allocator is quicker where a gradient is no larger than what it keeps at hand
     grads = [
-        lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape) for p in params if weights
+        lend(p.shape) if p.numel() > 16384 else torch.empty(p.shape, dtype=torch.float32)
+        for p in params
+        if weights
     ]
-    grad_obs = torch.empty((B, O)) if to_obs else None
-    grad_act = torch.empty((B, act_dim)) if to_act else None
+    grad_obs = torch.empty((B, O), dtype=torch.float32) if to_obs else None
+    grad_act = torch.empty((B, act_dim), dtype=torch.float32) if to_act else None
     grad = grad.contiguous()
     net = network(sizes, params, precision, isa, owner).ready(forward=False, backward=True)
     net.backward(
@@ -338,7 +344,7 @@ def _adam_ema_step(
     )
     # csrc wrote behind torch's back: whoever holds an older version must notice
     torch.autograd.graph.increment_version([*params, *first, *second, *targets])
-    return torch.tensor(norm)
+    return torch.tensor(norm, dtype=torch.float32)
 
 
 _NETWORK = "Tensor[] params, Tensor obs, Tensor act"

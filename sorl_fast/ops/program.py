@@ -320,7 +320,8 @@ def _lanes(rows: int, columns: int, divisor: float | None) -> int | None:
     for lanes in (16, 8, 4, 1):
         same = True
         for _ in range(8 if rows * columns > 1 else 1):
-            x, out = torch.randn((rows, columns), generator=random).exp(), torch.empty(rows)
+            x = torch.randn((rows, columns), generator=random, dtype=torch.float32).exp()
+            out = torch.empty(rows, dtype=torch.float32)
             program = _native.TrainProgram()
             of_sums, of_rows = (out.data_ptr(), 1, 0, 0.0), (x.data_ptr(), columns, 1, 0.0)
             program.elementwise(f"row_sum_{lanes}", rows, columns, of_sums, [of_rows])

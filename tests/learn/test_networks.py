@@ -80,3 +80,25 @@ def test_what_a_flow_a_direct_actor_and_a_value_feed_to_inputs_they_do_not_have(
     q = CriticEnsemble(value)(obs, obs[:, :0], 0)
     assert torch.equal(Value(value)(obs), q[0])
     assert Value(value)(obs).shape == (3,)
+
+
+def test_another_default_dtype_changes_nothing():
+    """What csrc writes is float32: memory of float64 would hold two of its numbers in one."""
+    random = torch.Generator().manual_seed(0)
+    actor, critic = make_actor(5, 3, 8, 2, random), make_critic(5, 3, 8, 2, 2, random)
+    obs, noise = torch.randn(4, 5, generator=random), torch.randn(4, 3, generator=random)
+    noise.requires_grad_()
+    params = [x.requires_grad_() for net in (actor, critic) for x in net.tensors().values()]
+
+    def found():
+        q = critic(obs, actor.sample(obs, noise, 2), 2)
+        return [q, *torch.autograd.grad(q.square().sum(), [noise, *params])]
+
+    expected = found()
+    torch.set_default_dtype(torch.float64)
+    try:
+        got = found()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for x, y in zip(got, expected, strict=True):
+        assert x.dtype == torch.float32 and torch.equal(x, y)
