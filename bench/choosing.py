@@ -5,7 +5,7 @@ call but for what chooses among the scored candidates, so that what it takes lon
 finds a maximum, is what choosing takes. Then a few ways to act beside M = 8, N = 4 by argmax: the steps
 1/2, 1/4, 1/4 of one candidate succeed no less often (docs/results.md, docs/varied.md) in fewer evaluations.
 The calls take turns; the figures are medians over blocks, of several samplers: which parts of the caches a
-session's memory falls into is chance, and one that lies badly is slower by tenths whatever its rule.
+session's memory falls into is chance.
 """
 
 import argparse
@@ -104,7 +104,9 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--json", metavar="FILE", type=path_argument, help="write machine and figures here"
     )
-    parser.add_argument("--blocks", type=int, default=40, help="of 20 ms each way (40)")
+    parser.add_argument(
+        "--blocks", type=int, default=40, help="of 20 ms each way, shared out to the samplers (40)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of a call (1)")
     args = parser.parse_args(argv)
     if not 2 <= args.blocks <= 10_000:

@@ -6,7 +6,7 @@
 # Versions: gymnasium 1.4.0, glfw 2.11.0, mujoco 4.0.0, imageio 2.38.1, packaging 26.4, numpy 2.4.6
 # Date: 2026-11-30
 # Matters: a simulation's worker that is killed while it starts leaves that Python behind, which ends with a
-#   traceback of its own (BrokenPipeError) on the user's terminal; and it costs 0.1 s a worker.
+#   traceback of its own (BrokenPipeError) on the user's terminal.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,7 +1,7 @@
 """Recorded calls as a program of csrc: what can be made again without Python and PyTorch, in one call.
 
 The operations are `native`'s own, looked up once, and those of PyTorch whose numbers are the same whoever
-computes them: one rounding an element.
+computes them: one rounding an element, or sums, where PyTorch is seen to add in the order that csrc knows.
 """
 
 import functools

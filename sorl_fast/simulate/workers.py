@@ -225,8 +225,8 @@ def _signals_left_to_the_parent() -> Iterator[None]:
 def _glfw_by_name() -> dict[str, str]:
     """Name glfw's library, which Gymnasium's MuJoCo imports even where nothing is rendered.
 
-    Without a name the import starts a Python of its own to find it: 0.1 s a worker, and a process that
-    outlives a worker killed meanwhile, with a traceback to say so.
+    Without a name the import starts a Python of its own to find it: a process that outlives a worker killed
+    meanwhile, with a traceback to say so.
     """
     found = importlib.util.find_spec("glfw")
     if found is None or found.origin is None:
