@@ -42,7 +42,6 @@ struct Dense {
   void* y;
   std::size_t y_stride;      // bytes
   Output output;
-  bool far;                  // the weights likely lie beyond the second-level cache
 };
 
 // x <- (x - mean) / sqrt(var + 1e-6) * g + c over `width` columns, `padded` of them stored.
@@ -125,6 +124,9 @@ struct Kernels {
   // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
   // activations after each layer. with_q: where critics are evaluated too, whose weights come from far.
   int together_rows, together_rows_with_q;
+  // From so many rows on, and while these are not wider, the first layer's inputs are one product, not one of
+  // the observation a call and one of z a step: where its sums are cheaper than to fetch the first product's. 0: never.
+  int joint_rows, joint_width;
   int block_rows;         // rows that go through all layers together in the throughput shape
 
   std::size_t (*packed_bytes)(int k, int n);
@@ -134,9 +136,6 @@ struct Kernels {
   void (*input)(const float* x, std::size_t x_stride, int rows, int n, int k, void* y,
                 std::size_t y_stride) noexcept;
   void (*dense)(const Dense&) noexcept;
-  // The first layer, GELU of init and a product, and the second, GELU of what the first writes, all panels of both; or
-  // null. The same bits as one after the other.
-  void (*two_layers)(const Dense& first, const Dense& second) noexcept;
   const Int8* int8;  // or null: hidden layers are like the others. With it, activations are the first and last layers'
   void (*norm)(const Norm&) noexcept;
   void (*first)(const First&) noexcept;  // where it is faster than dense; or null

@@ -75,6 +75,9 @@ class Packer {
     const std::size_t size = k.bf16_activations ? 2 : 4;
     side.obs_stride = stride(side.obs_k, size);
     side.in_stride = stride(side.in_k, size);
+    const int joint = side.obs_k + side.in_k;
+    side.joint_k = k.joint_rows > 0 && joint <= k.joint_width ? joint : 0;
+    side.joint_stride = side.joint_k == 0 ? 0 : stride(joint, size);
     // Where products of bytes quantise what they read, it is floats.
     side.act_stride = stride(p_.width, k.int8 == nullptr ? size : 4);
 
@@ -82,6 +85,23 @@ class Packer {
     side.actor = actor(k, side);
     side.critics.clear();
     for (int e = 0; e < v_.ensemble; ++e) side.critics.push_back(critic(k, side, e));
+  }
+
+  // Behind what each call reads, for calls of many rows only.
+  void joint_inputs(Side& side) {
+    const Kernels& k = *side.kernels;
+    const int O = v_.obs_dim, A = v_.act_dim, H = v_.hidden, W = p_.width;
+    if (side.joint_k == 0) return;
+    std::vector<float> w(static_cast<std::size_t>(side.joint_k / 2) * H);
+    const auto pack = [&](Net& net, const float* first) {
+      const float* const in = first + static_cast<std::size_t>(O) * H;
+      std::copy(first, in, w.begin());
+      std::copy(in, in + static_cast<std::size_t>(A) * H, w.begin() + static_cast<std::ptrdiff_t>(side.obs_k / 2) * H);
+      net.joint_w = panels(k, w.data(), side.joint_k / 2, H, side.joint_k, W, true);
+    };
+    pack(side.actor, v_.actor[0].w);
+    for (int e = 0; e < v_.ensemble; ++e)
+      pack(side.critics[e], v_.critic[0].w + static_cast<std::size_t>(e) * (O + A + 1) * H);
   }
 
  private:
@@ -282,6 +302,7 @@ std::shared_ptr<const Model> Model::make(const PolicyView& view, Precision preci
       Bump bump(base);
       Packer packer(view, *p, bump);
       packer.side(p->side, kernels);
+      packer.joint_inputs(p->side);
       packer.constants();
       packer.first_layers();
       for (Schedule& schedule : p->schedules) packer.schedule(schedule);

@@ -21,6 +21,7 @@ struct PackedLayer {
 struct Net {
   const void* obs_w;
   const void* in_w;
+  const void* joint_w;  // both, one above the other; or null
   const float *g, *c;  // the first layer's LayerNorm, critic only
   std::vector<PackedLayer> hidden;
   const void* head_w;         // actor: panels [width][head_width]; critic: float [width]
@@ -41,8 +42,9 @@ struct Ood {
 struct Side {
   const Kernels* kernels = nullptr;
   int obs_k = 0, in_k = 0;  // padded inputs
+  int joint_k = 0;          // both together; 0 where they are never one product
   int head_width = 0;       // padded actions
-  std::size_t obs_stride = 0, in_stride = 0, act_stride = 0;  // bytes of an activation row
+  std::size_t obs_stride = 0, in_stride = 0, joint_stride = 0, act_stride = 0;  // bytes of an activation row
   Net actor;
   std::vector<Net> critics;
 };

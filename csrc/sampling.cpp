@@ -28,6 +28,9 @@ constexpr int kHeadRows = 2;
 // (Of 16 and 32 rows it was no faster, or slower.)
 constexpr int kAloneRows = 8;
 
+// Where in a joint row of activations, which are bf16, z begins.
+std::size_t joint_offset(const Side& side) { return side.obs_k * sizeof(std::uint16_t); }
+
 }  // namespace
 
 Sampling::Sampling(const Packed& packed, int threads, int rows, int candidates)
@@ -157,11 +160,16 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   const std::vector<PackedLayer>& hidden = side.actor.hidden;
   const bool alone = together && n <= kAloneRows && call.watch == nullptr && !hidden.empty();
   const int first_begin = alone ? 0 : panel_begin, first_end = alone ? p.width / k.panel : panel_end;
-  observation_part(own, side.actor, count_obs, first_begin, first_end);
+  if (call.joint)
+    for (int r = 0; r < n; ++r)
+      std::memcpy(own.joint + r * side.joint_stride, own.obs_in + ((first + r) / N - first_obs) * side.obs_stride,
+                  joint_offset(side));
+  else
+    observation_part(own, side.actor, count_obs, first_begin, first_end);
   // What does not read its noise is the same for all candidates: evaluated once an observation.
   const bool once = !p.form.reads_noise;
   const int rows = once ? count_obs : n;
-  for (int r = 0; r < rows; ++r)
+  for (int r = 0; r < rows && !call.joint; ++r)
     own.init[r] = own.obs_part + static_cast<std::size_t>(once ? r : (first + r) / N - first_obs) * p.width;
 
   // z: shared out by rows, or a copy each.
@@ -169,15 +177,16 @@ void Sampling::sample(int thread, int first, int n) noexcept {
   const int begin = split ? share(n, thread) : 0, end = split ? share(n, thread + 1) : n;
   const std::size_t z_row = A * sizeof(float);
   float* z_all = together && !split && thread != 0 ? own.z : z + static_cast<std::size_t>(first) * A;
-  char* in_all = split ? shared.in : own.in;
+  char* in_all = call.joint ? own.joint : split ? shared.in : own.in;
+  const std::size_t in_stride = call.joint ? side.joint_stride : side.in_stride;
   float* z_mine = z_all + static_cast<std::size_t>(begin) * A;
-  char* in_mine = in_all + begin * side.in_stride;
+  char* in_mine = in_all + begin * in_stride + (call.joint ? joint_offset(side) : 0);
   if (p.form.reads_noise)
     draw(0, first + begin, end - begin, z_mine);
   else
     std::memset(z_mine, 0, (end - begin) * z_row);
   const bool by_vectors = call.total <= kHeadRows && side.actor.in_rows != nullptr;  // the first layer
-  if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+  if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, in_stride);
   if (split) team.barrier();
 
   int turn = 0;  // a layer writes act[turn & 1]; whoever reads it has passed the meeting in between
@@ -191,7 +200,6 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     else
       k.dense(d);
   };
-  const bool joined = k.two_layers != nullptr && !together && watch == nullptr && !hidden.empty() && !by_vectors;
   const int M = static_cast<int>(call.schedule->steps.size());
   for (int i = 0, layer = 0; i < M; ++i) {
     const bool last = watch != nullptr && watch->is_last(i);
@@ -201,18 +209,18 @@ void Sampling::sample(int thread, int first, int n) noexcept {
       break;
     }
     const Step& step = (last ? call.rests : call.schedule)->steps[static_cast<std::size_t>(i)];
-    Dense entry{}, d{};
+    Dense d{};
     d.rows = rows;
     d.panel_begin = first_begin;
     d.panel_end = first_end;
     d.y_stride = side.act_stride;
     d.output = Output::gelu;
     d.x = in_all;
-    d.x_stride = side.in_stride;
-    d.k = side.in_k;
-    d.w = side.actor.in_w;
+    d.x_stride = in_stride;
+    d.k = call.joint ? side.joint_k : side.in_k;
+    d.w = call.joint ? side.actor.joint_w : side.actor.in_w;
     d.bias = step.bias;
-    d.init = own.init;
+    d.init = call.joint ? nullptr : own.init;
     char* const entered = alone ? own.first : shared.act[turn & 1];
     d.y = entered;
     for (std::size_t l = 0; l <= hidden.size(); ++l) {
@@ -228,13 +236,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
         turn += l > 1 || !alone;
         d.y = shared.act[turn & 1];
       }
-      if (joined && l == 0) {
-        entry = d;
-        continue;
-      }
-      if (joined && l == 1) {
-        k.two_layers(entry, d);
-      } else if (k.int8 == nullptr || hidden.empty()) {
+      if (k.int8 == nullptr || hidden.empty()) {
         if (l == hidden.size()) d.output = top;
         if (l == 0)
           enter(d);
@@ -268,7 +270,7 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     ++turn;
     if (once) spread(own.velocity, side.head_width, first, n, N);
     advance(step, own, side, first + begin, end - begin, z_mine);
-    if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, side.in_stride);
+    if (!by_vectors) k.input(z_mine, z_row, end - begin, A, side.in_k, in_mine, in_stride);
     if (split) team.barrier();
     if (last) break;
   }
@@ -338,9 +340,13 @@ bool Sampling::critic(const Scratch& s, const Side& side, int e, int first, int 
   float* action = s.velocity;
   for (int r = 0; r < n; ++r)
     for (int a = 0; a < A; ++a) action[r * A + a] = p.clip(z_all[static_cast<std::size_t>(r) * A + a], a);
-  k.input(action, A * sizeof(float), n, A, side.in_k, s.in, side.in_stride);
-  observation_part(s, net, count_obs, 0, panels);
-  for (int r = 0; r < n; ++r)
+  if (call.joint) {
+    k.input(action, A * sizeof(float), n, A, side.in_k, s.joint + joint_offset(side), side.joint_stride);
+  } else {
+    k.input(action, A * sizeof(float), n, A, side.in_k, s.in, side.in_stride);
+    observation_part(s, net, count_obs, 0, panels);
+  }
+  for (int r = 0; r < n && !call.joint; ++r)
     s.init[r] = s.obs_part + static_cast<std::size_t>((first + r) / call.candidates - first_obs) * p.width;
 
   Dense d{};
@@ -350,13 +356,12 @@ bool Sampling::critic(const Scratch& s, const Side& side, int e, int first, int 
   d.y = s.pre;
   d.y_stride = p.width * sizeof(float);
   d.output = Output::gelu_float;
-  d.far = true;  // no step reads them twice
-  d.x = s.in;
-  d.x_stride = side.in_stride;
-  d.k = side.in_k;
-  d.w = net.in_w;
+  d.x = call.joint ? s.joint : s.in;
+  d.x_stride = call.joint ? side.joint_stride : side.in_stride;
+  d.k = call.joint ? side.joint_k : side.in_k;
+  d.w = call.joint ? net.joint_w : net.in_w;
   d.bias = call.schedule->critic_bias + static_cast<std::size_t>(e) * p.width;
-  d.init = s.init;
+  d.init = call.joint ? nullptr : s.init;
   Norm norm{};
   norm.x = s.pre;
   norm.x_stride = d.y_stride;
@@ -439,6 +444,8 @@ void Sampling::run() noexcept {
   const bool threaded = team.size() > 1 && whole && team.alive();
   team_size_ = threaded ? team.size() : 1;
   call.together = threaded && few;
+  call.joint = call.side->joint_k > 0 && call.total >= k.joint_rows && whole && call.watch == nullptr &&
+               p.form.reads_noise;
   const int most = k.block_rows;
   // As many blocks as there are threads, or a multiple, so that none waits for the last block.
   int blocks = (call.total + most - 1) / most;

@@ -27,6 +27,7 @@ struct Call {
   int total;  // rows * candidates
   const Side* side;
   bool together;
+  bool joint;  // the first layers read observation and z, or action, as one
   int block;  // rows of a block, where threads work apart
   int blocks;
   Watch* watch;           // null: there is no deadline

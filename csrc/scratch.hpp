@@ -15,6 +15,7 @@ struct Scratch {
   const float** init;  // [rows] that row's observation's obs_part
   float* z;            // [rows][A] this thread's copy
   char* in;            // activations of z, or of the clipped actions
+  char* joint;         // [rows] activations of the observations, then z or the clipped actions
   char* first;         // [alone] activations of the first layer, where a thread has all of it
   char* act[2];        // activations of a layer, and of the one before it
   float* pre;          // [rows][width] a critic's layer before its LayerNorm
@@ -32,6 +33,7 @@ struct Scratch {
     init = bump.take<const float*>(held);
     z = bump.take<float>(held * p.act_dim);
     in = bump.take<char>(held * p.side.in_stride);
+    joint = bump.take<char>(held * p.side.joint_stride);
     first = bump.take<char>((alone + 32) * p.side.act_stride);
     for (char*& a : act) a = bump.take<char>(held * p.side.act_stride);
     pre = bump.take<float>(held * width);

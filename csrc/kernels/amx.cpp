@@ -23,12 +23,13 @@ Kernels make(Precision precision) {
   k.together_rows = k.int8 == nullptr ? 7 : 1;
   // A critic each: its weights come from far, and only once. In int8 so do the others' activations, which are floats.
   k.together_rows_with_q = k.int8 == nullptr ? 32 : 5;
+  k.joint_rows = 64;
+  k.joint_width = 256;
   k.block_rows = k.int8 == nullptr ? 512 : 128;
   k.packed_bytes = WeightsTiles::packed_bytes;
   k.pack = WeightsTiles::pack;
   k.input = input_bf16;
   k.dense = dense_bf16;
-  k.two_layers = k.int8 == nullptr ? two_layers_bf16 : nullptr;
   k.norm = norm<Avx512, StoreBf16>;
   k.first = first_of_few;
   if (k.int8 != nullptr) k.head = head<Avx512>;

@@ -28,17 +28,22 @@ constexpr int kSumsBytes = sizeof(float) * kBlockColumns;  // of a row
 
 // As gelu_for_bf16 of bf16.hpp, to 1.1e-5 in all: 2^f of a fraction f in [0, 1), which one instruction takes
 // off, to 7.5e-5 of itself; scalef finds the whole part by itself. NaN and infinities come out as there.
-inline __m512 gelu_of_tiles(__m512 x) {
+// Instruction by instruction for all n: one's wait for the last is then filled by another's.
+template <int n>
+inline __attribute__((always_inline)) void gelu_of_tiles(__m512 (&x)[n]) {
   using V = Avx512;
-  const __m512 square = V::mul(x, x);
-  const __m512 e =
-      _mm512_min_ps(V::mul(x, V::fma(square, V::set(-0.10294324f), V::set(-2.3022082f))), V::set(126.0f));
-  const __m512 f = _mm512_reduce_ps(e, _MM_FROUND_TO_NEG_INF);
-  __m512 p = V::set(0.078024491f);
-  p = V::fma(p, f, V::set(0.22606727f));
-  p = V::fma(p, f, V::set(0.69583346f));
-  p = V::fma(p, f, V::set(0.99992523f));
-  return V::mul(x, _mm512_rcp14_ps(V::add(V::scale(p, e), V::set(1.0f))));
+  __m512 e[n], f[n], p[n];
+#define SORL_EACH _Pragma("GCC unroll 4") for (int i = 0; i < n; ++i)
+  SORL_EACH e[i] = V::mul(x[i], x[i]);
+  SORL_EACH e[i] = V::fma(e[i], V::set(-0.10294324f), V::set(-2.3022082f));
+  SORL_EACH e[i] = _mm512_min_ps(V::mul(x[i], e[i]), V::set(126.0f));
+  SORL_EACH f[i] = _mm512_reduce_ps(e[i], _MM_FROUND_TO_NEG_INF);
+  SORL_EACH p[i] = V::fma(V::set(0.078024491f), f[i], V::set(0.22606727f));
+  SORL_EACH p[i] = V::fma(p[i], f[i], V::set(0.69583346f));
+  SORL_EACH p[i] = V::fma(p[i], f[i], V::set(0.99992523f));
+  SORL_EACH p[i] = V::add(V::scale(p[i], e[i]), V::set(1.0f));
+  SORL_EACH x[i] = V::mul(x[i], _mm512_rcp14_ps(p[i]));
+#undef SORL_EACH
 }
 
 // A panel is its tiles one after another: for each 32 inputs the 16 left columns', then the 16 right ones'.
@@ -63,12 +68,12 @@ struct WeightsTiles {
 
 // A row of activations (bf16) or of floats, from column `column` on.
 template <Output output>
-inline void store_columns(char* y, int column, __m512 left, __m512 right) {
+inline void store_columns(char* y, int column, const __m512 (&x)[2]) {
   if constexpr (output == Output::gelu) {
-    _mm512_storeu_si512(y + column * 2, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(right, left)));
+    _mm512_storeu_si512(y + column * 2, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(x[1], x[0])));
   } else {
-    Avx512::store(reinterpret_cast<float*>(y) + column, left);
-    Avx512::store(reinterpret_cast<float*>(y) + column + 16, right);
+    Avx512::store(reinterpret_cast<float*>(y) + column, x[0]);
+    Avx512::store(reinterpret_cast<float*>(y) + column + 16, x[1]);
   }
 }
 
@@ -93,22 +98,24 @@ class Epilogue {
   void some(int n) {
     for (const int end = std::min(done_ + n, rows_); done_ < end; ++done_) one();
   }
+  void next() {
+    if (done_ == rows_) return;
+    one();
+    ++done_;
+  }
   void rest() { some(left()); }
 
  private:
   void one() const {
     const float* sums = (*sums_)[done_];
-    __m512 a = V::add(V::load(sums), V::load(bias_)), b = V::add(V::load(sums + 16), V::load(bias_ + 16));
+    __m512 x[2] = {V::add(V::load(sums), V::load(bias_)), V::add(V::load(sums + 16), V::load(bias_ + 16))};
     if constexpr (has_init) {
       const float* init = init_[done_] + column_;
-      a = V::add(a, V::load(init));
-      b = V::add(b, V::load(init + 16));
+      x[0] = V::add(x[0], V::load(init));
+      x[1] = V::add(x[1], V::load(init + 16));
     }
-    if constexpr (output != Output::linear) {
-      a = gelu_of_tiles(a);
-      b = gelu_of_tiles(b);
-    }
-    store_columns<output>(y_ + done_ * y_stride_, column_, a, b);
+    if constexpr (output != Output::linear) gelu_of_tiles(x);
+    store_columns<output>(y_ + done_ * y_stride_, column_, x);
   }
 
   const BlockSums* sums_ = nullptr;
@@ -135,7 +142,7 @@ template <bool x_once, class Between>
 inline __attribute__((always_inline)) int block_sums(const Dense& d, int panel, int row, BlockSums& to, Between between) {
   const std::size_t panel_bytes = WeightsTiles::packed_bytes(d.k, kBlockColumns);
   const auto stride = static_cast<long>(d.x_stride);
-  const int slices = d.k / kTileK, blocks = (d.rows + kBlockRows - 1) / kBlockRows;
+  const int slices = d.k / kTileK;
   const char* w = static_cast<const char*>(d.w) + panel * panel_bytes;
   const char* x = static_cast<const char*>(d.x) + row * d.x_stride;
   const char* x_second = x + kTileRows * d.x_stride;
@@ -158,11 +165,6 @@ inline __attribute__((always_inline)) int block_sums(const Dense& d, int panel, 
     }
     between(1);
     if (second) _tile_dpbf16ps(3, 5, 7);
-    if (d.far) {
-      // The next panel, from the third-level cache to the second, spread over this one's blocks.
-      for (std::size_t line = row / kBlockRows; line < 2 * kTileBytes / kLine; line += blocks)
-        Avx512::prefetch_second(w + panel_bytes + line * kLine);
-    }
     x += kTileRowBytes;
     x_second += kTileRowBytes;
     w += 2 * kTileBytes;
@@ -194,10 +196,13 @@ __attribute__((noinline)) void many_rows(const Dense& d) {
   alignas(64) BlockSums sums[2];
   Epilogue<output, has_init> before(d);
   const Shares shares(kBlockRows, d.k);
+  const bool one_each = shares.half[0] == 1 && shares.half[1] == 1;  // then without a loop
   int turn = 0;
   const auto block = [&](int panel, int row) {
     BlockSums& to = sums[turn ^= 1];
-    const int rows = block_sums<!rows_outer>(d, panel, row, to, [&](int i) { before.some(shares.half[i]); });
+    const int rows =
+        one_each ? block_sums<!rows_outer>(d, panel, row, to, [&](int) { before.next(); })
+                 : block_sums<!rows_outer>(d, panel, row, to, [&](int i) { before.some(shares.half[i]); });
     before.rest();
     before.begin(d, to, row, panel, rows);
   };
@@ -207,52 +212,6 @@ __attribute__((noinline)) void many_rows(const Dense& d) {
   } else {
     for (int panel = d.panel_begin; panel < d.panel_end; ++panel)
       for (int row = 0; row < d.rows; row += kBlockRows) block(panel, row);
-  }
-  before.rest();
-}
-
-// Rows that go through two layers together.
-constexpr int kJoinedRows = 64;
-
-// A narrow layer and the one that reads it, of equally many panels. Beside the few products of the first there is
-// no time for its GELU, so that runs between the products of the second: while 64 rows go through that, block by
-// block, the next 64 go through the first.
-__attribute__((noinline)) void joined(const Dense& first, const Dense& second) {
-  configure_tiles(kTileRows);
-  alignas(64) BlockSums sums[2], sums_ahead[2];
-  Epilogue<Output::gelu, true> ahead(first);
-  Epilogue<Output::gelu, false> before(second);
-  const int panels = first.panel_end;
-  const auto blocks = [&](int begin) {  // of the 64 rows from `begin`, or of what is left of them
-    return (std::min(std::max(first.rows - begin, 0), kJoinedRows) + kBlockRows - 1) / kBlockRows;
-  };
-  int turn = 0, turn_ahead = 0;
-  // Block i of 64 rows from `begin`, a panel after another.
-  const auto enter = [&](int begin, int i, auto between) {
-    BlockSums& to = sums_ahead[turn_ahead ^= 1];
-    const int row = begin + i % blocks(begin) * kBlockRows, panel = i / blocks(begin);
-    const int rows = block_sums<true>(first, panel, row, to, between);
-    ahead.rest();
-    ahead.begin(first, to, row, panel, rows);
-  };
-  const Shares alone(kBlockRows, first.k), both(2 * kBlockRows, second.k);
-  for (int i = 0; i < panels * blocks(0); ++i) enter(0, i, [&](int h) { ahead.some(alone.half[h]); });
-  for (int begin = 0; begin < first.rows; begin += kJoinedRows) {
-    ahead.rest();
-    __asm__ volatile("" ::: "memory");  // GCC does not see that tiles are read from memory
-    const int next = begin + kJoinedRows;
-    for (int i = 0; i < panels * blocks(begin); ++i) {
-      if (i < panels * blocks(next)) enter(next, i, [](int) {});
-      BlockSums& to = sums[turn ^= 1];
-      const int row = begin + i % blocks(begin) * kBlockRows, panel = i / blocks(begin);
-      const int rows = block_sums<true>(second, panel, row, to, [&](int h) {
-        const int of_before = std::min(both.half[h], before.left());
-        before.some(of_before);
-        ahead.some(both.half[h] - of_before);
-      });
-      before.rest();
-      before.begin(second, to, row, panel, rows);
-    }
   }
   before.rest();
 }
@@ -331,26 +290,20 @@ void dense_bf16(const Dense& d) noexcept {
   }
 }
 
-void two_layers_bf16(const Dense& first, const Dense& second) noexcept {
-  if (first.rows > kJoinedRows) return joined(first, second);
-  dense_bf16(first);
-  dense_bf16(second);
-}
-
 // A first layer of few rows by vectors: a tile of its own would be stored for each of them.
 inline void first_of_few(const First& d) noexcept {
   for (int r = 0; r < d.rows; ++r) {
     const float* z = d.z + static_cast<std::size_t>(r) * d.inputs;
     char* y = static_cast<char*>(d.y) + r * d.y_stride;
     for (int n = d.begin; n < d.end; n += 16) {
-      __m512 sum = _mm512_add_ps(_mm512_loadu_ps(d.b + n), _mm512_loadu_ps(d.init[r] + n));
+      __m512 sum[1] = {_mm512_add_ps(_mm512_loadu_ps(d.b + n), _mm512_loadu_ps(d.init[r] + n))};
       for (int i = 0; i < d.inputs; ++i)
-        sum = _mm512_fmadd_ps(_mm512_set1_ps(z[i]), _mm512_loadu_ps(d.w + static_cast<std::size_t>(i) * d.width + n), sum);
-      sum = gelu_of_tiles(sum);
+        sum[0] = _mm512_fmadd_ps(_mm512_set1_ps(z[i]), _mm512_loadu_ps(d.w + static_cast<std::size_t>(i) * d.width + n), sum[0]);
+      gelu_of_tiles(sum);
       if (d.floats)
-        _mm512_storeu_ps(reinterpret_cast<float*>(y) + n, sum);
+        _mm512_storeu_ps(reinterpret_cast<float*>(y) + n, sum[0]);
       else
-        StoreBf16::store(y, n, sum);
+        StoreBf16::store(y, n, sum[0]);
     }
   }
 }

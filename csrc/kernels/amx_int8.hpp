@@ -76,7 +76,9 @@ inline const float* steps_of(const char* panel, int k) {
 inline __m512 gelu_of_bytes(__m512i sums, const ByteRows& x, int r, const float* bias, const float* steps) {
   using V = Avx512;
   const __m512 zero = V::fma(V::set(x.plus[r]), V::load(steps + kBlockColumns), V::load(bias));
-  return gelu_of_tiles(V::fma(V::mul(V::to_float(sums), V::set(x.times[r])), V::load(steps), zero));
+  __m512 y[1] = {V::fma(V::mul(V::to_float(sums), V::set(x.times[r])), V::load(steps), zero)};
+  gelu_of_tiles(y);
+  return y[0];
 }
 
 // As Epilogue of amx_bf16.hpp.
@@ -100,7 +102,7 @@ class ByteEpilogue {
   }
   void some(int n) {
     for (const int end = std::min(done_ + n, rows_); done_ < end; ++done_)
-      store_columns<output>(y_ + done_ * y_stride_, column_, half(0), half(16));
+      store_columns<output>(y_ + done_ * y_stride_, column_, {half(0), half(16)});
   }
   void rest() { some(rows_ - done_); }
 
@@ -153,9 +155,6 @@ __attribute__((noinline)) void int8_rows(const Dense& d, const RowAffine* affine
         }
         before.some(share - share / 2);
         if (second) _tile_dpbusd(3, 5, 7);
-        if (d.far && row == 0)  // the next panel, from the third-level cache to the second
-          for (std::size_t line = 0; line < 2 * kTileBytes; line += kLine)
-            Avx512::prefetch_second(w + panel_bytes + line);
         at += kByteTileK;
         w += 2 * kTileBytes;
       }
@@ -214,8 +213,8 @@ inline void int8_panels(const Dense& d, const ByteRows& x, const char* bytes, st
       const int column = (panel + p) * kBlockColumns;
       const float *bias = d.bias + column, *steps = steps_of(w + p * panel_bytes, k);
       store_columns<output>(static_cast<char*>(d.y) + r * d.y_stride, column,
-                            gelu_of_bytes(sums[r][2 * p], x, r, bias, steps),
-                            gelu_of_bytes(sums[r][2 * p + 1], x, r, bias + 16, steps + 16));
+                            {gelu_of_bytes(sums[r][2 * p], x, r, bias, steps),
+                             gelu_of_bytes(sums[r][2 * p + 1], x, r, bias + 16, steps + 16)});
     }
 }
 

@@ -288,6 +288,25 @@ struct StoreF32 {
   }
 };
 
+constexpr int kChains = 4;  // sums kept apart, to hide latency
+
+// body(v, v % kChains) for v from 0 to n, the second known to the compiler, so that sums lie in registers.
+template <class Body>
+inline __attribute__((always_inline)) void in_chains(int n, Body body) {
+  int v = 0;
+  for (; v + kChains <= n; v += kChains)
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) body(v + chain, chain);
+#pragma GCC unroll 4
+  for (int chain = 0; chain < kChains - 1; ++chain)
+    if (v + chain < n) body(v + chain, chain);
+}
+
+template <class V>
+inline float sum_of_chains(const typename V::f (&sums)[kChains]) {
+  return V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3])));
+}
+
 struct Moments {
   float mean, inverse;  // inverse: 1 / sqrt(variance + 1e-6)
 };
@@ -297,26 +316,28 @@ struct Moments {
 template <class V>
 inline Moments moments(const float* x, int width, int padded) {
   using f = typename V::f;
-  constexpr int W = V::W, step = 4;  // sums kept apart, to hide latency
+  constexpr int W = V::W;
   static_assert(kWidthAlign % W == 0, "a padded row is whole vectors");
   alignas(64) float mask[W];
   const float per = 1.0f / static_cast<float>(width);
-  f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
-  for (int v = 0; v < padded / W; ++v) sums[v % step] = V::add(sums[v % step], V::load(x + v * W));
-  const float mean = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+  f sums[kChains] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  in_chains(padded / W, [&](int v, int chain) { sums[chain] = V::add(sums[chain], V::load(x + v * W)); });
+  const float mean = sum_of_chains<V>(sums) * per;
   const f centre = V::set(mean);
   for (f& s : sums) s = V::zero();
   const int whole = width / W;
-  for (int v = 0; v < whole; ++v) {
+  in_chains(whole, [&](int v, int chain) {
     const f e = V::sub(V::load(x + v * W), centre);
-    sums[v % step] = V::fma(e, e, sums[v % step]);
-  }
+    sums[chain] = V::fma(e, e, sums[chain]);
+  });
   if (whole * W < width) {
     for (int i = 0; i < W; ++i) mask[i] = whole * W + i < width ? 1.0f : 0.0f;
     const f e = V::mul(V::sub(V::load(x + whole * W), centre), V::load(mask));
-    sums[whole % step] = V::fma(e, e, sums[whole % step]);
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain)
+      if (chain == whole % kChains) sums[chain] = V::fma(e, e, sums[chain]);
   }
-  const float variance = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) * per;
+  const float variance = sum_of_chains<V>(sums) * per;
   return {mean, 1.0f / std::sqrt(variance + 1e-6f)};
 }
 
@@ -324,7 +345,7 @@ inline Moments moments(const float* x, int width, int padded) {
 template <class V, class Store>
 inline void norm(const Norm& d) noexcept {
   using f = typename V::f;
-  constexpr int W = V::W, step = 4;
+  constexpr int W = V::W;
   const int vectors = d.padded / W;
   for (int r = 0; r < d.rows; ++r) {
     const float* x = offset(d.x, r * d.x_stride);
@@ -332,34 +353,35 @@ inline void norm(const Norm& d) noexcept {
     const f centre = V::set(m.mean), inverse = V::set(m.inverse);
     if (d.y != nullptr) {
       void* y = offset(static_cast<char*>(d.y), r * d.y_stride);
+#pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
         const f e = V::mul(V::sub(V::load(x + v * W), centre), inverse);
         Store::store(y, v * W, V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W)));
       }
     } else {
-      f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
-      for (int v = 0; v < vectors; ++v) {
+      f sums[kChains] = {V::zero(), V::zero(), V::zero(), V::zero()};
+      in_chains(vectors, [&](int v, int chain) {
         const f e = V::mul(V::sub(V::load(x + v * W), centre), inverse);
         const f n = V::fma(e, V::load(d.g + v * W), V::load(d.c + v * W));
-        sums[v % step] = V::fma(n, V::load(d.head_w + v * W), sums[v % step]);
-      }
-      d.q[r] = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) + d.head_b;
+        sums[chain] = V::fma(n, V::load(d.head_w + v * W), sums[chain]);
+      });
+      d.q[r] = sum_of_chains<V>(sums) + d.head_b;
     }
   }
 }
 
 template <class V>
 inline void head(const Head& d) noexcept {
-  constexpr int W = V::W, step = 4;
+  constexpr int W = V::W;
   for (int r = 0; r < d.rows; ++r) {
     const float* x = offset(d.x, r * d.x_stride);
     float* y = offset(d.y, r * d.y_stride);
     for (int a = 0; a < d.outputs; ++a) {
       const float* w = d.w + static_cast<std::size_t>(a) * d.width;
-      typename V::f sums[step] = {V::zero(), V::zero(), V::zero(), V::zero()};
-      for (int v = 0; v < d.width / W; ++v)
-        sums[v % step] = V::fma(V::load(x + v * W), V::load(w + v * W), sums[v % step]);
-      y[a] = V::sum(V::add(V::add(sums[0], sums[1]), V::add(sums[2], sums[3]))) + d.b[a];
+      typename V::f sums[kChains] = {V::zero(), V::zero(), V::zero(), V::zero()};
+      in_chains(d.width / W,
+                [&](int v, int chain) { sums[chain] = V::fma(V::load(x + v * W), V::load(w + v * W), sums[chain]); });
+      y[a] = sum_of_chains<V>(sums) + d.b[a];
     }
   }
 }

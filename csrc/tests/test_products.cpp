@@ -180,7 +180,6 @@ void products_are_close(const Kernels& k, int in, int panels) {
       d.bias = bias.data();
       d.init = from_init ? inits.data() : nullptr;
       d.output = output;
-      d.far = from_init;
       rows_stand_alone(k, d, x, in, panel_begin * k.panel, n, halves, k.dense, [&](float got, int r, int column) {
         const std::size_t at = size(r * n + column);
         const double sum = sums[at] + wide(bias[size(column)]) + (from_init ? wide(init[at]) : 0);
@@ -190,48 +189,6 @@ void products_are_close(const Kernels& k, int in, int panels) {
         check_near(k, "product", wide(got), expected, bound, r, column);
       });
     }
-}
-
-// Two layers at once are the one after the other, to the bit, whatever they have to be put aside for: rows that fill no
-// block, or no group of blocks.
-void two_layers_are_two(const Kernels& k, int in, int panels) {
-  constexpr int kMost = 161;
-  const int depth = sorl::round_up(in, k.k_align), n = panels * k.panel;
-  std::vector<float> w(size(in * n)), hidden(size(n * n)), bias(size(2 * n)), init(size(kMost * n));
-  for (auto* all : {&w, &hidden, &bias, &init})
-    for (float& each : *all) each = static_cast<float>(draw() - 0.5);
-  std::vector<const float*> inits;
-  for (int r = 0; r < kMost; ++r) inits.push_back(init.data() + size(r * n));
-  Lines first_w(k.packed_bytes(depth, n)), second_w(k.packed_bytes(n, n));
-  k.pack(w.data(), in, n, depth, n, false, first_w.get());
-  k.pack(hidden.data(), n, n, n, n, false, second_w.get());
-  Rows x(depth, k.bf16_activations, kMost);
-  for (int r = 0; r < kMost; ++r)
-    for (int i = 0; i < depth; ++i) x.put(r, i, i < in ? static_cast<float>(draw() - 0.5) : 0);
-  x.put(kMost / 2, 0, NAN);
-  for (const int rows : {1, 32, 64, 65, 80, 96, 97, 128, 129, kMost}) {
-    const bool halves = k.bf16_activations;
-    Rows middle(n, halves, kMost), y(n, halves, kMost), own_middle(n, halves, kMost), own_y(n, halves, kMost);
-    Dense first{}, second{};
-    first.rows = second.rows = rows;
-    first.panel_end = second.panel_end = panels;
-    first.output = second.output = Output::gelu;
-    first.x = x.row(0), first.x_stride = x.stride, first.k = depth, first.w = first_w.get();
-    first.bias = bias.data(), first.init = inits.data();
-    second.k = n, second.w = second_w.get(), second.bias = bias.data() + n;
-    const auto run = [&](Rows& between, Rows& to, auto layers) {
-      first.y = between.row(0), first.y_stride = between.stride;
-      second.x = between.row(0), second.x_stride = between.stride;
-      second.y = to.row(0), second.y_stride = to.stride;
-      if (k.enter != nullptr) k.enter();
-      layers();
-      if (k.leave != nullptr) k.leave();
-    };
-    run(middle, y, [&] { k.dense(first), k.dense(second); });
-    run(own_middle, own_y, [&] { k.two_layers(first, second); });
-    CHECK(own_y.only(rows, 0, n) && own_middle.only(rows, 0, n));
-    for (int r = 0; r < rows; ++r) CHECK(own_y.same(y, r, 0, n) && own_middle.same(middle, r, 0, n));
-  }
 }
 
 // GELU by way of the bias of a product with zero: everywhere, at what is not finite too.
@@ -326,7 +283,6 @@ void bytes_are_as_defined(const Kernels& k, int in, int groups) {
       if (critic && output == Output::gelu) continue;
       const bool halves = k.bf16_activations && output == Output::gelu;
       d.output = output;
-      d.far = critic;
       rows_stand_alone(k, d, x, in, d.panel_begin * kInt8Group, n, halves, product, [&](float got, int r, int column) {
         double sum = wide(bias[size(column)]), terms = 1;
         for (int i = 0; i < in; ++i) {
@@ -357,11 +313,6 @@ int main(int count, char** arguments) {
       products_are_close(k, 33, 5);
       products_are_close(k, 70, 2);
       products_are_close(k, 520, 1);
-      if (k.two_layers != nullptr) {
-        two_layers_are_two(k, 7, 1);
-        two_layers_are_two(k, 33, 2);
-        two_layers_are_two(k, 9, 5);
-      }
       if (k.int8 != nullptr)
         for (const int groups : {1, 2, 3, 5}) bytes_are_as_defined(k, groups * kInt8Group - groups % 2, groups);
       ran += std::string(" ") + sorl::name(isa) + "/" + sorl::name(p);

@@ -37,6 +37,7 @@ SHAPES = {
     "all ones": {"O": 1, "A": 1, "H": 1, "depth": 1, "E": 1, "m_disc": 1},
     "odd, min, normalised": {"O": 7, "A": 2, "H": 33, "E": 3, "q_agg": "min", "normalise": True},
     "wide action": {"O": 2, "A": 33, "H": 40, "depth": 2, "bounds": (-0.5, 0.25)},
+    "wide observation": {"O": 130, "A": 3, "H": 40, "depth": 2},
     "the paper's": {"H": 512},
 }
 
@@ -57,7 +58,7 @@ def sampler(monkeypatch, policy, precision="fp32", isa=None, threads=1):
         for name, shape in SHAPES.items()
     ],
 )
-@pytest.mark.parametrize(("B", "N"), [(1, 1), (2, 1), (1, 9), (5, 3), (70, 1)])
+@pytest.mark.parametrize(("B", "N"), [(1, 1), (2, 1), (1, 9), (5, 3), (70, 1), (9, 8)])
 def test_agrees_with_float64(monkeypatch, precision, isa, shape, B, N):
     policy = make_policy(**shape)
     s = sampler(monkeypatch, policy, precision, isa)
@@ -133,10 +134,10 @@ def test_same_bits_on_any_number_of_threads(monkeypatch, precision, isa):
 @by_path
 def test_a_batch_is_its_rows(monkeypatch, precision, isa):
     policy = make_policy()
-    obs = np.random.default_rng(0).normal(size=(40, 28)).astype("f4")
+    obs = np.random.default_rng(0).normal(size=(70, 28)).astype("f4")
     s = sampler(monkeypatch, policy, precision, isa)
     whole = s.act(obs, 4, seed=3)
-    rows = np.stack([s.act(obs[b], 4, seed=3, row_offset=b) for b in range(40)])
+    rows = np.stack([s.act(obs[b], 4, seed=3, row_offset=b) for b in range(70)])
     assert np.abs(whole - rows).max() <= ACTION[precision]
 
 
