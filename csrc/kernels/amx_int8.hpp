@@ -76,9 +76,7 @@ inline const float* steps_of(const char* panel, int k) {
 inline __m512 gelu_of_bytes(__m512i sums, const ByteRows& x, int r, const float* bias, const float* steps) {
   using V = Avx512;
   const __m512 zero = V::fma(V::set(x.plus[r]), V::load(steps + kBlockColumns), V::load(bias));
-  __m512 y[1] = {V::fma(V::mul(V::to_float(sums), V::set(x.times[r])), V::load(steps), zero)};
-  gelu_of_tiles(y);
-  return y[0];
+  return gelu_of_tiles(V::fma(V::mul(V::to_float(sums), V::set(x.times[r])), V::load(steps), zero));
 }
 
 // As Epilogue of amx_bf16.hpp.
