@@ -124,8 +124,9 @@ struct Kernels {
   // whole actor of 3.3 MB doesn't fit its second-level cache) but waits and fetches the others'
   // activations after each layer. with_q: where critics are evaluated too, whose weights come from far.
   int together_rows, together_rows_with_q;
-  // From so many rows on, and while these are not wider, the first layer's inputs are one product, not one of
-  // the observation a call and one of z a step: where its sums are cheaper than to fetch the first product's. 0: never.
+  // From so many rows on, more than walk together, and up to so many padded inputs (bf16), the first layer is one
+  // product a step, not one of the observation a call and one of z a step: where to sum it again is cheaper than to
+  // fetch the first product. 0: never.
   int joint_rows, joint_width;
   int block_rows;         // rows that go through all layers together in the throughput shape
 

@@ -444,8 +444,7 @@ void Sampling::run() noexcept {
   const bool threaded = team.size() > 1 && whole && team.alive();
   team_size_ = threaded ? team.size() : 1;
   call.together = threaded && few;
-  call.joint = call.side->joint_k > 0 && call.total >= k.joint_rows && whole && call.watch == nullptr &&
-               p.form.reads_noise;
+  call.joint = call.side->joint_k > 0 && call.total >= k.joint_rows && call.watch == nullptr && p.form.reads_noise;
   const int most = k.block_rows;
   // As many blocks as there are threads, or a multiple, so that none waits for the last block.
   int blocks = (call.total + most - 1) / most;

@@ -105,7 +105,7 @@ class Epilogue {
   void some(int n) {
     for (const int end = std::min(done_ + n, rows_); done_ < end; ++done_) one();
   }
-  void next() {
+  void next() {  // one, if any is left
     if (done_ == rows_) return;
     one();
     ++done_;
