@@ -96,6 +96,16 @@ void Sampling::observation_part(const Scratch& s, const Net& net, int count, int
   call.side->kernels->dense(d);
 }
 
+// What a network's first layer multiplies: `in`, added to the observation's part, or joint rows.
+void Sampling::first_layer(Dense& d, const Net& net, const Scratch& s, const char* in) const noexcept {
+  const Side& side = *call.side;
+  d.x = in;
+  d.x_stride = call.joint ? side.joint_stride : side.in_stride;
+  d.k = call.joint ? side.joint_k : side.in_k;
+  d.w = call.joint ? net.joint_w : net.in_w;
+  d.init = call.joint ? nullptr : s.init;
+}
+
 // The candidates' normal number `d` of `count` rows from `first` on: the caller's, or the key's.
 void Sampling::draw(int d, int first, int count, float* to) const noexcept {
   const int A = p.act_dim;
@@ -215,12 +225,8 @@ void Sampling::sample(int thread, int first, int n) noexcept {
     d.panel_end = first_end;
     d.y_stride = side.act_stride;
     d.output = Output::gelu;
-    d.x = in_all;
-    d.x_stride = in_stride;
-    d.k = call.joint ? side.joint_k : side.in_k;
-    d.w = call.joint ? side.actor.joint_w : side.actor.in_w;
+    first_layer(d, side.actor, own, in_all);
     d.bias = step.bias;
-    d.init = call.joint ? nullptr : own.init;
     char* const entered = alone ? own.first : shared.act[turn & 1];
     d.y = entered;
     for (std::size_t l = 0; l <= hidden.size(); ++l) {
@@ -356,12 +362,8 @@ bool Sampling::critic(const Scratch& s, const Side& side, int e, int first, int 
   d.y = s.pre;
   d.y_stride = p.width * sizeof(float);
   d.output = Output::gelu_float;
-  d.x = call.joint ? s.joint : s.in;
-  d.x_stride = call.joint ? side.joint_stride : side.in_stride;
-  d.k = call.joint ? side.joint_k : side.in_k;
-  d.w = call.joint ? net.joint_w : net.in_w;
+  first_layer(d, net, s, call.joint ? s.joint : s.in);
   d.bias = call.schedule->critic_bias + static_cast<std::size_t>(e) * p.width;
-  d.init = call.joint ? nullptr : s.init;
   Norm norm{};
   norm.x = s.pre;
   norm.x_stride = d.y_stride;

@@ -76,6 +76,7 @@ class Sampling {
   void observe(const Scratch& s, int first, int count) const noexcept;
   void judge(int first, int first_obs, int count_obs) const noexcept;
   void observation_part(const Scratch& s, const Net& net, int count, int panel_begin, int panel_end) const noexcept;
+  void first_layer(Dense& d, const Net& net, const Scratch& s, const char* in) const noexcept;
   void draw(int d, int first, int count, float* to) const noexcept;
   void advance(const Step& step, const Scratch& own, const Side& side, int first, int count, float* z_mine) const
       noexcept;
